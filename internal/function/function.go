@@ -1,0 +1,52 @@
+// Package function makes a handler a Service: it decodes the configuration,
+// serves HTTP, turns requests into events and events into replies, and says
+// by the status what the Broker should do with the event next.
+//
+// A function is written as a Start: it reads its Config from the environment,
+// takes what it needs of the world from Ports, and returns what it serves. Its
+// main calls Main with it, the local runtime calls it in its own process.
+package function
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/kelseyhightower/envconfig"
+
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+// Handler turns an event into new ones. It may be called from several
+// goroutines, and with the same event again. An error marked mesh.Permanent
+// is not tried again; any other is.
+type Handler func(ctx context.Context, in event.Event) ([]event.Event, error)
+
+// Function is what a Service serves.
+type Function struct {
+	Handler Handler                     // woken by events; nil: serves HTTP only
+	HTTP    http.Handler                // what is no event; nil: nothing else is served
+	Close   func(context.Context) error // ends what Start began, after the last request; nil: nothing
+}
+
+// Ports is what a function may reach besides its configuration.
+type Ports struct {
+	Client    *http.Client        // for Services by their cluster address
+	Warehouse warehouse.Warehouse // nil: the one that WAREHOUSE_URL names
+	Log       *slog.Logger
+}
+
+// Start makes a function.
+type Start func(Ports) (*Function, error)
+
+// Config decodes a function's configuration from the environment: the one
+// place where it is read.
+func Config[C any]() (C, error) {
+	var c C
+	if err := envconfig.Process("", &c); err != nil {
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,74 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+)
+
+// idBytes is how much of a SHA-256 an id keeps: 128 bits, so that nobody can
+// make two readings share a row by choosing device names.
+const idBytes = 16
+
+// ReadingID is the identity of the reading that device made of metric at an
+// instant: 32 hexadecimal digits, the first half of
+//
+//	SHA-256(observed_at in µs ":" length of device in bytes ":" device ":" metric)
+//
+// which no two different triples share by construction, and which SQL can
+// compute too.
+func ReadingID(device, metric string, observedAt Instant) string {
+	var buf [128]byte
+	b := strconv.AppendInt(buf[:0], int64(observedAt), 10)
+	b = append(b, ':')
+	b = strconv.AppendInt(b, int64(len(device)), 10)
+	b = append(b, ':')
+	b = append(b, device...)
+	b = append(b, ':')
+	b = append(b, metric...)
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:idBytes])
+}
+
+// Hash names the sequence of parts by 32 hexadecimal digits. Two different
+// sequences have different names: each part is hashed with its length.
+func Hash(parts ...string) string {
+	h := sha256.New()
+	var length [20]byte
+	for _, part := range parts {
+		h.Write(append(strconv.AppendInt(length[:0], int64(len(part)), 10), ':'))
+		h.Write([]byte(part))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:idBytes])
+}
+
+// NewEvent makes an event with JSON data and an id of the given parts, so
+// that making it again gives the same event.
+func NewEvent(eventType, source string, data []byte, id ...string) event.Event {
+	e := event.New()
+	e.SetID(Hash(id...))
+	e.SetType(eventType)
+	e.SetSource(source)
+	e.SetDataContentType(event.ApplicationJSON)
+	e.DataEncoded = data
+	return e
+}
+
+// Derive makes an event that function makes of in. Its id is a hash of in's
+// source and id, the new type and what tells it from its siblings of the same
+// type (a tenant, or nothing): a redelivered input gives the same event. The
+// trace and the partition key of in go on.
+func Derive(in event.Event, function, eventType, sibling string, data []byte) event.Event {
+	out := NewEvent(eventType, Source(function), data, in.Source(), in.ID(), eventType, sibling)
+	for _, name := range [...]string{ExtTraceParent, ExtPartitionKey} {
+		if v, ok := in.Extensions()[name]; ok {
+			out.SetExtension(name, v)
+		}
+	}
+	return out
+}
+
+// Source is the CloudEvents source of the events a function makes.
+func Source(function string) string { return "/telemesh/" + function }

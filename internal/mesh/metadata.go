@@ -1,0 +1,96 @@
+package mesh
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Placement is a device at a tenant and a place for [ValidFrom, ValidTo). Two
+// placements of one device never overlap. (DeviceID, ValidFrom) is its key;
+// of several versions the highest counts.
+type Placement struct {
+	DeviceID   string   `json:"device_id"`
+	TenantID   string   `json:"tenant_id"`
+	Building   string   `json:"building,omitempty"`
+	Floor      string   `json:"floor,omitempty"`
+	Room       string   `json:"room,omitempty"`
+	Persons    *int64   `json:"persons,omitempty"`
+	OutsideCO2 *float64 `json:"outside_co2,omitempty"` // ppm
+	ValidFrom  Instant  `json:"valid_from"`
+	ValidTo    *Instant `json:"valid_to,omitempty"` // nil: open
+	Version    int64    `json:"version"`
+	Deleted    bool     `json:"deleted,omitempty"` // the row is gone from its source
+}
+
+// Action is an entry of the logbook: what was done about the air, where, when.
+// ActionID is its key; of several versions the highest counts.
+type Action struct {
+	ActionID string  `json:"action_id"`
+	TenantID string  `json:"tenant_id"`
+	DeviceID string  `json:"device_id,omitempty"` // one device, or
+	Building string  `json:"building,omitempty"`  // a room of a building
+	Room     string  `json:"room,omitempty"`
+	Action   string  `json:"action"`
+	TakenAt  Instant `json:"taken_at"`
+	Version  int64   `json:"version"`
+	Deleted  bool    `json:"deleted,omitempty"`
+}
+
+// Customer is who a tenant is. CustomerID is its key and the tenant's id; of
+// several versions the highest counts.
+type Customer struct {
+	CustomerID string `json:"customer_id"`
+	Name       string `json:"name"`
+	Sector     string `json:"sector,omitempty"`
+	Country    string `json:"country,omitempty"`
+	Version    int64  `json:"version"`
+	Deleted    bool   `json:"deleted,omitempty"`
+}
+
+// Placements is the data of a placements.changed event.
+type Placements struct {
+	Placements []Placement `json:"placements"`
+}
+
+// Actions is the data of an actions.logged event.
+type Actions struct {
+	Actions []Action `json:"actions"`
+}
+
+// Customers is the data of a customers.changed event.
+type Customers struct {
+	Customers []Customer `json:"customers"`
+}
+
+// Encode gives data of the types above as JSON.
+func Encode[T Placements | Actions | Customers](data T) []byte {
+	b, err := json.Marshal(data)
+	if err != nil { // the types above hold nothing that JSON lacks, but for a float that is not finite
+		panic(fmt.Sprintf("encode %T: %v", data, err))
+	}
+	return b
+}
+
+// Decode reads data of the types above. The member that names the rows has to
+// be there.
+func Decode[T Placements | Actions | Customers](data []byte) (T, error) {
+	var out T
+	if err := json.Unmarshal(data, &out); err != nil {
+		return out, fmt.Errorf("decode %T: %w", out, err)
+	}
+	switch rows := any(out).(type) {
+	case Placements:
+		if rows.Placements == nil {
+			return out, fmt.Errorf(`decode placements: no member "placements"`)
+		}
+	case Actions:
+		if rows.Actions == nil {
+			return out, fmt.Errorf(`decode actions: no member "actions"`)
+		}
+	case Customers:
+		if rows.Customers == nil {
+			return out, fmt.Errorf(`decode customers: no member "customers"`)
+		}
+	}
+	return out, nil
+}
