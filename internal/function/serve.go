@@ -1,0 +1,192 @@
+package function
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/binding"
+	"github.com/cloudevents/sdk-go/v2/event"
+	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"knative.dev/pkg/network/handlers"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// serving is the configuration that every function has.
+type serving struct {
+	Port string `envconfig:"PORT" default:"8080"`
+	Sink string `envconfig:"K_SINK"` // where several events of one handler call go
+}
+
+// Main runs a function as a process: it serves on PORT until SIGTERM or an
+// interrupt, lets running requests end, and exits.
+func Main(name string, start Start) {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("function", name)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	err := run(ctx, log, start)
+	stop()
+	if err != nil {
+		log.Error("function ended", "error", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, log *slog.Logger, start Start) error {
+	cfg, err := Config[serving]()
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: time.Minute}
+	fn, err := start(Ports{Client: client, Log: log})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort("", cfg.Port))
+	if err != nil {
+		return err
+	}
+	return serve(ctx, listener, log, fn, cfg.Sink, client)
+}
+
+// The queue-proxy has let requests end before Kubernetes sends SIGTERM; the
+// quiet period covers what reaches the process by another way.
+const (
+	quietPeriod   = time.Second
+	shutdownAfter = 30 * time.Second
+)
+
+func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Function, sink string, client *http.Client) error {
+	drainer := &handlers.Drainer{Inner: fn.serveHTTP(log, sink, client), QuietPeriod: quietPeriod}
+	server := &http.Server{Handler: drainer, ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	log.Info("serving", "address", listener.Addr().String())
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	drainer.Drain()
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownAfter)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	if fn.Close != nil {
+		err = errors.Join(err, fn.Close(ctx))
+	}
+	return err
+}
+
+// serveHTTP serves events by the handler and everything else by HTTP.
+func (fn *Function) serveHTTP(log *slog.Logger, sink string, client *http.Client) http.Handler {
+	switch {
+	case fn.Handler == nil:
+		return fn.HTTP
+	case fn.HTTP == nil:
+		return Events(fn.Handler, log, sink, client)
+	}
+	events := Events(fn.Handler, log, sink, client)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && r.URL.Path == "/" {
+			events.ServeHTTP(w, r)
+			return
+		}
+		fn.HTTP.ServeHTTP(w, r)
+	})
+}
+
+// retryAfter is what a passing failure asks the Broker to wait, in seconds.
+const retryAfter = 1
+
+// Events serves a handler over the CloudEvents HTTP binding and Knative's
+// reply rules: no new event is 204, one is the reply, several are posted to
+// sink before 202 is answered. A permanent error is 400, any other 503.
+func Events(handle Handler, log *slog.Logger, sink string, client *http.Client) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		in, err := cehttp.NewEventFromHTTPRequest(r)
+		if err == nil {
+			err = in.Validate()
+		}
+		if err != nil {
+			http.Error(w, fmt.Sprintf("read CloudEvent: %v", err), http.StatusBadRequest)
+			return
+		}
+		out, err := handle(r.Context(), *in)
+		if err == nil && len(out) > 1 {
+			err = postAll(r.Context(), client, sink, out)
+		}
+		switch {
+		case err != nil:
+			log.Warn("event not handled", "event.id", in.ID(), "event.type", in.Type(),
+				"permanent", mesh.IsPermanent(err), "error", err)
+			status := http.StatusServiceUnavailable
+			if mesh.IsPermanent(err) {
+				status = http.StatusBadRequest
+			} else {
+				w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+			}
+			http.Error(w, err.Error(), status)
+		case len(out) == 0:
+			w.WriteHeader(http.StatusNoContent)
+		case len(out) == 1:
+			if err := cehttp.WriteResponseWriter(r.Context(), (*binding.EventMessage)(&out[0]), http.StatusOK, w); err != nil {
+				log.Warn("reply not written", "event.id", in.ID(), "event.type", in.Type(), "error", err)
+			}
+		default:
+			w.WriteHeader(http.StatusAccepted)
+		}
+	})
+}
+
+func postAll(ctx context.Context, client *http.Client, sink string, events []event.Event) error {
+	if sink == "" {
+		return fmt.Errorf("%d events to post and no K_SINK: set it to the broker's ingress", len(events))
+	}
+	for i := range events {
+		if err := Post(ctx, client, sink, events[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Post sends e to url in binary mode. The error is permanent where the
+// receiver says that the event can never be accepted.
+func Post(ctx context.Context, client *http.Client, url string, e event.Event) error {
+	req, err := cehttp.NewHTTPRequestFromEvent(ctx, url, e)
+	if err != nil {
+		return mesh.Permanentf("post %s %s: %w", e.Type(), e.ID(), err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("post %s %s: %w", e.Type(), e.ID(), err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode < 300 {
+		return nil
+	}
+	err = fmt.Errorf("post %s %s to %s: %w", e.Type(), e.ID(), url, StatusError(resp))
+	if !Retriable(resp.StatusCode) {
+		return mesh.Permanent(err)
+	}
+	return err
+}
+
+// Retriable says whether Knative delivers an event again after this status.
+// https://knative.dev/docs/eventing/features/delivery-timeout and
+// knative.dev/eventing/pkg/kncloudevents: 404, 408, 409, 429 and 5xx.
+func Retriable(status int) bool {
+	switch status {
+	case http.StatusNotFound, http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= 500
+}
