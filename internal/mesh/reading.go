@@ -45,21 +45,12 @@ const (
 // and telemetry.unassigned: {"readings":[…]}, members named as the columns of
 // iot_telemetry.readings. Members that are empty or zero are left out.
 func EncodeReadings(readings []Reading) []byte {
-	b := make([]byte, 0, 32+len(readings)*384)
-	b = append(b, `{"readings":[`...)
+	var w ReadingsWriter
+	w.Grow(len(readings))
 	for i := range readings {
-		b = append(b, '\n')
-		b = readings[i].appendJSON(b)
-		b = append(b, "},"...)
+		w.Add(&readings[i])
 	}
-	return closeList(b, len(readings))
-}
-
-func closeList(b []byte, elements int) []byte {
-	if elements > 0 {
-		b[len(b)-1] = '\n'
-	}
-	return append(b, "]}"...)
+	return w.Data()
 }
 
 // appendJSON appends the object of r without its closing brace. The tenancy
@@ -201,30 +192,32 @@ func (r *JoinedReading) MinutesSinceAction() float64 {
 // EncodeJoined gives the data of analytics.joined: {"readings":[…]}, members
 // named as the columns of iot_analytics.readings.
 func EncodeJoined(readings []JoinedReading) []byte {
-	b := make([]byte, 0, 32+len(readings)*512)
-	b = append(b, `{"readings":[`...)
+	var w ReadingsWriter
+	w.Grow(len(readings))
 	for i := range readings {
-		r := &readings[i]
-		b = append(b, '\n')
-		b = r.Reading.appendJSON(b)
-		b = appendMember(b, `,"building":`, r.Building)
-		b = appendMember(b, `,"floor":`, r.Floor)
-		b = appendMember(b, `,"room":`, r.Room)
-		if r.Persons != nil {
-			b = appendInt(b, `,"persons":`, *r.Persons)
-		}
-		if r.OutsideCO2 != nil {
-			b = appendFloat(append(b, `,"outside_co2":`...), *r.OutsideCO2)
-		}
-		b = appendMember(b, `,"customer_name":`, r.CustomerName)
-		if r.LastAction != "" {
-			b = appendString(append(b, `,"last_action":`...), r.LastAction)
-			b = appendInstant(b, `,"last_action_at":`, r.LastActionAt)
-			b = appendFloat(append(b, `,"minutes_since_action":`...), r.MinutesSinceAction())
-		}
-		b = append(b, "},"...)
+		w.AddJoined(&readings[i])
 	}
-	return closeList(b, len(readings))
+	return w.Data()
+}
+
+func (r *JoinedReading) appendJSON(b []byte) []byte {
+	b = r.Reading.appendJSON(b)
+	b = appendMember(b, `,"building":`, r.Building)
+	b = appendMember(b, `,"floor":`, r.Floor)
+	b = appendMember(b, `,"room":`, r.Room)
+	if r.Persons != nil {
+		b = appendInt(b, `,"persons":`, *r.Persons)
+	}
+	if r.OutsideCO2 != nil {
+		b = appendFloat(append(b, `,"outside_co2":`...), *r.OutsideCO2)
+	}
+	b = appendMember(b, `,"customer_name":`, r.CustomerName)
+	if r.LastAction != "" {
+		b = appendString(append(b, `,"last_action":`...), r.LastAction)
+		b = appendInstant(b, `,"last_action_at":`, r.LastActionAt)
+		b = appendFloat(append(b, `,"minutes_since_action":`...), r.MinutesSinceAction())
+	}
+	return b
 }
 
 // DecodeJoined reads what EncodeJoined writes, and the same members in any
