@@ -1,0 +1,27 @@
+// Package config holds the namespaces and the Services of the mesh, one per
+// file, for programs that run without the repository beside them.
+//
+// What all Services share:
+//
+//   - Only telemetry-ingest is reached from outside; the others are
+//     cluster-local.
+//   - They scale to zero. A cold start takes less than a second, so 30 s
+//     without work end the last pod; Knative's default of 60 s keeps pods that
+//     wait for the next report of a device. The window is not shorter, because
+//     the autoscaler sees a burst through a tenth of it and looks every 2 s.
+//   - Scale follows concurrency. The target of a function that computes is
+//     low: its events wait for the processor, not for others, and each holds a
+//     micro-batch of up to 256 KiB. The target of one that waits is high.
+//   - No limit on the processor: it would slow down the cold start first.
+//   - No probes: Knative's own, a connection to the port every few
+//     milliseconds until it is open, is the fastest there is, and functions
+//     listen only when they are ready.
+//   - The process needs no privilege, no token of the cluster and no disk.
+package config
+
+import "embed"
+
+// FS holds the manifests.
+//
+//go:embed *.yaml
+var FS embed.FS
