@@ -20,6 +20,11 @@ const idBytes = 16
 // which no two different triples share by construction, and which SQL can
 // compute too.
 func ReadingID(device, metric string, observedAt Instant) string {
+	return string(AppendReadingID(nil, device, metric, observedAt))
+}
+
+// AppendReadingID appends ReadingID(device, metric, observedAt) to id.
+func AppendReadingID(id []byte, device, metric string, observedAt Instant) []byte {
 	var buf [128]byte
 	b := strconv.AppendInt(buf[:0], int64(observedAt), 10)
 	b = append(b, ':')
@@ -29,7 +34,7 @@ func ReadingID(device, metric string, observedAt Instant) string {
 	b = append(b, ':')
 	b = append(b, metric...)
 	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:idBytes])
+	return hex.AppendEncode(id, sum[:idBytes])
 }
 
 // Hash names the sequence of parts by 32 hexadecimal digits. Two different

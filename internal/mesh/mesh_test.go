@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,10 @@ func reading(random *rand.Rand) mesh.Reading {
 		ObservedAt:  mesh.Instant(random.Int64N(1 << 53)),
 		ReceivedAt:  mesh.Instant(random.Int64N(1<<32) * 1e6),
 		EventSource: text(), EventID: text(), Quality: text(), Revision: random.Int64N(2),
-		TenantID: text(), AssignmentVersion: random.Int64N(3),
+		TenantID: text(),
+	}
+	if r.TenantID != "" {
+		r.AssignmentVersion = random.Int64N(3)
 	}
 	switch random.IntN(4) {
 	case 0:
@@ -61,6 +65,13 @@ func TestReadingsSurviveTheWire(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("of %s (-want +got):\n%s", data, diff)
 		}
+		entries, err := mesh.DecodeEntries(data)
+		if err != nil {
+			t.Fatalf("DecodeEntries(%s): %v", data, err)
+		}
+		if diff := cmp.Diff(mesh.EncodeReadings(restamped(want)), restampedEntries(entries)); diff != "" {
+			t.Fatalf("of %s (-stamped readings +stamped entries):\n%s", data, diff)
+		}
 		// Another writer orders and spaces the members as it likes.
 		var general map[string]any
 		if err := json.Unmarshal(data, &general); err != nil {
@@ -85,6 +96,51 @@ func TestReadingsSurviveTheWire(t *testing.T) {
 		if diff := cmp.Diff(want, again); diff != "" {
 			t.Fatalf("of %s (-want +got):\n%s", &spaced, diff)
 		}
+	}
+}
+
+func restamped(readings []mesh.Reading) []mesh.Reading {
+	out := slices.Clone(readings)
+	for i := range out {
+		out[i].TenantID, out[i].AssignmentVersion = "new "+out[i].DeviceID, int64(out[i].ObservedAt)
+	}
+	return out
+}
+
+func restampedEntries(entries []mesh.Entry) []byte {
+	var w mesh.ReadingsWriter
+	for i := range entries {
+		e := &entries[i]
+		w.AddTenancy(e, mesh.AppendTenancy(nil, "new "+e.DeviceID, int64(e.ObservedAt)))
+	}
+	return w.Data()
+}
+
+// A step that copies the text of a reading must not be led to another end of
+// it, or to another device, by what the text holds.
+func TestEntriesAreNotMisled(t *testing.T) {
+	at := `"observed_at":"2026-01-01T00:00:00Z","received_at":"2026-01-01T00:00:00Z"`
+	for _, attributes := range []string{
+		"{\"a\":[{},\n{\"reading_id\":\"0\",\"device_id\":\"victim\"}]}",
+		`{"tenant_id":"x","b":{",\"tenant_id\":\"x\"":1},"tenant_id ":"x"}`,
+		`{"observed_at":"2020-01-01T00:00:00Z","tenant_id":"x"}`,
+	} {
+		data := []byte("{\"readings\":[\n{\"reading_id\":\"1\",\"device_id\":\"d\",\"metric\":\"m\",\"value\":1," + at + ",\"attributes\":" + attributes + "}\n]}")
+		entries, err := mesh.DecodeEntries(data)
+		if err != nil {
+			t.Fatalf("DecodeEntries(%s): %v", data, err)
+		}
+		readings, err := mesh.DecodeReadings(restampedEntries(entries))
+		if err != nil {
+			t.Fatalf("after %s: %v", data, err)
+		}
+		if len(readings) != 1 || readings[0].DeviceID != "d" || readings[0].TenantID != "new d" {
+			t.Errorf("of %s: %+v, want one reading of d", data, readings)
+		}
+	}
+	twice := []byte("{\"readings\":[\n{\"reading_id\":\"1\",\"device_id\":\"d\",\"metric\":\"m\",\"value\":1," + at + ",\"device_id\":\"victim\"}\n]}")
+	if readings, err := mesh.DecodeReadings(twice); err == nil {
+		t.Errorf("a member that stands twice was read as %+v", readings)
 	}
 }
 
@@ -130,6 +186,7 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 		{ID: "4", ReceivedAt: at, Payload: []byte("-12.50")},
 		{ID: "5", ReceivedAt: at, Payload: []byte("\xff\x00")},
 		{ID: "6 \"quoted\"", ReceivedAt: at, Payload: []byte("null")},
+		{ID: "7", ReceivedAt: at, Payload: []byte("{\"a\":1,\"a\":\"\xff\"}")},
 	}
 	for n := range len(want) + 1 {
 		data := mesh.EncodeMessages(want[:n])

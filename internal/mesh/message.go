@@ -2,10 +2,13 @@ package mesh
 
 import (
 	"encoding/base64"
-	"encoding/json"
+	stdjson "encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Message is what a device sent, untouched, with what the transport told of
@@ -61,7 +64,7 @@ func (m *Message) appendJSON(b []byte) []byte {
 		b[len(b)-1] = '}'
 	}
 	b = appendInstant(b, `,"received_at":`, m.ReceivedAt)
-	if json.Valid(m.Payload) {
+	if stdjson.Valid(m.Payload) {
 		b = append(append(b, `,"payload":`...), m.Payload...)
 	} else {
 		b = append(b, `,"payload_base64":"`...)
@@ -87,7 +90,7 @@ func DecodeMessages(data []byte) ([]Message, error) {
 	var general struct {
 		Messages *[]jsonMessage `json:"messages"`
 	}
-	if err := json.Unmarshal(data, &general); err != nil {
+	if err := json.Unmarshal(data, &general, lenient...); err != nil {
 		return nil, fmt.Errorf("decode messages: %w", err)
 	}
 	if general.Messages == nil {
@@ -107,6 +110,10 @@ func DecodeMessages(data []byte) ([]Message, error) {
 	return out, nil
 }
 
+// A payload may say a name twice or hold bytes that are no UTF-8; that is for
+// its reader to judge, and no reason to lose its neighbours.
+var lenient = []json.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+
 type jsonMessage struct {
 	ID            string            `json:"id"`
 	Source        string            `json:"source"`
@@ -115,7 +122,7 @@ type jsonMessage struct {
 	ContentType   string            `json:"content_type"`
 	Attributes    map[string]string `json:"attributes"`
 	ReceivedAt    Instant           `json:"received_at"`
-	Payload       json.RawMessage   `json:"payload"`
+	Payload       jsontext.Value    `json:"payload"`
 	PayloadBase64 []byte            `json:"payload_base64"`
 }
 
@@ -180,11 +187,11 @@ func EncodeRejections(rejections []Rejection) []byte {
 func DecodeRejections(data []byte) ([]Rejection, error) {
 	var general struct {
 		Rejected *[]struct {
-			Cause string `json:"cause"`
-			jsonMessage
+			Cause       string `json:"cause"`
+			jsonMessage `json:",inline"`
 		} `json:"rejected"`
 	}
-	if err := json.Unmarshal(data, &general); err != nil {
+	if err := json.Unmarshal(data, &general, lenient...); err != nil {
 		return nil, fmt.Errorf("decode rejections: %w", err)
 	}
 	if general.Rejected == nil {

@@ -1,8 +1,9 @@
 package mesh
 
 import (
-	"encoding/json"
 	"fmt"
+
+	"github.com/go-json-experiment/json"
 )
 
 // Placement is a device at a tenant and a place for [ValidFrom, ValidTo). Two
@@ -19,7 +20,7 @@ type Placement struct {
 	ValidFrom  Instant  `json:"valid_from"`
 	ValidTo    *Instant `json:"valid_to,omitempty"` // nil: open
 	Version    int64    `json:"version"`
-	Deleted    bool     `json:"deleted,omitempty"` // the row is gone from its source
+	Deleted    bool     `json:"deleted,omitzero"` // the row is gone from its source
 }
 
 // Action is an entry of the logbook: what was done about the air, where, when.
@@ -33,7 +34,7 @@ type Action struct {
 	Action   string  `json:"action"`
 	TakenAt  Instant `json:"taken_at"`
 	Version  int64   `json:"version"`
-	Deleted  bool    `json:"deleted,omitempty"`
+	Deleted  bool    `json:"deleted,omitzero"`
 }
 
 // Customer is who a tenant is. CustomerID is its key and the tenant's id; of
@@ -44,7 +45,7 @@ type Customer struct {
 	Sector     string `json:"sector,omitempty"`
 	Country    string `json:"country,omitempty"`
 	Version    int64  `json:"version"`
-	Deleted    bool   `json:"deleted,omitempty"`
+	Deleted    bool   `json:"deleted,omitzero"`
 }
 
 // Placements is the data of a placements.changed event.

@@ -1,8 +1,11 @@
 package mesh
 
 import (
-	"encoding/json"
 	"fmt"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Kind says which of a reading's values counts.
@@ -32,7 +35,7 @@ type Reading struct {
 	Attributes  string // JSON object; empty: none
 
 	TenantID          string // who held the device at ObservedAt; empty: nobody
-	AssignmentVersion int64  // version of the placement that says so; 0: none
+	AssignmentVersion int64  // version of the placement that says so
 }
 
 // Quality flags.
@@ -46,16 +49,19 @@ const (
 // iot_telemetry.readings. Members that are empty or zero are left out.
 func EncodeReadings(readings []Reading) []byte {
 	var w ReadingsWriter
-	w.Grow(len(readings))
+	w.Grow(32 + 384*len(readings))
 	for i := range readings {
 		w.Add(&readings[i])
 	}
 	return w.Data()
 }
 
-// appendJSON appends the object of r without its closing brace. The tenancy
-// comes last, what a join adds after it: each step appends to what it got.
-func (r *Reading) appendJSON(b []byte) []byte {
+// appendJSON appends the object of r without its closing brace, in one line.
+// The tenancy comes last, what a join adds after it: each step appends to what
+// it got.
+func (r *Reading) appendJSON(b []byte) []byte { return r.appendTenancy(r.appendBare(b)) }
+
+func (r *Reading) appendBare(b []byte) []byte {
 	b = append(b, `{"reading_id":`...)
 	b = appendString(b, r.ReadingID)
 	b = appendString(append(b, `,"device_id":`...), r.DeviceID)
@@ -83,13 +89,26 @@ func (r *Reading) appendJSON(b []byte) []byte {
 		b = appendInt(b, `,"revision":`, r.Revision)
 	}
 	if r.Attributes != "" {
-		b = append(append(b, `,"attributes":`...), r.Attributes...)
-	}
-	b = appendMember(b, `,"tenant_id":`, r.TenantID)
-	if r.AssignmentVersion != 0 {
-		b = appendInt(b, `,"assignment_version":`, r.AssignmentVersion)
+		b = append(b, `,"attributes":`...)
+		from := len(b)
+		b = append(b, r.Attributes...)
+		if strings.IndexByte(r.Attributes, '\n') >= 0 { // white space: no JSON string holds one
+			for i := from; i < len(b); i++ {
+				if b[i] == '\n' {
+					b[i] = ' '
+				}
+			}
+		}
 	}
 	return b
+}
+
+func (r *Reading) appendTenancy(b []byte) []byte {
+	if r.TenantID == "" {
+		return b
+	}
+	b = appendString(append(b, `,"tenant_id":`...), r.TenantID)
+	return appendInt(b, `,"assignment_version":`, r.AssignmentVersion)
 }
 
 func (p *scan) reading(r *Reading, same *sameInstants) {
@@ -134,9 +153,9 @@ func (p *scan) reading(r *Reading, same *sameInstants) {
 	}
 	if p.lit(`,"tenant_id":"`) {
 		r.TenantID = p.str()
-	}
-	if p.lit(`,"assignment_version":`) {
-		r.AssignmentVersion = p.int()
+		if p.lit(`,"assignment_version":`) {
+			r.AssignmentVersion = p.int()
+		}
 	}
 }
 
@@ -156,17 +175,13 @@ func DecodeReadings(data []byte) ([]Reading, error) {
 	if p.ok {
 		return out, nil
 	}
-	general, err := decodeGeneral(data)
+	joined, err := decodeGeneral(data)
 	if err != nil {
 		return nil, err
 	}
 	out = out[:0]
-	for i := range general {
-		r, err := general[i].reading()
-		if err != nil {
-			return nil, fmt.Errorf("decode readings: reading %d: %w", i, err)
-		}
-		out = append(out, r)
+	for i := range joined {
+		out = append(out, joined[i].Reading)
 	}
 	return out, nil
 }
@@ -193,32 +208,14 @@ func (r *JoinedReading) MinutesSinceAction() float64 {
 // named as the columns of iot_analytics.readings.
 func EncodeJoined(readings []JoinedReading) []byte {
 	var w ReadingsWriter
-	w.Grow(len(readings))
+	w.Grow(32 + 512*len(readings))
 	for i := range readings {
 		w.AddJoined(&readings[i])
 	}
 	return w.Data()
 }
 
-func (r *JoinedReading) appendJSON(b []byte) []byte {
-	b = r.Reading.appendJSON(b)
-	b = appendMember(b, `,"building":`, r.Building)
-	b = appendMember(b, `,"floor":`, r.Floor)
-	b = appendMember(b, `,"room":`, r.Room)
-	if r.Persons != nil {
-		b = appendInt(b, `,"persons":`, *r.Persons)
-	}
-	if r.OutsideCO2 != nil {
-		b = appendFloat(append(b, `,"outside_co2":`...), *r.OutsideCO2)
-	}
-	b = appendMember(b, `,"customer_name":`, r.CustomerName)
-	if r.LastAction != "" {
-		b = appendString(append(b, `,"last_action":`...), r.LastAction)
-		b = appendInstant(b, `,"last_action_at":`, r.LastActionAt)
-		b = appendFloat(append(b, `,"minutes_since_action":`...), r.MinutesSinceAction())
-	}
-	return b
-}
+func (r *JoinedReading) appendJSON(b []byte) []byte { return r.AppendJoin(r.Reading.appendJSON(b)) }
 
 // DecodeJoined reads what EncodeJoined writes, and the same members in any
 // order and spacing.
@@ -234,19 +231,7 @@ func DecodeJoined(data []byte) ([]JoinedReading, error) {
 	if p.ok {
 		return out, nil
 	}
-	general, err := decodeGeneral(data)
-	if err != nil {
-		return nil, err
-	}
-	out = out[:0]
-	for i := range general {
-		r, err := general[i].joined()
-		if err != nil {
-			return nil, fmt.Errorf("decode readings: reading %d: %w", i, err)
-		}
-		out = append(out, r)
-	}
-	return out, nil
+	return decodeGeneral(data)
 }
 
 func (p *scan) joined(r *JoinedReading, same *sameInstants) {
@@ -281,35 +266,37 @@ func (p *scan) joined(r *JoinedReading, same *sameInstants) {
 	}
 }
 
-// jsonReading is a reading, joined or not, for encoding/json.
+// jsonReading is a reading, joined or not, in any form of JSON.
 type jsonReading struct {
-	ReadingID         string          `json:"reading_id"`
-	DeviceID          string          `json:"device_id"`
-	Metric            string          `json:"metric"`
-	Value             *float64        `json:"value"`
-	ValueBool         *bool           `json:"value_bool"`
-	ValueString       *string         `json:"value_string"`
-	Unit              string          `json:"unit"`
-	ObservedAt        *Instant        `json:"observed_at"`
-	ReceivedAt        *Instant        `json:"received_at"`
-	EventSource       string          `json:"event_source"`
-	EventID           string          `json:"event_id"`
-	Quality           string          `json:"quality"`
-	Revision          int64           `json:"revision"`
-	Attributes        json.RawMessage `json:"attributes"`
-	TenantID          string          `json:"tenant_id"`
-	AssignmentVersion int64           `json:"assignment_version"`
-	Building          string          `json:"building"`
-	Floor             string          `json:"floor"`
-	Room              string          `json:"room"`
-	Persons           *int64          `json:"persons"`
-	OutsideCO2        *float64        `json:"outside_co2"`
-	CustomerName      string          `json:"customer_name"`
-	LastAction        string          `json:"last_action"`
-	LastActionAt      *Instant        `json:"last_action_at"`
+	ReadingID         string         `json:"reading_id"`
+	DeviceID          string         `json:"device_id"`
+	Metric            string         `json:"metric"`
+	Value             *float64       `json:"value"`
+	ValueBool         *bool          `json:"value_bool"`
+	ValueString       *string        `json:"value_string"`
+	Unit              string         `json:"unit"`
+	ObservedAt        *Instant       `json:"observed_at"`
+	ReceivedAt        *Instant       `json:"received_at"`
+	EventSource       string         `json:"event_source"`
+	EventID           string         `json:"event_id"`
+	Quality           string         `json:"quality"`
+	Revision          int64          `json:"revision"`
+	Attributes        jsontext.Value `json:"attributes"`
+	TenantID          string         `json:"tenant_id"`
+	AssignmentVersion int64          `json:"assignment_version"`
+	Building          string         `json:"building"`
+	Floor             string         `json:"floor"`
+	Room              string         `json:"room"`
+	Persons           *int64         `json:"persons"`
+	OutsideCO2        *float64       `json:"outside_co2"`
+	CustomerName      string         `json:"customer_name"`
+	LastAction        string         `json:"last_action"`
+	LastActionAt      *Instant       `json:"last_action_at"`
 }
 
-func decodeGeneral(data []byte) ([]jsonReading, error) {
+// decodeGeneral reads readings in any form of JSON. A member that stands twice
+// is an error: two readers might take different ones.
+func decodeGeneral(data []byte) ([]JoinedReading, error) {
 	var general struct {
 		Readings *[]jsonReading `json:"readings"`
 	}
@@ -319,7 +306,14 @@ func decodeGeneral(data []byte) ([]jsonReading, error) {
 	if general.Readings == nil {
 		return nil, fmt.Errorf(`decode readings: no member "readings"`)
 	}
-	return *general.Readings, nil
+	out := make([]JoinedReading, len(*general.Readings))
+	for i := range *general.Readings {
+		var err error
+		if out[i], err = (*general.Readings)[i].joined(); err != nil {
+			return nil, fmt.Errorf("decode readings: reading %d: %w", i, err)
+		}
+	}
+	return out, nil
 }
 
 // reading checks what every row needs; the id may be left out, since it
@@ -328,7 +322,10 @@ func (j *jsonReading) reading() (Reading, error) {
 	r := Reading{
 		ReadingID: j.ReadingID, DeviceID: j.DeviceID, Metric: j.Metric, Unit: j.Unit,
 		EventSource: j.EventSource, EventID: j.EventID, Quality: j.Quality, Revision: j.Revision,
-		TenantID: j.TenantID, AssignmentVersion: j.AssignmentVersion,
+		TenantID: j.TenantID,
+	}
+	if r.TenantID != "" {
+		r.AssignmentVersion = j.AssignmentVersion
 	}
 	switch {
 	case r.DeviceID == "":

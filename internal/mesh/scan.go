@@ -9,7 +9,7 @@ import (
 // known order, no white space but a newline after each element. It is the
 // fast path of the decoders, an order of magnitude faster than a general
 // parser; whatever is not in that form makes it stop with ok false, and the
-// decoder reads the same bytes again with encoding/json.
+// decoder reads the same bytes again with a general parser.
 type scan struct {
 	s  string
 	ok bool

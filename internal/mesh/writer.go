@@ -7,10 +7,10 @@ type ReadingsWriter struct {
 	n int
 }
 
-// Grow makes room for n readings.
-func (w *ReadingsWriter) Grow(n int) {
+// Grow makes room for about so many bytes, before the first reading.
+func (w *ReadingsWriter) Grow(bytes int) {
 	if w.b == nil {
-		w.b = make([]byte, 0, 32+n*384)
+		w.b = make([]byte, 0, bytes)
 	}
 }
 

@@ -67,7 +67,7 @@ func New(placements Source[*tenancy.Index], actions Source[*Logbook], customers 
 		if in.Type() != mesh.TelemetryEnriched {
 			return nil, mesh.Permanentf("%s cannot join an event of type %q: its trigger has to filter on %s", name, in.Type(), mesh.TelemetryEnriched)
 		}
-		readings, err := mesh.DecodeReadings(in.Data())
+		readings, err := mesh.DecodeEntries(in.Data())
 		if err != nil {
 			return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 		}
@@ -102,15 +102,24 @@ func New(placements Source[*tenancy.Index], actions Source[*Logbook], customers 
 }
 
 // place gives the placement of r, nil where it is not its tenant's.
-func place(r *mesh.Reading, index *tenancy.Index) *mesh.Placement {
+func place(r *mesh.Entry, index *tenancy.Index) *mesh.Placement {
 	if p := index.At(r.DeviceID, r.ObservedAt); p != nil && p.TenantID == r.TenantID {
 		return p
 	}
 	return nil
 }
 
-func misses(readings []mesh.Reading, index *tenancy.Index) bool {
+// alike says whether b, which follows a, has the same surroundings: the
+// metrics of one message share device and instant.
+func alike(a, b *mesh.Entry) bool {
+	return a.ObservedAt == b.ObservedAt && a.DeviceID == b.DeviceID && a.TenantID == b.TenantID
+}
+
+func misses(readings []mesh.Entry, index *tenancy.Index) bool {
 	for i := range readings {
+		if i > 0 && alike(&readings[i-1], &readings[i]) {
+			continue
+		}
 		if place(&readings[i], index) == nil {
 			return true
 		}
@@ -118,16 +127,20 @@ func misses(readings []mesh.Reading, index *tenancy.Index) bool {
 	return false
 }
 
-func join(readings []mesh.Reading, index *tenancy.Index, logbook *Logbook, customers Customers) []byte {
+// surroundingsSize is about what the members that a join adds take.
+const surroundingsSize = 256
+
+func join(readings []mesh.Entry, index *tenancy.Index, logbook *Logbook, customers Customers) []byte {
 	var out mesh.ReadingsWriter
-	out.Grow(len(readings))
-	var joined mesh.JoinedReading
+	if len(readings) == 0 {
+		return out.Data()
+	}
+	out.Grow(len(readings) * (surroundingsSize + readings[0].Size()))
+	var members []byte
 	for i := range readings {
 		r := &readings[i]
-		// The metrics of one message share device and instant, so what was
-		// found for the one before mostly holds.
-		if i == 0 || r.ObservedAt != joined.ObservedAt || r.DeviceID != joined.DeviceID || r.TenantID != joined.TenantID {
-			joined = mesh.JoinedReading{CustomerName: customers[r.TenantID]}
+		if i == 0 || !alike(&readings[i-1], r) {
+			joined := mesh.JoinedReading{Reading: mesh.Reading{ObservedAt: r.ObservedAt}, CustomerName: customers[r.TenantID]}
 			if p := place(r, index); p != nil {
 				joined.Building, joined.Floor, joined.Room = p.Building, p.Floor, p.Room
 				joined.Persons, joined.OutsideCO2 = p.Persons, p.OutsideCO2
@@ -135,9 +148,9 @@ func join(readings []mesh.Reading, index *tenancy.Index, logbook *Logbook, custo
 					joined.LastAction, joined.LastActionAt = a.Action, a.TakenAt
 				}
 			}
+			members = joined.AppendJoin(members[:0])
 		}
-		joined.Reading = *r
-		out.AddJoined(&joined)
+		out.AddMembers(r, members)
 	}
 	return out.Data()
 }

@@ -50,7 +50,7 @@ func New(assignments Assignments) function.Handler {
 		if in.Type() != mesh.TelemetryFlattened {
 			return nil, mesh.Permanentf("%s cannot enrich an event of type %q: its trigger has to filter on %s", name, in.Type(), mesh.TelemetryFlattened)
 		}
-		readings, err := mesh.DecodeReadings(in.Data())
+		readings, err := mesh.DecodeEntries(in.Data())
 		if err != nil {
 			return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 		}
@@ -58,16 +58,17 @@ func New(assignments Assignments) function.Handler {
 		if err != nil {
 			return nil, err
 		}
-		tenants, complete := split(readings, index)
+		placements, complete := placementsOf(readings, index)
 		if !complete {
 			newer, err := assignments.Newer(ctx)
 			if err != nil {
 				return nil, err
 			}
 			if newer != index {
-				tenants, _ = split(readings, newer)
+				placements, _ = placementsOf(readings, newer)
 			}
 		}
+		tenants := split(readings, placements)
 		out := make([]event.Event, 0, len(tenants))
 		for _, t := range tenants {
 			if t.id == "" {
@@ -82,39 +83,70 @@ func New(assignments Assignments) function.Handler {
 	}
 }
 
+// placementsOf gives the placement of each reading's device at its instant, nil
+// where there is none, and whether every reading has one.
+func placementsOf(readings []mesh.Entry, index *tenancy.Index) (placements []*mesh.Placement, complete bool) {
+	placements = make([]*mesh.Placement, len(readings))
+	complete = true
+	for i := range readings {
+		r := &readings[i]
+		// The metrics of one message share device and instant.
+		if i > 0 && r.ObservedAt == readings[i-1].ObservedAt && r.DeviceID == readings[i-1].DeviceID {
+			placements[i] = placements[i-1]
+			continue
+		}
+		placements[i] = index.At(r.DeviceID, r.ObservedAt)
+		complete = complete && placements[i] != nil
+	}
+	return placements, complete
+}
+
 // share is the readings of one tenant; its id is empty for those of nobody.
 type share struct {
 	id       string
+	size     int // of its readings, in bytes
 	readings mesh.ReadingsWriter
 }
 
-// split gives the share of each tenant in the order of their first reading,
-// and whether every reading found its tenant.
-func split(readings []mesh.Reading, index *tenancy.Index) (shares []*share, complete bool) {
-	complete = true
-	var mine *share
-	for i := range readings {
-		r := &readings[i]
-		r.TenantID, r.AssignmentVersion = "", 0
-		if p := index.At(r.DeviceID, r.ObservedAt); p != nil {
-			r.TenantID, r.AssignmentVersion = p.TenantID, p.Version
-		} else {
-			complete = false
+// stampSize is about what the members of a tenancy take.
+const stampSize = 64
+
+// split gives the share of each tenant in the order of their first reading.
+func split(readings []mesh.Entry, placements []*mesh.Placement) (shares []*share) {
+	shareOf := func(p *mesh.Placement) *share {
+		id := ""
+		if p != nil {
+			id = p.TenantID
 		}
-		if mine == nil || mine.id != r.TenantID {
-			mine = nil
-			for _, s := range shares {
-				if s.id == r.TenantID {
-					mine = s
-				}
-			}
-			if mine == nil {
-				mine = &share{id: r.TenantID}
-				mine.readings.Grow(len(readings) - i)
-				shares = append(shares, mine)
+		for _, s := range shares {
+			if s.id == id {
+				return s
 			}
 		}
-		mine.readings.Add(r)
+		shares = append(shares, &share{id: id})
+		return shares[len(shares)-1]
 	}
-	return shares, complete
+	each := func(do func(r *mesh.Entry, p *mesh.Placement, mine *share)) {
+		var mine *share
+		for i, p := range placements {
+			if i == 0 || p != placements[i-1] {
+				mine = shareOf(p)
+			}
+			do(&readings[i], p, mine)
+		}
+	}
+	each(func(r *mesh.Entry, _ *mesh.Placement, mine *share) { mine.size += r.Size() + stampSize })
+	var stamped *mesh.Placement
+	var stamp []byte
+	each(func(r *mesh.Entry, p *mesh.Placement, mine *share) {
+		if p != stamped {
+			stamped, stamp = p, stamp[:0]
+			if p != nil {
+				stamp = mesh.AppendTenancy(stamp, p.TenantID, p.Version)
+			}
+		}
+		mine.readings.Grow(mine.size)
+		mine.readings.AddTenancy(r, stamp)
+	})
+	return shares
 }
