@@ -20,7 +20,8 @@ const idBytes = 16
 // which no two different triples share by construction, and which SQL can
 // compute too.
 func ReadingID(device, metric string, observedAt Instant) string {
-	return string(AppendReadingID(nil, device, metric, observedAt))
+	var id [2 * idBytes]byte
+	return string(AppendReadingID(id[:0], device, metric, observedAt))
 }
 
 // AppendReadingID appends ReadingID(device, metric, observedAt) to id.
