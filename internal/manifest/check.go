@@ -1,0 +1,418 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	duckv1 "knative.dev/pkg/apis/duck/v1"
+)
+
+// Annotations by which manifests say what no field of Knative says. Both hold
+// event types, separated by commas.
+const (
+	// Emits, on a Service: the types that the function makes.
+	Emits = "telemesh.dev/emits"
+	// Outputs, on a Broker: the types that are output ports of its domain's
+	// products. Nobody here has to read them, and they may come from outside.
+	Outputs = "telemesh.dev/outputs"
+)
+
+// Finding is a place where manifests do not fit together.
+type Finding struct {
+	Where
+	Object  string // "Trigger iot/tenant-enrich"
+	Problem string
+	Fix     string
+}
+
+func (f Finding) String() string {
+	return fmt.Sprintf("%s: %s: %s: %s", f.Where, f.Object, f.Problem, f.Fix)
+}
+
+// Check says where the parts of the mesh do not fit: a Broker, subscriber or
+// sink that is not there; a type that is made and not read, or read and not
+// made; a function that could wake itself.
+func Check(s Set) []Finding {
+	c := checker{Set: s, flows: map[flow][]maker{}}
+	c.destinations()
+	c.emitted()
+	c.forwarded()
+	c.read()
+	c.cycles()
+	slices.SortStableFunc(c.findings, func(a, b Finding) int {
+		if n := strings.Compare(a.File, b.File); n != 0 {
+			return n
+		}
+		return a.Line - b.Line
+	})
+	return c.findings
+}
+
+// flow is a type of event on a broker.
+type flow struct {
+	broker    Ref
+	eventType string
+}
+
+// maker is what brings events of a type to a broker. Outputs have no object.
+type maker struct {
+	where  Where
+	object string
+}
+
+type checker struct {
+	Set
+	flows    map[flow][]maker
+	findings []Finding
+}
+
+func (c *checker) find(w Where, object, fix, problem string, args ...any) {
+	c.findings = append(c.findings, Finding{w, object, fmt.Sprintf(problem, args...), fix})
+}
+
+func (c *checker) destinations() {
+	for _, b := range c.Brokers {
+		if d := b.Spec.Delivery; d != nil && d.DeadLetterSink != nil {
+			c.destination(b.At("spec.delivery.deadLetterSink"), "Broker "+b.Ref().String(), "dead letter sink", *d.DeadLetterSink, b.Namespace)
+		}
+	}
+	for _, t := range c.Triggers {
+		object := "Trigger " + t.Ref().String()
+		if c.Broker(t.BrokerOf()) == nil {
+			c.find(t.At("spec.broker"), object, "name one of "+names(c.Brokers), "Broker %s does not exist", t.BrokerOf())
+		}
+		c.destination(t.At("spec.subscriber"), object, "subscriber", t.Spec.Subscriber, t.Namespace)
+		if d := t.Spec.Delivery; d != nil && d.DeadLetterSink != nil {
+			c.destination(t.At("spec.delivery.deadLetterSink"), object, "dead letter sink", *d.DeadLetterSink, t.Namespace)
+		}
+	}
+}
+
+func (c *checker) destination(w Where, object, role string, d duckv1.Destination, namespace string) {
+	target, err := Resolve(d, namespace)
+	none := Ref{}
+	switch {
+	case err != nil:
+		c.find(w, object, "correct the "+role, "%s: %v", role, err)
+	case target.Service != none && c.Service(target.Service) == nil:
+		c.find(w, object, "name one of "+names(c.Services), "%s: Service %s does not exist", role, target.Service)
+	case target.Broker != none && c.Broker(target.Broker) == nil:
+		c.find(w, object, "name one of "+names(c.Brokers), "%s: Broker %s does not exist", role, target.Broker)
+	}
+}
+
+func names[T interface{ Ref() Ref }](all []T) string {
+	if len(all) == 0 {
+		return "(there is none)"
+	}
+	refs := make([]string, len(all))
+	for i, o := range all {
+		refs[i] = o.Ref().String()
+	}
+	return strings.Join(refs, ", ")
+}
+
+// emitted collects what enters each broker: the outputs, and what Services
+// make. A reply goes to the broker whose Trigger woke the Service, several
+// events at once to K_SINK.
+func (c *checker) emitted() {
+	for _, b := range c.Brokers {
+		for _, eventType := range list(b.Annotations[Outputs]) {
+			c.add(flow{b.Ref(), eventType}, maker{})
+		}
+	}
+	for _, s := range c.Services {
+		types := list(s.Annotations[Emits])
+		if len(types) == 0 {
+			continue
+		}
+		object := "Service " + s.Ref().String()
+		at := s.At("metadata.annotations." + Emits)
+		into := map[Ref]bool{}
+		for _, t := range c.Triggers {
+			if target, err := Resolve(t.Spec.Subscriber, t.Namespace); err == nil && target.Service == s.Ref() {
+				into[t.BrokerOf()] = true
+			}
+		}
+		if sink, err := url.Parse(s.Env["K_SINK"]); err == nil && s.Env["K_SINK"] != "" {
+			target := TargetOf(sink)
+			switch {
+			case target.Broker == Ref{}:
+			case c.Broker(target.Broker) == nil:
+				c.find(s.Where, object, "name one of "+names(c.Brokers), "K_SINK: Broker %s does not exist", target.Broker)
+			default:
+				if len(into) > 0 && !into[target.Broker] {
+					c.find(s.Where, object, "make K_SINK the ingress of the Broker that wakes it",
+						"one event goes as a reply to another Broker than several events, which go to K_SINK (%s)", target.Broker)
+				}
+				into[target.Broker] = true
+			}
+		}
+		if len(into) == 0 {
+			c.find(at, object, "add a Trigger that wakes it, set K_SINK to a Broker's ingress, or remove the annotation",
+				"emits %s and reaches no Broker", strings.Join(types, ", "))
+		}
+		for broker := range into {
+			for _, eventType := range types {
+				c.add(flow{broker, eventType}, maker{at, object})
+			}
+		}
+	}
+}
+
+func (c *checker) add(f flow, m maker) {
+	for _, known := range c.flows[f] {
+		if known.object == m.object {
+			return
+		}
+	}
+	c.flows[f] = append(c.flows[f], m)
+}
+
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' })
+}
+
+// forwarded adds what Triggers bring from one broker to another, until
+// nothing new comes of it.
+func (c *checker) forwarded() {
+	for grown := true; grown; {
+		grown = false
+		for _, t := range c.Triggers {
+			target, err := Resolve(t.Spec.Subscriber, t.Namespace)
+			if err != nil || c.Broker(target.Broker) == nil {
+				continue
+			}
+			for f := range maps.Clone(c.flows) {
+				to := flow{target.Broker, f.eventType}
+				if f.broker == t.BrokerOf() && reads(t, f.eventType) != no && len(c.flows[to]) == 0 {
+					c.add(to, maker{t.At("spec.subscriber"), "Trigger " + t.Ref().String()})
+					grown = true
+				}
+			}
+		}
+	}
+}
+
+// read holds what is made against what is read.
+func (c *checker) read() {
+	isRead := map[flow]bool{}
+	for _, t := range c.Triggers {
+		broker := c.Broker(t.BrokerOf())
+		if broker == nil {
+			continue // found already
+		}
+		object := "Trigger " + t.Ref().String()
+		any := false
+		for f := range c.flows {
+			if f.broker == broker.Ref() && reads(t, f.eventType) != no {
+				isRead[f], any = true, true
+			}
+		}
+		const fix = "correct the type, declare it in " + Emits + " of the Service that makes it, or in " + Outputs + " of the Broker if it comes from outside"
+		named := t.Types()
+		for _, eventType := range named {
+			if len(c.flows[flow{broker.Ref(), eventType}]) == 0 {
+				c.find(t.At(filterField(t)), object, fix, "reads %s, which nobody brings to Broker %s", eventType, broker.Ref())
+			}
+		}
+		if !any && len(named) == 0 {
+			c.find(t.At(filterField(t)), object, fix, "reads nothing of what is brought to Broker %s", broker.Ref())
+		}
+	}
+	for f, makers := range c.flows {
+		if isRead[f] || slices.ContainsFunc(makers, func(m maker) bool { return m.object == "" }) {
+			continue
+		}
+		for _, m := range makers {
+			c.find(m.where, m.object, "add a Trigger that reads it, or declare it in "+Outputs+" of the Broker",
+				"brings %s to Broker %s, where nobody reads it", f.eventType, f.broker)
+		}
+	}
+}
+
+func filterField(t *Trigger) string {
+	if len(t.Spec.Filters) > 0 {
+		return "spec.filters"
+	}
+	return "spec.filter"
+}
+
+// cycles follows each type through the functions it wakes to the types they
+// make.
+func (c *checker) cycles() {
+	next := map[flow]map[flow]*Trigger{}
+	for f := range c.flows {
+		next[f] = map[flow]*Trigger{}
+		for _, t := range c.Triggers {
+			if t.BrokerOf() != f.broker || reads(t, f.eventType) == no {
+				continue
+			}
+			target, err := Resolve(t.Spec.Subscriber, t.Namespace)
+			if err != nil {
+				continue
+			}
+			if c.Broker(target.Broker) != nil {
+				next[f][flow{target.Broker, f.eventType}] = t
+			} else if s := c.Service(target.Service); s != nil {
+				for to, makers := range c.flows {
+					if slices.ContainsFunc(makers, func(m maker) bool { return m.object == "Service "+s.Ref().String() }) {
+						next[f][to] = t
+					}
+				}
+			}
+		}
+	}
+	const onPath, done = 1, 2
+	state := map[flow]int{}
+	var path []flow
+	var visit func(flow)
+	visit = func(f flow) {
+		state[f] = onPath
+		path = append(path, f)
+		for _, to := range slices.SortedFunc(maps.Keys(next[f]), compareFlows) {
+			switch state[to] {
+			case onPath:
+				var round []string
+				for _, p := range append(path[slices.Index(path, to):], to) {
+					round = append(round, p.eventType+" on "+p.broker.String())
+				}
+				t := next[f][to]
+				c.find(t.At("spec.subscriber"), "Trigger "+t.Ref().String(), "break the circle with a filter or another type",
+					"closes a circle of events that would wake each other for ever: %s", strings.Join(round, " → "))
+			case 0:
+				visit(to)
+			}
+		}
+		path = path[:len(path)-1]
+		state[f] = done
+	}
+	for _, f := range slices.SortedFunc(maps.Keys(next), compareFlows) {
+		if state[f] == 0 {
+			visit(f)
+		}
+	}
+}
+
+func compareFlows(a, b flow) int {
+	return strings.Compare(a.broker.String()+" "+a.eventType, b.broker.String()+" "+b.eventType)
+}
+
+// verdict is what a filter says of an event of which only the type is known.
+type verdict int
+
+const (
+	no verdict = iota
+	maybe
+	yes
+)
+
+// reads says whether the trigger wants events of a type.
+func reads(t *Trigger, eventType string) verdict {
+	if len(t.Spec.Filters) > 0 {
+		return all(t.Spec.Filters, eventType)
+	}
+	if t.Spec.Filter == nil {
+		return yes
+	}
+	return attributes(t.Spec.Filter.Attributes, func(want string) bool { return want == "" || want == eventType })
+}
+
+func all(filters []eventingv1.SubscriptionsAPIFilter, eventType string) verdict {
+	out := yes
+	for _, f := range filters {
+		out = min(out, passes(f, eventType))
+	}
+	return out
+}
+
+func passes(f eventingv1.SubscriptionsAPIFilter, eventType string) verdict {
+	switch {
+	case len(f.Exact) > 0:
+		return attributes(f.Exact, func(want string) bool { return eventType == want })
+	case len(f.Prefix) > 0:
+		return attributes(f.Prefix, func(want string) bool { return strings.HasPrefix(eventType, want) })
+	case len(f.Suffix) > 0:
+		return attributes(f.Suffix, func(want string) bool { return strings.HasSuffix(eventType, want) })
+	case len(f.All) > 0:
+		return all(f.All, eventType)
+	case len(f.Any) > 0:
+		out := no
+		for _, f := range f.Any {
+			out = max(out, passes(f, eventType))
+		}
+		return out
+	case f.Not != nil:
+		return yes - passes(*f.Not, eventType)
+	case f.CESQL != "":
+		return maybe
+	}
+	return yes
+}
+
+func attributes(want map[string]string, matches func(string) bool) verdict {
+	out := yes
+	for name, value := range want {
+		switch {
+		case name != "type":
+			out = min(out, maybe)
+		case !matches(value):
+			return no
+		}
+	}
+	return out
+}
+
+// Types are the event types outside of which the trigger reads nothing, or nil
+// if its filters do not say so.
+func (t *Trigger) Types() []string {
+	if len(t.Spec.Filters) > 0 {
+		return slices.Sorted(maps.Keys(typesOfAll(t.Spec.Filters)))
+	}
+	if t.Spec.Filter != nil && t.Spec.Filter.Attributes["type"] != "" {
+		return []string{t.Spec.Filter.Attributes["type"]}
+	}
+	return nil
+}
+
+// types is nil where the filter sets no bound to the type.
+func types(f eventingv1.SubscriptionsAPIFilter) map[string]bool {
+	switch {
+	case len(f.Exact) > 0:
+		if v := f.Exact["type"]; v != "" {
+			return map[string]bool{v: true}
+		}
+	case len(f.Prefix) > 0, len(f.Suffix) > 0:
+	case len(f.All) > 0:
+		return typesOfAll(f.All)
+	case len(f.Any) > 0:
+		union := map[string]bool{}
+		for _, f := range f.Any {
+			some := types(f)
+			if some == nil {
+				return nil
+			}
+			maps.Copy(union, some)
+		}
+		return union
+	}
+	return nil
+}
+
+func typesOfAll(filters []eventingv1.SubscriptionsAPIFilter) map[string]bool {
+	var common map[string]bool
+	for _, f := range filters {
+		some := types(f)
+		switch {
+		case common == nil:
+			common = some
+		case some != nil:
+			maps.DeleteFunc(common, func(t string, _ bool) bool { return !some[t] })
+		}
+	}
+	return common
+}

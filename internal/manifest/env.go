@@ -1,0 +1,92 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// resolveEnv does what a kubelet does with the environment of a container.
+func (s *Service) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
+	const env = "spec.template.spec.containers[0].env"
+	c := s.container()
+	s.Env = map[string]string{}
+	configMap := func(field, name string, optional *bool) (map[string]string, error) {
+		m := configMaps[Ref{s.Namespace, name}]
+		if m == nil && (optional == nil || !*optional) {
+			return nil, fmt.Errorf("%s: Service %s: ConfigMap %s/%s is not in the manifests: add it, or mark it optional",
+				s.At(field), s.Ref(), s.Namespace, name)
+		}
+		if m == nil {
+			return nil, nil
+		}
+		return m.Data, nil
+	}
+	for i, from := range c.EnvFrom {
+		if from.ConfigMapRef == nil {
+			continue // which variables a Secret holds is not known here
+		}
+		data, err := configMap(fmt.Sprintf("%sFrom[%d]", env, i), from.ConfigMapRef.Name, from.ConfigMapRef.Optional)
+		if err != nil {
+			return err
+		}
+		for k, v := range data {
+			s.Env[from.Prefix+k] = v
+		}
+	}
+	for i, v := range c.Env {
+		field := fmt.Sprintf("%s[%d]", env, i)
+		switch from := v.ValueFrom; {
+		case from == nil:
+			s.Env[v.Name] = expand(v.Value, s.Env)
+		case from.ConfigMapKeyRef != nil:
+			ref := from.ConfigMapKeyRef
+			data, err := configMap(field, ref.Name, ref.Optional)
+			if err != nil {
+				return err
+			}
+			value, ok := data[ref.Key]
+			if !ok && (ref.Optional == nil || !*ref.Optional) {
+				return fmt.Errorf("%s: Service %s: ConfigMap %s/%s has no key %q", s.At(field), s.Ref(), s.Namespace, ref.Name, ref.Key)
+			}
+			if ok {
+				s.Env[v.Name] = value
+			}
+		case from.SecretKeyRef != nil && from.SecretKeyRef.Optional != nil && *from.SecretKeyRef.Optional:
+		default: // a Secret, or what only a pod knows of itself
+			s.Missing = append(s.Missing, v.Name)
+		}
+	}
+	return nil
+}
+
+var reference = regexp.MustCompile(`\$\$|\$\([A-Za-z_][A-Za-z0-9_.-]*\)`)
+
+// expand replaces $(NAME) by the value of a variable defined before; one that
+// is not defined stays as it is, and $$ is a dollar sign.
+func expand(value string, env map[string]string) string {
+	return reference.ReplaceAllStringFunc(value, func(m string) string {
+		if m == "$$" {
+			return "$"
+		}
+		if v, ok := env[m[2:len(m)-1]]; ok {
+			return v
+		}
+		return m
+	})
+}
+
+// Environ is Env with overrides put in, and the names that still have no
+// value.
+func (s *Service) Environ(overrides map[string]string) (env map[string]string, missing []string) {
+	env = maps.Clone(s.Env)
+	maps.Copy(env, overrides)
+	for _, name := range s.Missing {
+		if _, ok := overrides[name]; !ok {
+			missing = append(missing, name)
+		}
+	}
+	return env, missing
+}

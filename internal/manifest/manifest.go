@@ -1,0 +1,317 @@
+// Package manifest reads the YAML that makes the mesh (brokers/, triggers/,
+// config/) as a cluster would: with Knative's own Go types, strictly, with
+// Knative's defaults and validation. The local runtime runs what it returns;
+// Check says where the parts do not fit.
+package manifest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	duckv1eventing "knative.dev/eventing/pkg/apis/duck/v1"
+	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	"knative.dev/eventing/pkg/apis/feature"
+	"knative.dev/pkg/apis"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+)
+
+// Set is what manifests describe, each kind sorted by namespace and name.
+type Set struct {
+	Brokers  []*Broker
+	Triggers []*Trigger
+	Services []*Service
+	// Passed holds what a cluster knows and the local runtime does not run:
+	// namespaces, accounts, policies, sources and the like.
+	Passed []*Passed
+}
+
+// Ref names a namespaced object.
+type Ref struct{ Namespace, Name string }
+
+func (r Ref) String() string { return r.Namespace + "/" + r.Name }
+
+// Broker is an eventing.knative.dev Broker and where it stands.
+type Broker struct {
+	Where
+	eventingv1.Broker
+}
+
+// Trigger is an eventing.knative.dev Trigger and where it stands.
+type Trigger struct {
+	Where
+	eventingv1.Trigger
+}
+
+// Service is a serving.knative.dev Service and where it stands.
+type Service struct {
+	Where
+	servingv1.Service
+
+	// Env is the environment of its container. It lacks the variables that
+	// Secrets and the cluster fill in; Missing names those that must be set.
+	Env     map[string]string
+	Missing []string
+}
+
+// Passed is an object that only a cluster uses.
+type Passed struct {
+	Where
+	APIVersion, Kind string
+	Ref
+}
+
+// Ref is the broker's name.
+func (b *Broker) Ref() Ref { return Ref{b.Namespace, b.Name} }
+
+// Ref is the trigger's name.
+func (t *Trigger) Ref() Ref { return Ref{t.Namespace, t.Name} }
+
+// Ref is the service's name.
+func (s *Service) Ref() Ref { return Ref{s.Namespace, s.Name} }
+
+// BrokerOf names the broker whose events the trigger reads.
+func (t *Trigger) BrokerOf() Ref {
+	if r := t.Spec.BrokerRef; r != nil {
+		return Ref{cmp.Or(r.Namespace, t.Namespace), r.Name}
+	}
+	return Ref{t.Namespace, t.Spec.Broker}
+}
+
+// functions is where the images of functions come from, in the notation of ko.
+const functions = "ko://github.com/telemesh/telemesh/functions/"
+
+// Function is the folder below functions/ that the service's image is built
+// from, or "" if it is built from something else.
+func (s *Service) Function() string {
+	name, ok := strings.CutPrefix(s.container().Image, functions)
+	if !ok || strings.Contains(name, "/") {
+		return ""
+	}
+	return name
+}
+
+// container is the only one, as Check of Knative Serving has made sure unless
+// there are sidecars; then it is the one with a port.
+func (s *Service) container() *corev1.Container {
+	containers := s.Spec.Template.Spec.Containers
+	for i := range containers {
+		if len(containers[i].Ports) > 0 {
+			return &containers[i]
+		}
+	}
+	return &containers[0]
+}
+
+// Broker finds a broker; nil if there is none.
+func (s Set) Broker(r Ref) *Broker { return find(s.Brokers, r) }
+
+// Service finds a service; nil if there is none.
+func (s Set) Service(r Ref) *Service { return find(s.Services, r) }
+
+func find[T interface {
+	comparable
+	Ref() Ref
+}](all []T, r Ref) (none T) {
+	for _, o := range all {
+		if o.Ref() == r {
+			return o
+		}
+	}
+	return none
+}
+
+// Delivery is how events of the trigger are delivered: by its own spec, else
+// by the broker's. Only the dead letter sink is defaulted by itself.
+// knative.dev/eventing/pkg/reconciler/broker/trigger
+func (s Set) Delivery(t *Trigger) duckv1eventing.DeliverySpec {
+	var own, broker duckv1eventing.DeliverySpec
+	if b := s.Broker(t.BrokerOf()); b != nil && b.Spec.Delivery != nil {
+		broker = *b.Spec.Delivery
+	}
+	if t.Spec.Delivery == nil {
+		return broker
+	}
+	own = *t.Spec.Delivery
+	if own.DeadLetterSink == nil {
+		own.DeadLetterSink = broker.DeadLetterSink
+	}
+	return own
+}
+
+// Folder is a folder of manifests and its name in messages.
+type Folder struct {
+	Name string
+	FS   fs.FS
+}
+
+// Dir gives the folders brokers, triggers and config of dir, or dir itself
+// where it has none of them.
+func Dir(dir string) []Folder {
+	var folders []Folder
+	for _, name := range []string{"brokers", "triggers", "config"} {
+		sub := filepath.Join(dir, name)
+		if info, err := os.Stat(sub); err == nil && info.IsDir() {
+			folders = append(folders, Folder{sub, os.DirFS(sub)})
+		}
+	}
+	if folders == nil {
+		folders = []Folder{{dir, os.DirFS(dir)}}
+	}
+	return folders
+}
+
+// Load reads the *.yaml and *.yml files of the folders. As with `kubectl apply
+// -f`, folders in them are not read. The error holds every fault found, each
+// with file, line and field.
+func Load(folders ...Folder) (Set, error) {
+	var l loader
+	for _, f := range folders {
+		l.read(f)
+	}
+	return l.set()
+}
+
+// loader collects objects; defaults and validation need all of them, since
+// ConfigMaps bear on both.
+type loader struct {
+	docs []document
+	errs []error
+}
+
+func (l *loader) fail(err error) { l.errs = append(l.errs, err) }
+
+func (l *loader) read(f Folder) {
+	entries, err := fs.ReadDir(f.FS, ".")
+	if err != nil {
+		l.fail(fmt.Errorf("read manifests of %s: %w", f.Name, err))
+		return
+	}
+	for _, e := range entries {
+		ext := path.Ext(e.Name())
+		if e.IsDir() || ext != ".yaml" && ext != ".yml" {
+			continue
+		}
+		data, err := fs.ReadFile(f.FS, e.Name())
+		if err != nil {
+			l.fail(fmt.Errorf("read manifests of %s: %w", f.Name, err))
+			continue
+		}
+		docs, err := split(filepath.Join(f.Name, e.Name()), data)
+		if err != nil {
+			l.fail(err)
+		}
+		l.docs = append(l.docs, docs...)
+	}
+}
+
+func (l *loader) set() (Set, error) {
+	var s Set
+	configMaps := map[Ref]*corev1.ConfigMap{}
+	seen := map[string]Where{}
+	for _, d := range l.docs {
+		object, err := d.decode()
+		if err != nil {
+			l.fail(err)
+			continue
+		}
+		meta, err := d.meta()
+		if err != nil {
+			l.fail(err)
+			continue
+		}
+		key := fmt.Sprintf("%s %s/%s", meta.Kind, meta.Namespace, meta.Name)
+		if first, ok := seen[meta.APIVersion+" "+key]; ok {
+			l.fail(fmt.Errorf("%s: %s stands at %s already: remove one of them", d.Where, key, first))
+			continue
+		}
+		seen[meta.APIVersion+" "+key] = d.Where
+		ref := Ref{meta.Namespace, meta.Name}
+		switch o := object.(type) {
+		case *eventingv1.Broker:
+			o.Namespace = ref.Namespace
+			s.Brokers = append(s.Brokers, &Broker{d.Where, *o})
+		case *eventingv1.Trigger:
+			o.Namespace = ref.Namespace
+			s.Triggers = append(s.Triggers, &Trigger{d.Where, *o})
+		case *servingv1.Service:
+			o.Namespace = ref.Namespace
+			s.Services = append(s.Services, &Service{Where: d.Where, Service: *o})
+		case *corev1.ConfigMap:
+			configMaps[ref] = o
+			s.Passed = append(s.Passed, &Passed{d.Where, meta.APIVersion, meta.Kind, ref})
+		default:
+			s.Passed = append(s.Passed, &Passed{d.Where, meta.APIVersion, meta.Kind, ref})
+		}
+	}
+	l.complete(s, configMaps)
+	if err := errors.Join(l.errs...); err != nil {
+		return Set{}, err
+	}
+	byRef := func(a, b Ref) int { return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) }
+	slices.SortFunc(s.Brokers, func(a, b *Broker) int { return byRef(a.Ref(), b.Ref()) })
+	slices.SortFunc(s.Triggers, func(a, b *Trigger) int { return byRef(a.Ref(), b.Ref()) })
+	slices.SortFunc(s.Services, func(a, b *Service) int { return byRef(a.Ref(), b.Ref()) })
+	slices.SortFunc(s.Passed, func(a, b *Passed) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), byRef(a.Ref, b.Ref)) })
+	return s, nil
+}
+
+// complete does what the webhooks and the reconcilers of a cluster do.
+func (l *loader) complete(s Set, configMaps map[Ref]*corev1.ConfigMap) {
+	ctx := context.Background()
+	flags, err := feature.NewFlagsConfigFromMap(nil)
+	if m := configMaps[Ref{"knative-eventing", "config-features"}]; m != nil {
+		flags, err = feature.NewFlagsConfigFromMap(m.Data)
+	}
+	if err != nil {
+		l.fail(fmt.Errorf("read ConfigMap knative-eventing/config-features: %w", err))
+	}
+	eventing := withBrokerDefaults(feature.ToContext(ctx, flags))
+	for _, b := range s.Brokers {
+		b.SetDefaults(eventing)
+		l.validated(b.Where, "Broker", b.Ref(), b.Validate(eventing))
+	}
+	for _, t := range s.Triggers {
+		t.SetDefaults(eventing)
+		l.validated(t.Where, "Trigger", t.Ref(), t.Validate(eventing))
+	}
+	for _, svc := range s.Services {
+		svc.SetDefaults(ctx)
+		// ko puts the name of a built image here before a cluster sees it.
+		built := svc.Service.DeepCopy()
+		containers := built.Spec.Template.Spec.Containers
+		for i := range containers {
+			containers[i].Image = strings.TrimPrefix(containers[i].Image, "ko://")
+		}
+		if l.validated(svc.Where, "Service", svc.Ref(), built.Validate(ctx)) {
+			if err := svc.resolveEnv(configMaps); err != nil {
+				l.fail(err)
+			}
+		}
+	}
+}
+
+// validated reports what Knative's validation says, with the line of each
+// field, and whether it finds no fault. Warnings are none.
+func (l *loader) validated(w Where, kind string, ref Ref, fault *apis.FieldError) bool {
+	fault = fault.Filter(apis.ErrorLevel)
+	if fault == nil {
+		return true
+	}
+	for _, e := range fault.WrappedErrors() {
+		at := w
+		if len(e.Paths) > 0 {
+			at = w.At(e.Paths[0])
+		}
+		l.fail(fmt.Errorf("%s: %s %s: %w", at, kind, ref, e))
+	}
+	return false
+}

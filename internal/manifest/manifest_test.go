@@ -1,0 +1,321 @@
+package manifest
+
+import (
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/internal/testdata"
+)
+
+// load reads one file of the given text, named config/x.yaml.
+func load(t *testing.T, text string) (Set, error) {
+	t.Helper()
+	return Load(Folder{"config", fstest.MapFS{"x.yaml": {Data: []byte(text)}}})
+}
+
+func mustLoad(t *testing.T, text string) Set {
+	t.Helper()
+	s, err := load(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+const brokers = `apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: iot, namespace: iot}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: crm, namespace: crm}
+spec: {delivery: {retry: 3}}
+`
+
+// trigger is a Trigger of broker iot whose subscriber and further spec are
+// given.
+func trigger(name, subscriber, spec string) string {
+	return `---
+apiVersion: eventing.knative.dev/v1
+kind: Trigger
+metadata: {name: ` + name + `, namespace: iot}
+spec:
+  broker: iot
+  subscriber: ` + subscriber + `
+` + spec
+}
+
+func toService(name string) string {
+	return "{ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: " + name + "}}"
+}
+
+func byType(eventType string) string { return "  filters: [{exact: {type: " + eventType + "}}]\n" }
+
+func service(name, emits, env string) string {
+	return `---
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata:
+  name: ` + name + `
+  namespace: iot
+  annotations: {telemesh.dev/emits: "` + emits + `"}
+spec:
+  template:
+    spec:
+      containers:
+        - image: ko://github.com/telemesh/telemesh/functions/` + name + `
+          env: [` + env + `]
+`
+}
+
+func TestLoadAppliesKnativeDefaults(t *testing.T) {
+	s := mustLoad(t, brokers+trigger("flat", toService("flat"), "")+service("flat", "", ""))
+	iot := s.Broker(Ref{"iot", "iot"})
+	if got := *iot.Spec.Delivery.Retry; got != 10 {
+		t.Errorf("retry of a Broker without delivery = %d, want 10 as Knative installs it", got)
+	}
+	if got := *iot.Spec.Delivery.BackoffDelay; got != "PT0.2S" {
+		t.Errorf("backoffDelay = %q, want PT0.2S", got)
+	}
+	if crm := s.Broker(Ref{"crm", "crm"}); *crm.Spec.Delivery.Retry != 3 || crm.Spec.Delivery.BackoffDelay != nil {
+		t.Errorf("delivery of crm = %+v, want its own alone", crm.Spec.Delivery)
+	}
+	flat := s.Service(Ref{"iot", "flat"})
+	if got := *flat.Spec.Template.Spec.TimeoutSeconds; got != 300 {
+		t.Errorf("timeoutSeconds = %d, want Knative's 300", got)
+	}
+	if got := flat.Function(); got != "flat" {
+		t.Errorf("Function() = %q, want flat", got)
+	}
+	if got := flat.String(); got != "config/x.yaml:17" {
+		t.Errorf("service is at %s, want config/x.yaml:17", got)
+	}
+}
+
+func TestLoadNamesFileLineAndField(t *testing.T) {
+	for name, test := range map[string]struct{ text, want string }{
+		"unknown field": {
+			brokers + trigger("flat", toService("flat"), "  filtres: []\n"),
+			`config/x.yaml:16: Trigger: unknown field "spec.filtres"`},
+		"unknown field in a list": {
+			brokers + trigger("flat", toService("flat"), "  filters:\n    - exact: {type: a}\n    - exat: {type: b}\n"),
+			`config/x.yaml:18: Trigger: unknown field "spec.filters[1].exat"`},
+		"wrong type": {
+			brokers + trigger("flat", toService("flat"), "  delivery:\n    retry: many\n"),
+			`config/x.yaml:17: Trigger: field "spec.delivery.retry" is a string and must be a int32`},
+		"Knative's validation": {
+			brokers + trigger("flat", toService("flat"), "  delivery:\n    backoffPolicy: cubic\n"),
+			`config/x.yaml:17: Trigger iot/flat: invalid value: cubic: spec.delivery.backoffPolicy`},
+		"two dialects in a filter": {
+			brokers + trigger("flat", toService("flat"), "  filters:\n    - {exact: {type: a}, prefix: {type: b}}\n"),
+			`multiple dialects found`},
+		"CESQL": {
+			brokers + trigger("flat", toService("flat"), "  filters:\n    - cesql: \"type = \"\n"),
+			`spec.filters[0].cesql`},
+		"missing broker": {
+			strings.Replace(trigger("flat", toService("flat"), ""), "broker: iot", "broker: ''", 1),
+			`config/x.yaml:6: Trigger iot/flat: missing field(s): spec.broker`},
+		"unknown kind": {
+			"apiVersion: v1\nkind: Namespce\nmetadata: {name: x}\n",
+			`config/x.yaml:2: kind Namespce of v1 is not known here`},
+		"no object": {
+			"a: b\n", `config/x.yaml:1: no Kubernetes object`},
+		"no name": {
+			"apiVersion: v1\nkind: Namespace\nmetadata:\n  labels: {}\n",
+			`config/x.yaml:3: Namespace has no metadata.name`},
+		"twice": {
+			brokers + "---\n" + brokers, `config/x.yaml:10: Broker iot/iot stands at config/x.yaml:1 already`},
+		"same key twice": {
+			brokers + trigger("flat", toService("flat"), "  broker: iot\n"), `key "broker" already set`},
+		"no YAML": {
+			brokers + "---\na: [\n", `config/x.yaml: yaml: line 1`},
+		"missing ConfigMap": {
+			service("flat", "", "{name: A, valueFrom: {configMapKeyRef: {name: m, key: k}}}"),
+			`config/x.yaml:13: Service iot/flat: ConfigMap iot/m is not in the manifests`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(t, test.text)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Load = %v\nwant an error with %s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestLoadReportsEveryFault(t *testing.T) {
+	_, err := load(t, trigger("a", toService("a"), "  one: 1\n")+trigger("b", toService("b"), "  two: 2\n"))
+	if err == nil || !strings.Contains(err.Error(), "spec.one") || !strings.Contains(err.Error(), "spec.two") {
+		t.Errorf("Load = %v, want both faults", err)
+	}
+}
+
+func TestLoadPassesOverWhatOnlyAClusterUses(t *testing.T) {
+	s := mustLoad(t, `# nothing here
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: iot}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: iot}
+spec: {podSelector: {}}
+`)
+	var got []string
+	for _, p := range s.Passed {
+		got = append(got, p.Kind+" "+p.Ref.String())
+	}
+	if diff := cmp.Diff([]string{"Namespace default/iot", "NetworkPolicy iot/deny"}, got); diff != "" {
+		t.Errorf("passed over (-want +got):\n%s", diff)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	s := mustLoad(t, `apiVersion: v1
+kind: ConfigMap
+metadata: {name: m, namespace: iot}
+data: {k: from the map}
+`+service("flat", "", `{name: A, value: a}, {name: B, value: "$(A)-$(C)-$$(A)"},
+            {name: C, valueFrom: {configMapKeyRef: {name: m, key: k}}},
+            {name: D, valueFrom: {configMapKeyRef: {name: none, key: k, optional: true}}},
+            {name: E, valueFrom: {secretKeyRef: {name: s, key: k}}},
+            {name: F, valueFrom: {secretKeyRef: {name: s, key: k, optional: true}}}`))
+	env, missing := s.Services[0].Environ(map[string]string{"A": "other"})
+	if diff := cmp.Diff(map[string]string{"A": "other", "B": "a-$(C)-$(A)", "C": "from the map"}, env); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"E"}, missing); diff != "" {
+		t.Errorf("missing (-want +got):\n%s", diff)
+	}
+	if _, missing := s.Services[0].Environ(map[string]string{"E": "e"}); missing != nil {
+		t.Errorf("missing although set: %v", missing)
+	}
+}
+
+func TestDeliveryOfABrokerIsTheDefaultOfItsTriggers(t *testing.T) {
+	const sink = "deadLetterSink: {uri: http://example.com/}"
+	s := mustLoad(t, strings.Replace(brokers, "namespace: iot}", "namespace: iot}\nspec: {delivery: {retry: 7, "+sink+"}}", 1)+
+		trigger("none", toService("a"), "")+trigger("own", toService("a"), "  delivery: {retry: 1}\n"))
+	if d := s.Delivery(find(s.Triggers, Ref{"iot", "none"})); *d.Retry != 7 || d.DeadLetterSink == nil {
+		t.Errorf("delivery of a Trigger without = %+v, want the Broker's", d)
+	}
+	if d := s.Delivery(find(s.Triggers, Ref{"iot", "own"})); *d.Retry != 1 || d.DeadLetterSink == nil {
+		t.Errorf("delivery of a Trigger with retry = %+v, want its retry and the Broker's sink", d)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	const sink = "{name: K_SINK, value: 'http://" + IngressHost + "/iot/iot'}"
+	chain := strings.Replace(brokers, "namespace: iot}", "namespace: iot, annotations: {telemesh.dev/outputs: c}}", 1) +
+		service("ingest", "a", sink) + service("flat", "b", "") + service("sink", "", "") +
+		trigger("flat", toService("flat"), byType("a"))
+	fits := chain + trigger("sink", toService("sink"), "  filters: [{any: [{exact: {type: b}}, {exact: {type: c}}]}]\n")
+	for name, test := range map[string]struct {
+		text string
+		want []string // parts of the findings, in order
+	}{
+		"fits":               {fits, nil},
+		"reads all":          {chain + trigger("sink", toService("sink"), ""), nil},
+		"reads by prefix":    {chain + trigger("sink", toService("sink"), "  filters: [{prefix: {type: b}}]\n"), nil},
+		"reads by CESQL":     {chain + trigger("sink", toService("sink"), "  filters: [{cesql: \"type = 'b'\"}]\n"), nil},
+		"reads by not":       {chain + trigger("sink", toService("sink"), "  filters: [{not: {exact: {type: a}}}]\n"), nil},
+		"reads by attribute": {chain + trigger("sink", toService("sink"), "  filter: {attributes: {type: b}}\n"), nil},
+		"nobody reads":       {chain, []string{"Service iot/flat: brings b to Broker iot/iot, where nobody reads it"}},
+		"nobody makes": {fits + trigger("x", toService("sink"), byType("z")),
+			[]string{"config/x.yaml:71: Trigger iot/x: reads z, which nobody brings"}},
+		"nothing matches": {fits + trigger("x", toService("sink"), "  filters: [{prefix: {type: z}}]\n"),
+			[]string{"Trigger iot/x: reads nothing"}},
+		"no subscriber": {fits + trigger("x", toService("none"), byType("a")),
+			[]string{"Trigger iot/x: subscriber: Service iot/none does not exist"}},
+		"no subscriber by uri": {fits + trigger("x", "{uri: 'http://none.iot.svc.cluster.local/'}", byType("a")),
+			[]string{"subscriber: Service iot/none does not exist"}},
+		"uri elsewhere": {fits + trigger("x", "{uri: 'https://example.com/'}", byType("a")), nil},
+		"no broker": {fits + strings.Replace(trigger("x", toService("sink"), ""), "broker: iot", "broker: none", 1),
+			[]string{"Broker iot/none does not exist: name one of crm/crm, iot/iot"}},
+		"no dead letter sink": {fits + trigger("x", toService("sink"), byType("a")+"  delivery: {deadLetterSink: "+toService("none")+"}\n"),
+			[]string{"dead letter sink: Service iot/none does not exist"}},
+		"wakes itself": {fits + service("loop", "a", "") + trigger("loop", toService("loop"), byType("b")),
+			[]string{"closes a circle of events that would wake each other for ever: a on iot/iot → b on iot/iot → a on iot/iot"}},
+		"wakes itself at once": {fits + service("loop", "a", "") + trigger("loop", toService("loop"), byType("a")),
+			[]string{"a on iot/iot → a on iot/iot"}},
+		"circle of brokers": {fits +
+			trigger("out", "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: crm, namespace: crm}}", byType("b")) +
+			strings.NewReplacer("namespace: iot", "namespace: crm", "broker: iot", "broker: crm").Replace(
+				trigger("back", "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: iot, namespace: Iot}}", byType("b"))),
+			[]string{"Broker Iot/iot does not exist"}},
+		"other sink than the waking broker": {fits + service("split", "b", strings.Replace(sink, "iot/iot", "crm/crm", 1)) + trigger("split", toService("split"), byType("a")),
+			[]string{"Service iot/split: one event goes as a reply to another Broker", "Service iot/split: brings b to Broker crm/crm, where nobody reads it"}},
+		"reaches no broker": {fits + service("mute", "q", ""), []string{"Service iot/mute: emits q and reaches no Broker"}},
+		"forwarded": {fits +
+			trigger("out", "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: crm, namespace: crm}}", byType("b")) +
+			strings.NewReplacer("namespace: iot", "namespace: crm", "broker: iot", "broker: crm").Replace(
+				trigger("in", "{uri: 'https://example.com/'}", byType("b"))), nil},
+		"forwarded and not read": {fits +
+			trigger("out", "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: crm, namespace: crm}}", byType("b")),
+			[]string{"Trigger iot/out: brings b to Broker crm/crm, where nobody reads it"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Check(mustLoad(t, test.text))
+			if len(got) != len(test.want) {
+				t.Fatalf("Check gives %d findings, want %d:\n%v", len(got), len(test.want), got)
+			}
+			for i, f := range got {
+				if !strings.Contains(f.String(), test.want[i]) || f.Fix == "" {
+					t.Errorf("finding %d = %s\nwant one with %s", i, f, test.want[i])
+				}
+			}
+		})
+	}
+}
+
+func TestCheckFindsCircleAcrossBrokers(t *testing.T) {
+	toBroker := func(name string) string {
+		return "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: " + name + ", namespace: " + name + "}}"
+	}
+	s := mustLoad(t, strings.Replace(brokers, "namespace: iot}", "namespace: iot, annotations: {telemesh.dev/outputs: b}}", 1)+
+		trigger("out", toBroker("crm"), byType("b"))+
+		strings.NewReplacer("namespace: iot}\nspec", "namespace: crm}\nspec", "broker: iot", "broker: crm").Replace(
+			trigger("back", toBroker("iot"), byType("b"))))
+	got := Check(s)
+	if len(got) != 1 || !strings.Contains(got[0].String(), "b on crm/crm → b on iot/iot → b on crm/crm") {
+		t.Errorf("Check = %v, want one circle", got)
+	}
+}
+
+func TestTypes(t *testing.T) {
+	for spec, want := range map[string][]string{
+		"":                                     nil,
+		byType("a"):                            {"a"},
+		"  filter: {attributes: {type: a}}\n":  {"a"},
+		"  filter: {attributes: {type: ''}}\n": nil,
+		"  filters: [{any: [{exact: {type: a}}, {exact: {type: b}}]}]\n":                        {"a", "b"},
+		"  filters: [{any: [{exact: {type: a}}, {exact: {source: b}}]}]\n":                      nil,
+		"  filters: [{any: [{exact: {type: a}}, {exact: {type: b}}]}, {exact: {type: b}}]\n":    {"b"},
+		"  filters: [{exact: {source: s}}, {all: [{exact: {type: b}}, {cesql: 'EXISTS x'}]}]\n": {"b"},
+		"  filters: [{not: {exact: {type: a}}}]\n":                                              nil,
+		"  filters: [{prefix: {type: a}}]\n":                                                    nil,
+	} {
+		s := mustLoad(t, trigger("t", toService("s"), spec))
+		if diff := cmp.Diff(want, s.Triggers[0].Types()); diff != "" {
+			t.Errorf("Types of %s(-want +got):\n%s", spec, diff)
+		}
+	}
+}
+
+// The manifests of the mesh itself: they load, and they fit together.
+func TestMesh(t *testing.T) {
+	root := testdata.Root(t)
+	s, err := Load(Dir(root)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Brokers) == 0 || len(s.Triggers) == 0 || len(s.Services) == 0 {
+		t.Errorf("%d brokers, %d triggers, %d services in %s, want some of each", len(s.Brokers), len(s.Triggers), len(s.Services), root)
+	}
+	for _, f := range Check(s) {
+		t.Error(f)
+	}
+}
