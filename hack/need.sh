@@ -1,0 +1,27 @@
+# Sourced by the scripts here: sees that the tools they build with are there,
+# and installs what Debian has of them when it may.
+
+need_go=1.26
+
+# need COMMAND PACKAGE WHY
+need() {
+  command -v "$1" >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing $2: $3" >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
+    command -v "$1" >/dev/null && return
+  fi
+  echo "$1 is missing: $3" >&2
+  echo "hint: install it, on Debian and Ubuntu: apt-get install $2" >&2
+  exit 1
+}
+
+need_build() {
+  need git git "the version of a build comes from it"
+  need gcc build-essential "DuckDB is linked by cgo, which takes a C compiler"
+  if ! command -v go >/dev/null; then
+    echo "go is missing" >&2
+    echo "hint: install Go $need_go or later from https://go.dev/dl/" >&2
+    exit 1
+  fi
+}

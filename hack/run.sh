@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Builds Telemesh and starts the whole mesh on this machine. With no arguments
+# a simulated fleet sends to it; with arguments they are those of `telemesh up`.
+# Ctrl-C stops it, the next start goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/need.sh
+need_build
+
+mkdir -p .cache
+echo "building telemesh (the first time takes some minutes)" >&2
+CGO_ENABLED=1 go build -trimpath -o .cache/telemesh ./cmd/telemesh
+if [ $# = 0 ]; then
+  set -- --simulate
+fi
+exec .cache/telemesh up "$@"
