@@ -1,6 +1,6 @@
 // Package contract reads the data products of products/: one folder each,
-// with a descriptor (product.odps.yaml, ODPS v1.0.0), a contract per table of
-// an output port (*.odcs.yaml, ODCS v3.1.0) and views (views/*.sql).
+// with a descriptor (product.odps.yaml, ODPS v1.0.0), a contract per table
+// (*.odcs.yaml, ODCS v3.1.0) and views (views/*.sql).
 package contract
 
 // Product is a unit of data with an owner, ports and contracts.
@@ -8,18 +8,51 @@ type Product struct {
 	Name   string // iot-telemetry
 	Domain string // iot
 	Schema string // iot_telemetry: dataset in BigQuery, schema in DuckDB
+	Owner  string // the team
 	Tables []Table
 	Views  []View
+	Events []string // types of the output ports that are events
 }
 
 // Table is what one contract describes.
 type Table struct {
-	Schema  string // iot_telemetry, or iot_telemetry_internal where it is no output port
+	Schema  string // iot_telemetry of an output port; iot_telemetry_internal of what is none
 	Name    string // readings
 	Columns []Column
-	Key     []string // columns of the primary key; of rows with the same key the highest Order counts
-	Order   string   // revision or version; empty: each key comes once
+	Key     []string // columns of the primary key
+	Order   string   // Revision or Version: of rows with the same key the highest counts; empty: a key is sent once
 	Time    string   // column that partitions the table; empty: none
+
+	// Tombstones: a row may say that its key is gone. Rows have one more cell
+	// than Columns, the last: deleted, a BOOL. The output port does not show it
+	// nor rows that have it.
+	Tombstones bool
+}
+
+// The columns that say which row of a key counts.
+const (
+	Revision = "revision" // the store counts it: a row that takes another's place gets a higher one
+	Version  = "version"  // the source counts it
+)
+
+// RecordedAt is the column that the store sets: when the row was written. A
+// table without it has it where all versions are kept.
+const RecordedAt = "recorded_at"
+
+// Deleted is the column behind the others of a table with Tombstones.
+const Deleted = "deleted"
+
+const internalSuffix = "_internal"
+
+// FullName is the name that a Batch and SQL use: iot_telemetry.readings.
+func (t *Table) FullName() string { return t.Schema + "." + t.Name }
+
+// Cells are the columns that a row has cells for.
+func (t *Table) Cells() []Column {
+	if !t.Tombstones {
+		return t.Columns
+	}
+	return append(t.Columns[:len(t.Columns):len(t.Columns)], Column{Name: Deleted, Type: Bool, Required: true})
 }
 
 // Column is a column of a table or of an answer.
@@ -27,6 +60,9 @@ type Column struct {
 	Name     string
 	Type     Type
 	Required bool
+	// Provenance: how the row came, not what it says. Two rows that differ in
+	// nothing else say the same.
+	Provenance bool
 }
 
 // Type is a column type that both warehouses know.
@@ -42,9 +78,9 @@ const (
 	JSON      Type = "JSON"
 )
 
-// View is a view of an output port: GoogleSQL, and DuckDB's SQL where that
-// must differ.
+// View is a view of an output port.
 type View struct {
 	Schema, Name string
-	SQL          string
+	SQL          string // GoogleSQL
+	DuckDB       string // the same for DuckDB; equal to SQL where that does
 }

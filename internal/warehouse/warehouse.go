@@ -3,8 +3,8 @@
 // and answer SQL.
 //
 // Two stores implement it natively, DuckDB and BigQuery, and share no SQL but
-// what is in products/; Remote reaches one that another process holds open.
-// The suite in warehousetest says what each must keep.
+// what is in products/; package remote reaches one that another process holds
+// open. The suite in warehousetest says what each must keep.
 package warehouse
 
 import (
@@ -16,49 +16,65 @@ import (
 
 // Warehouse stores the tables of data products. Its methods may be called
 // from several goroutines.
+//
+// A table <product>.<name> is an output port: a view that shows of each key
+// the row that counts, without deleted rows. Behind it stands
+// <product>_internal.<name>, which shows every row as it was appended, each
+// distinct content at least once; nothing in it is changed or lost. A table
+// that is no output port is in the schema <product>_internal and has the
+// latter alone.
 type Warehouse interface {
-	// Apply makes the tables and output ports of the products where they are
-	// missing.
+	// Apply makes the tables, output ports and views of the products where
+	// they are missing.
 	Apply(ctx context.Context, products []contract.Product) error
 
-	// Append stores the rows of a batch and returns once they are durable. An
-	// event that was stored before changes nothing. A row whose key and
-	// revision are stored already changes nothing where it says the same.
+	// Append stores the rows of a batch, all or none, and returns once they are
+	// durable. An event that was stored before changes nothing. Neither does a
+	// row that says what a row of its key says already: provenance (how it came,
+	// contract.Column) is no part of what a row says, and of rows that say the
+	// same the port shows the one that was received first.
 	//
-	// Where it says something else, the outcome depends on the rows alone, not
-	// on the order of their arrival: the row with the higher
-	// assignment_version counts; under the same version the values conflict,
-	// the greater one counts, and it is flagged so. What counts gets a new
-	// revision; nothing stored is changed or lost.
+	// What the port shows of a key depends on the set of rows appended, not on
+	// the order of their arrival. The row counts that has the highest revision or
+	// version; among these the highest assignment_version; among these the
+	// greatest value. Where values of the same revision and assignment_version
+	// differ, its quality is "conflict". The revision that a port shows grows
+	// with each row that joins its key and says something new; a version is
+	// shown as it was appended.
 	//
 	// An error is mesh.Permanent if these rows can never be stored.
 	Append(ctx context.Context, batch Batch) error
 
-	// Query runs one statement that only reads.
+	// Query runs one statement that only reads. An error marked mesh.Permanent
+	// is the statement's fault.
 	Query(ctx context.Context, sql string) (*Rows, error)
 
+	// Close ends queries, and returns when what was appended is stored.
 	Close() error
 }
 
 // Batch is the rows that one event brings to one table.
 type Batch struct {
-	Table       string // output port, as "iot_telemetry.readings"
+	Table       string // as contract.Table.FullName gives it: "iot_telemetry.readings"
 	EventSource string // source and id of the event: storing it twice is storing it once
 	EventID     string
 	Rows        []Row
 }
 
-// Row gives its cells in the order of the contract's columns. A cell is nil,
-// string, float64, int64, bool or mesh.Instant; JSON is a string.
+// Row gives its cells in the order of contract.Table.Cells. The cell of
+// recorded_at is not read: the store sets it. A row gives the same cells each
+// time, and is not changed until Append returns.
 type Row interface {
-	Cells(dst []any) []any
+	Cells(dst []Cell) []Cell
 }
 
-// Rows is the answer to a query. Its cells are as those of Row, but that a
-// TIMESTAMP is a time.Time in UTC.
+// Rows is the answer to a query. Its cells are nil, string, float64, int64,
+// bool or, for a TIMESTAMP, time.Time in UTC; JSON is a string. Columns of
+// other types are given as the nearest of these.
 type Rows struct {
 	Columns []contract.Column
-	// All yields each row once, or the error that ended the answer. The slice
-	// is valid until the next row. Leaving the loop ends the query.
+	// All runs the query, and yields each row once, or the error that ended the
+	// answer. The slice is valid until the next row. Leaving the loop ends the
+	// query. Nothing is held before the loop starts.
 	All iter.Seq2[[]any, error]
 }
