@@ -1,0 +1,222 @@
+package device
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// parseTime reads a time as devices write it:
+//
+//   - RFC 3339, also with a space or a lower-case letter between date and time,
+//     with seconds left out, with a comma before the fraction, with an offset
+//     of +0200 or +02, and without one: then it is UTC;
+//   - seconds, ms, µs or ns since 1970-01-01T00:00:00Z, whole or with a
+//     fraction. Up to 11 digits before the point are seconds, up to 14 ms, up
+//     to 17 µs, up to 20 ns: read so, none of them lies before 1973 unless it
+//     is in seconds.
+//
+// What is finer than a microsecond is truncated towards the past. set is false
+// for a text that says there is no time: an empty one, and
+// 0001-01-01T00:00:00Z, what Go and .NET print for a time never set.
+func parseTime(s string) (at mesh.Instant, set bool, err error) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return 0, false, nil
+	}
+	at, ok := parseDateTime(s)
+	if !ok {
+		at, ok = parseUnix(s)
+	}
+	if !ok {
+		return 0, false, fmt.Errorf("time %s is neither RFC 3339 nor Unix seconds, ms, µs or ns", quote(s))
+	}
+	switch {
+	case at == yearOne:
+		return 0, false, nil
+	case at < yearOne || at >= year10000:
+		return 0, false, fmt.Errorf("time %s is not in the years 1 to 9999", quote(s))
+	}
+	return at, true, nil
+}
+
+// What TIMESTAMP holds.
+var (
+	yearOne   = mesh.At(time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC))
+	year10000 = mesh.At(time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC))
+)
+
+// field consumes n digits.
+func field(s *string, n int) (value int, ok bool) {
+	if len(*s) < n {
+		return 0, false
+	}
+	for i := range n {
+		if !isDigit((*s)[i]) {
+			return 0, false
+		}
+		value = value*10 + int((*s)[i]-'0')
+	}
+	*s = (*s)[n:]
+	return value, true
+}
+
+func one(s *string, of string) bool {
+	if *s == "" || strings.IndexByte(of, (*s)[0]) < 0 {
+		return false
+	}
+	*s = (*s)[1:]
+	return true
+}
+
+func parseDateTime(s string) (mesh.Instant, bool) {
+	year, ok1 := field(&s, 4)
+	ok1 = ok1 && one(&s, "-")
+	month, ok2 := field(&s, 2)
+	ok2 = ok2 && one(&s, "-")
+	day, ok3 := field(&s, 2)
+	ok3 = ok3 && one(&s, "Tt ")
+	hour, ok4 := field(&s, 2)
+	ok4 = ok4 && one(&s, ":")
+	minute, ok5 := field(&s, 2)
+	if !(ok1 && ok2 && ok3 && ok4 && ok5) || hour > 23 || minute > 59 {
+		return 0, false
+	}
+	second, micros := 0, 0
+	if one(&s, ":") {
+		var ok bool
+		if second, ok = field(&s, 2); !ok || second > 59 {
+			return 0, false
+		}
+		if one(&s, ".,") {
+			if micros, ok = fraction(&s); !ok {
+				return 0, false
+			}
+		}
+	}
+	s = strings.TrimPrefix(s, " ") // as in 2022-10-06 13:23:00 +0200
+	offset, ok := zone(s)
+	if !ok {
+		return 0, false
+	}
+	t := time.Date(year, time.Month(month), day, hour, minute, second, micros*1000, time.UTC)
+	if t.Day() != day || t.Month() != time.Month(month) { // a 31st of September is taken for the 1st of October
+		return 0, false
+	}
+	return mesh.At(t) - mesh.Instant(offset)*1e6, true
+}
+
+// fraction consumes digits and gives them as microseconds.
+func fraction(s *string) (micros int, ok bool) {
+	n := 0
+	for ; n < len(*s) && isDigit((*s)[n]); n++ {
+		if n < 6 {
+			micros = micros*10 + int((*s)[n]-'0')
+		}
+	}
+	*s = (*s)[n:]
+	for i := n; i < 6; i++ {
+		micros *= 10
+	}
+	return micros, n > 0
+}
+
+// zone gives the seconds that an offset is ahead of UTC.
+func zone(s string) (seconds int, ok bool) {
+	if s == "" || s == "Z" || s == "z" {
+		return 0, true
+	}
+	sign := 1
+	if s[0] == '-' {
+		sign = -1
+	}
+	if !one(&s, "+-") {
+		return 0, false
+	}
+	hours, ok := field(&s, 2)
+	if !ok || hours > 23 {
+		return 0, false
+	}
+	minutes := 0
+	if s != "" {
+		one(&s, ":")
+		if minutes, ok = field(&s, 2); !ok || minutes > 59 || s != "" {
+			return 0, false
+		}
+	}
+	return sign * (hours*3600 + minutes*60), true
+}
+
+// parseUnix reads a decimal number by its digits: no float64 holds a time of
+// this century in ns.
+func parseUnix(s string) (mesh.Instant, bool) {
+	digits, exponent := s, 0
+	negative := one(&digits, "-")
+	if i := strings.IndexAny(digits, "eE"); i >= 0 {
+		var ok bool
+		if exponent, ok = smallInt(digits[i+1:]); !ok {
+			return 0, false
+		}
+		digits = digits[:i]
+	}
+	whole, fraction, point := strings.Cut(digits, ".")
+	if whole == "" || point && fraction == "" {
+		return 0, false
+	}
+	all := whole + fraction
+	for i := range len(all) {
+		if !isDigit(all[i]) {
+			return 0, false
+		}
+	}
+	before := len(whole) + exponent // how many of all stand before the point
+	for all != "" && all[0] == '0' {
+		all = all[1:]
+		before--
+	}
+	switch { // from here on, how many stand before the point of the microseconds
+	case all == "":
+		return 0, true
+	case before <= 11:
+		before += 6
+	case before <= 14:
+		before += 3
+	case before <= 17:
+	case before <= 20:
+		before -= 3
+	default:
+		return 0, false
+	}
+	var at mesh.Instant
+	for i := range max(before, 0) { // at most 17
+		at *= 10
+		if i < len(all) {
+			at += mesh.Instant(all[i] - '0')
+		}
+	}
+	if negative {
+		at = -at
+		if before < len(all) && strings.Trim(all[max(before, 0):], "0") != "" {
+			at--
+		}
+	}
+	return at, true
+}
+
+// smallInt reads an exponent; beyond two digits none makes a time.
+func smallInt(s string) (n int, ok bool) {
+	negative := one(&s, "-")
+	if !negative {
+		one(&s, "+")
+	}
+	if s == "" || len(s) > 2 {
+		return 0, false
+	}
+	n, ok = field(&s, len(s))
+	if negative {
+		n = -n
+	}
+	return n, ok
+}
