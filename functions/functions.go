@@ -1,0 +1,25 @@
+// Package functions is the table of everything that a Service of config/ can
+// run: image ko://github.com/telemesh/telemesh/functions/NAME is Table[NAME].
+// On a cluster each is a process of its own; the local runtime takes them from
+// here.
+package functions
+
+import (
+	"github.com/telemesh/telemesh/functions/analytics-join/join"
+	"github.com/telemesh/telemesh/functions/output-port/port"
+	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
+	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
+	"github.com/telemesh/telemesh/functions/tenant-enrich/enrich"
+	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
+	"github.com/telemesh/telemesh/internal/function"
+)
+
+// Table is the functions by the folder of their main.
+var Table = map[string]function.Start{
+	"analytics-join":    join.Start,
+	"output-port":       port.Start,
+	"telemetry-flatten": flatten.Start,
+	"telemetry-ingest":  ingest.Start,
+	"tenant-enrich":     enrich.Start,
+	"warehouse-sink":    sink.Start,
+}

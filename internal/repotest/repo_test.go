@@ -1,0 +1,286 @@
+package repotest
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/brokers"
+	"github.com/telemesh/telemesh/config"
+	"github.com/telemesh/telemesh/functions"
+	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/internal/testdata"
+	"github.com/telemesh/telemesh/triggers"
+)
+
+const module = "github.com/telemesh/telemesh"
+
+func manifests(t *testing.T) manifest.Set {
+	t.Helper()
+	set, err := manifest.Load(
+		manifest.Folder{Name: "brokers", FS: brokers.FS},
+		manifest.Folder{Name: "triggers", FS: triggers.FS},
+		manifest.Folder{Name: "config", FS: config.FS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// folders gives the names of the folders in dir.
+func folders(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+func TestTopLevel(t *testing.T) {
+	out, err := exec.Command("git", "-C", testdata.Root(t), "ls-files").Output()
+	if err != nil {
+		t.Skipf("git ls-files: %v", err)
+	}
+	want := []string{".ci", ".gitignore", ".ko.yaml", "README.md", "brokers", "cmd", "config", "docs", "functions",
+		"go.mod", "go.sum", "hack", "internal", "ko.yaml", "products", "triggers"}
+	got := map[string]bool{}
+	for _, file := range strings.Fields(string(out)) {
+		top, _, _ := strings.Cut(file, "/")
+		got[top] = true
+	}
+	for name := range got {
+		if !slices.Contains(want, name) {
+			t.Errorf("%s at the top level: the layout has no room for it", name)
+		}
+	}
+	if link, err := os.Readlink(filepath.Join(testdata.Root(t), ".ko.yaml")); err != nil || link != "ko.yaml" {
+		t.Errorf(".ko.yaml is a link to %q, %v: ko reads only .ko.yaml, people look for ko.yaml", link, err)
+	}
+}
+
+// A function is a folder, a main, a handler package of one word, an entry of
+// the table and the image of at least one Service.
+func TestFunctionIsWholeEverywhere(t *testing.T) {
+	root := filepath.Join(testdata.Root(t), "functions")
+	names := folders(t, root)
+	var table []string
+	for name := range functions.Table {
+		table = append(table, name)
+	}
+	slices.Sort(table)
+	if diff := cmp.Diff(names, table); diff != "" {
+		t.Errorf("functions.Table (-folders +table):\n%s", diff)
+	}
+	images := map[string]bool{}
+	for _, s := range manifests(t).Services {
+		images[s.Function()] = true
+		if !slices.Contains(names, s.Function()) {
+			t.Errorf("%s: Service %s runs an image that is no folder of functions/: %s", s.Where, s.Ref(), s.Spec.Template.Spec.Containers[0].Image)
+		}
+	}
+	word := regexp.MustCompile(`^[a-z]+$`)
+	for _, name := range names {
+		if !images[name] {
+			t.Errorf("function %s: no Service of config/ runs it", name)
+		}
+		main, err := os.ReadFile(filepath.Join(root, name, "main.go"))
+		if err != nil {
+			t.Errorf("function %s: %v", name, err)
+			continue
+		}
+		if lines := strings.Count(string(main), "\n"); lines > 25 {
+			t.Errorf("functions/%s/main.go has %d lines: it wires, nothing else", name, lines)
+		}
+		if call := fmt.Sprintf("function.Main(%q, ", name); !strings.Contains(string(main), call) {
+			t.Errorf("functions/%s/main.go does not call %s…)", name, call)
+		}
+		if handlers := folders(t, filepath.Join(root, name)); len(handlers) != 1 || !word.MatchString(handlers[0]) {
+			t.Errorf("functions/%s holds the folders %v, want one of one word", name, handlers)
+		}
+	}
+}
+
+// One object a file, and the file has its name.
+func TestManifestFiles(t *testing.T) {
+	set := manifests(t)
+	files := map[string]string{}
+	named := func(w manifest.Where, name string) {
+		if base := strings.TrimSuffix(path.Base(w.File), ".yaml"); base != name {
+			t.Errorf("%s: %s stands in %s.yaml", w, name, base)
+		}
+		if other, ok := files[w.File]; ok {
+			t.Errorf("%s: %s and %s share a file", w, name, other)
+		}
+		files[w.File] = name
+	}
+	for _, b := range set.Brokers {
+		named(b.Where, b.Name)
+		if b.Namespace != b.Name {
+			t.Errorf("%s: Broker %s is not of the domain that its namespace is", b.Where, b.Ref())
+		}
+	}
+	for _, s := range set.Services {
+		named(s.Where, s.Name)
+	}
+	for _, trigger := range set.Triggers {
+		named(trigger.Where, trigger.Name)
+		if ref := trigger.Spec.Subscriber.Ref; ref == nil || ref.Name != trigger.Name {
+			t.Errorf("%s: Trigger %s is not named as its subscriber", trigger.Where, trigger.Ref())
+		}
+	}
+}
+
+// Includes that no Trigger can make a function wake itself.
+func TestManifestsFitTogether(t *testing.T) {
+	for _, finding := range manifest.Check(manifests(t)) {
+		t.Error(finding)
+	}
+}
+
+// deps gives what the package at path depends on, itself included.
+func deps(t *testing.T, pattern string) []string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", pattern)
+	cmd.Dir = testdata.Root(t)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list -deps %s: %v", pattern, err)
+	}
+	return strings.Fields(string(out))
+}
+
+// An image starts fast because of what it does not hold.
+func TestFunctionsStaySmall(t *testing.T) {
+	for name := range functions.Table {
+		for _, dep := range deps(t, "./functions/"+name) {
+			for _, heavy := range []string{
+				"github.com/duckdb/", "github.com/nats-io/", "k8s.io/", "knative.dev/eventing", "knative.dev/serving",
+				"cloud.google.com/go/bigquery", "google.golang.org/grpc", "github.com/spf13/cobra", "knative.dev/pkg/metrics", "go.opentelemetry.io/otel/exporters",
+			} {
+				// Without its client, apimachinery's sets are all that network/handlers brings.
+				if strings.HasPrefix(dep, heavy) && !strings.HasPrefix(dep, "k8s.io/apimachinery/pkg/util/sets") {
+					t.Errorf("function %s depends on %s", name, dep)
+				}
+			}
+		}
+	}
+}
+
+// mesh ← function ← functions ← local ← cmd, and DuckDB under cmd alone.
+func TestDependenciesRunOneWay(t *testing.T) {
+	below := func(pattern string, forbidden ...string) {
+		t.Helper()
+		for _, dep := range deps(t, pattern) {
+			for _, f := range forbidden {
+				if dep == f || strings.HasPrefix(dep, f+"/") {
+					t.Errorf("%s depends on %s", pattern, dep)
+				}
+			}
+		}
+	}
+	below("./internal/mesh", module+"/internal/function", module+"/internal/warehouse", module+"/functions", module+"/internal/local")
+	below("./internal/function", module+"/functions", module+"/internal/local", "github.com/duckdb")
+	below("./functions", module+"/internal/local", module+"/cmd", "github.com/duckdb")
+	below("./internal/local", module+"/functions", module+"/cmd", "github.com/duckdb")
+	below("./internal/tenancy", module+"/internal/function", module+"/internal/warehouse")
+}
+
+func TestOnePackageCommentEach(t *testing.T) {
+	root := testdata.Root(t)
+	comments := map[string]int{}
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && file != root || d.Name() == "node_modules") {
+			return fs.SkipDir
+		}
+		if !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		dir := filepath.Dir(file)
+		if comments[dir] += 0; parsed.Doc != nil && !isDirective(parsed.Doc) {
+			comments[dir]++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, n := range comments {
+		if n != 1 {
+			rel, _ := filepath.Rel(root, dir)
+			t.Errorf("%s: %d package comments, want 1", rel, n)
+		}
+	}
+}
+
+func isDirective(doc *ast.CommentGroup) bool { return strings.TrimSpace(doc.Text()) == "" }
+
+// Every image that a manifest names is a main of this module.
+func TestImagesAreMains(t *testing.T) {
+	root := testdata.Root(t)
+	images := regexp.MustCompile(`ko://(\S+)`)
+	for _, dir := range []string{"config", "triggers", "brokers"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(file string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(file, ".yaml") {
+				return err
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			for _, image := range images.FindAllStringSubmatch(string(text), -1) {
+				rel, ok := strings.CutPrefix(image[1], module+"/")
+				if _, err := os.Stat(filepath.Join(root, rel, "main.go")); !ok || err != nil {
+					t.Errorf("%s: image %s is no main of this module", file, image[1])
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A page of decisions begins with its day and says what was not chosen.
+func TestDecisionsAreDated(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(testdata.Root(t), "docs", "decisions", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dated := regexp.MustCompile(`^\d{4}-\d{2}-\d{2}-[a-z0-9-]+\.md$`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !dated.MatchString(filepath.Base(page)) || !strings.Contains(string(text), "## Not chosen") {
+			t.Errorf("%s: want a dated name and a section \"Not chosen\"", filepath.Base(page))
+		}
+	}
+}
