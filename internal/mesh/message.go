@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"encoding/base64"
 	stdjson "encoding/json"
 	"fmt"
@@ -78,11 +79,12 @@ func (m *Message) appendJSON(b []byte) []byte {
 // copy: it does not alias data.
 func DecodeMessages(data []byte) ([]Message, error) {
 	p := scan{s: string(data)}
-	var out []Message
+	payloads := bytes.Clone(data)
+	out := make([]Message, 0, 1+len(data)/256)
 	var same sameInstant
 	p.list(`"messages"`, func() {
 		out = append(out, Message{})
-		p.message(&out[len(out)-1], &same)
+		p.message(&out[len(out)-1], payloads, &same)
 	})
 	if p.ok {
 		return out, nil
@@ -126,7 +128,9 @@ type jsonMessage struct {
 	PayloadBase64 []byte            `json:"payload_base64"`
 }
 
-func (p *scan) message(m *Message, same *sameInstant) {
+// message consumes a message; payloads is what p scans, in bytes that the
+// messages may have.
+func (p *scan) message(m *Message, payloads []byte, same *sameInstant) {
 	p.must(`{"id":"`)
 	m.ID = p.str()
 	if p.lit(`,"source":"`) {
@@ -150,7 +154,9 @@ func (p *scan) message(m *Message, same *sameInstant) {
 	m.ReceivedAt = p.instant(same)
 	switch {
 	case p.lit(`,"payload":`):
-		m.Payload = []byte(p.value())
+		from := len(payloads) - len(p.s)
+		to := from + len(p.value())
+		m.Payload = payloads[from:to:to]
 	case p.lit(`,"payload_base64":"`):
 		payload, err := base64.StdEncoding.DecodeString(p.str())
 		if err != nil {
