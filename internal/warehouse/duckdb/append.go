@@ -1,0 +1,209 @@
+package duckdb
+
+import (
+	"context"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+const (
+	// maxGroup is how many batches, and maxRows from how many rows on, are put
+	// into one transaction: more gains nothing, and who waits waits longer.
+	maxGroup = 1024
+	maxRows  = 32 << 10
+)
+
+// request is a batch that waits to be stored.
+type request struct {
+	ctx    context.Context
+	table  *table
+	batch  *warehouse.Batch
+	hash   eventHash
+	prints []print
+	answer chan error
+}
+
+// Append stores the rows of a batch and returns once they are durable.
+func (d *DB) Append(ctx context.Context, batch warehouse.Batch) error {
+	if err := d.use(); err != nil {
+		return err
+	}
+	defer d.users.Done()
+	r, err := d.request(ctx, &batch)
+	if err != nil || r == nil {
+		return err
+	}
+	select {
+	case d.requests <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// The rows are the caller's again when Append returns, so it waits for the
+	// writer even if nobody waits for the answer any more.
+	return <-r.answer
+}
+
+// request checks the batch and computes what the writer needs to know of it,
+// beside what other callers do.
+func (d *DB) request(ctx context.Context, batch *warehouse.Batch) (*request, error) {
+	d.mu.RLock()
+	t, tables := d.tables[batch.Table], len(d.tables)
+	d.mu.RUnlock()
+	switch {
+	case t == nil && tables == 0:
+		return nil, fmt.Errorf("append to %s: no product was applied yet", batch.Table)
+	case t == nil:
+		return nil, mesh.Permanentf("append to %s: no product has this table", batch.Table)
+	case !utf8.ValidString(batch.EventSource) || !utf8.ValidString(batch.EventID):
+		return nil, mesh.Permanentf("append to %s: event %q %q: not UTF-8", batch.Table, batch.EventSource, batch.EventID)
+	case len(batch.Rows) == 0:
+		return nil, nil
+	}
+	r := &request{ctx: ctx, table: t, batch: batch, hash: hashEvent(batch), answer: make(chan error, 1)}
+	r.prints = make([]print, len(batch.Rows))
+	var cells []warehouse.Cell
+	for i, row := range batch.Rows {
+		cells = row.Cells(cells[:0])
+		if err := t.checkRow(cells); err != nil {
+			return nil, fmt.Errorf("append to %s: event %s %s: row %d: %w", batch.Table, batch.EventSource, batch.EventID, i, err)
+		}
+		r.prints[i] = t.printOf(cells)
+	}
+	return r, nil
+}
+
+// run is the goroutine that writes. What waits while a transaction commits is
+// the next transaction.
+func (d *DB) run() {
+	defer close(d.done)
+	var group []*request
+	for r := range d.requests {
+		group = append(group[:0], r)
+		rows := len(r.prints)
+	waiting:
+		for rows < maxRows && len(group) < maxGroup {
+			select {
+			case r, ok := <-d.requests:
+				if !ok {
+					break waiting
+				}
+				group = append(group, r)
+				rows += len(r.prints)
+			default:
+				break waiting
+			}
+		}
+		d.storeGroup(group)
+	}
+}
+
+func (d *DB) storeGroup(group []*request) {
+	d.write.Lock()
+	defer d.write.Unlock()
+	err := d.store(group)
+	if err != nil && len(group) > 1 {
+		// One event may spoil the transaction of all: store each by itself.
+		for _, r := range group {
+			r.answer <- d.store([]*request{r})
+		}
+		return
+	}
+	for _, r := range group {
+		r.answer <- err
+	}
+}
+
+// store stores the batches of a group in one transaction.
+func (d *DB) store(group []*request) error {
+	// Two transactions never have the same time, so that a table that changed
+	// has another greatest recorded_at.
+	d.last = max(d.last+1, mesh.At(time.Now()))
+	tables := map[*table][]*request{}
+	err := d.writer.transaction(func() error {
+		for _, r := range group {
+			if r.ctx.Err() != nil || r.batch.EventID != "" && d.ledger.has(r.hash) {
+				continue
+			}
+			if r.batch.EventID != "" {
+				if err := d.ledger.add(r.hash, r.batch); err != nil {
+					return err
+				}
+			}
+			tables[r.table] = append(tables[r.table], r)
+		}
+		for t, requests := range tables {
+			if err := t.store(d.writer, requests, d.last); err != nil {
+				return fmt.Errorf("append to %s: %w", t.FullName(), err)
+			}
+		}
+		return d.ledger.flush()
+	})
+	if err != nil {
+		d.ledger.rolledBack()
+		for t := range tables {
+			t.seen.reset()
+			t.closeAppenders()
+		}
+		return err
+	}
+	d.ledger.committed()
+	return nil
+}
+
+func (t *table) store(c conn, requests []*request, recorded mesh.Instant) error {
+	prints := make([][]print, len(requests))
+	for i, r := range requests {
+		prints[i] = r.prints
+	}
+	if err := t.prepare(c, prints); err != nil {
+		return err
+	}
+	if err := t.open(c); err != nil {
+		return err
+	}
+	t.disputed = t.disputed[:0]
+	var row []warehouse.Cell
+	for _, r := range requests {
+		for i := range r.prints {
+			p := &r.prints[i]
+			b := t.seen.buckets[p.bucket]
+			known, ok := b.rows[p.key]
+			if ok && known.content == p.content && known.received <= p.received {
+				continue
+			}
+			row = t.stamp(r.batch.Rows[i].Cells(row[:0]), recorded)
+			if ok {
+				t.disputed = append(t.disputed, append([]warehouse.Cell(nil), row...))
+				continue
+			}
+			t.seen.put(b, *p)
+			if err := t.current.append(append(row, warehouse.Bool(false))); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.current.flush(); err != nil {
+		return err
+	}
+	for disputed := t.disputed; len(disputed) > 0; {
+		n := min(len(disputed), maxDisputed)
+		if err := t.settle(c, disputed[:n], recorded); err != nil {
+			return err
+		}
+		disputed = disputed[n:]
+	}
+	return nil
+}
+
+// stamp makes a row of cells one to be stored.
+func (t *table) stamp(row []warehouse.Cell, recorded mesh.Instant) []warehouse.Cell {
+	if t.recordedAt == len(row) {
+		return append(row, warehouse.Instant(recorded))
+	}
+	row[t.recordedAt] = warehouse.Instant(recorded)
+	return row
+}

@@ -1,0 +1,235 @@
+// Package duckdb is the warehouse of one machine: a DuckDB file.
+//
+// A table of a contract is two tables here. <name>_current has the one row of
+// each key that counts, so that an output port costs what its table costs; it
+// is as it was appended unless resolved is set. <name>_revised has the rows as
+// they were appended of all keys that have more than one. A row that joins a
+// key moves what was there to the latter, in the transaction that stores it.
+//
+// All writes go through one goroutine that puts what is waiting into one
+// transaction, since a commit costs about a millisecond whatever it holds.
+// Which rows are stored already is mostly known in memory (seen.go).
+//
+// DuckDB is reached by its C interface and not by database/sql: rows are
+// written into its vectors directly, and answers are streamed.
+package duckdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"syscall"
+
+	duck "github.com/duckdb/duckdb-go-bindings"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// ErrInUse says that another DB, of this process or another, has the file
+// open: a DuckDB file belongs to one.
+var ErrInUse = errors.New("warehouse is in use")
+
+var errClosed = errors.New("warehouse is closed")
+
+// settings of the database. Queries come from users: nothing but the file
+// itself is in their reach, and no query can change that.
+var settings = map[string]string{
+	"enable_external_access":       "false",
+	"autoinstall_known_extensions": "false",
+	"autoload_known_extensions":    "false",
+	// Half a second of work for a million rows; less would write the last row
+	// group of a table, which is rewritten each time, too often. A log of this
+	// size is read again in about a second after a kill.
+	"checkpoint_threshold": "256MB",
+}
+
+// DB is a warehouse in a DuckDB file.
+type DB struct {
+	file string
+	lock *os.File
+	db   duck.Database
+
+	write  sync.Mutex // held by who uses writer and what is below
+	writer conn
+	ledger *ledger
+	last   mesh.Instant // recorded_at of the last transaction
+
+	mu     sync.RWMutex
+	tables map[string]*table
+	closed bool
+	users  sync.WaitGroup // calls that have not returned
+
+	requests chan *request
+	done     chan struct{}      // closed when the writing goroutine has ended
+	ctx      context.Context    // of all queries
+	cancel   context.CancelFunc // ends them
+}
+
+// Open opens the database in file, and makes it and its folder if missing. It
+// returns ErrInUse while another has it open.
+func Open(file string) (*DB, error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, fmt.Errorf("open warehouse: %w", err)
+	}
+	lock, err := os.OpenFile(file+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open warehouse: %w", err)
+	}
+	// DuckDB's own lock does not keep two openers within one process apart.
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, fmt.Errorf("open %s: %w", file, err)
+	}
+	d := &DB{
+		file: file, lock: lock, tables: map[string]*table{},
+		requests: make(chan *request, maxGroup), done: make(chan struct{}),
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if err := d.open(); err != nil {
+		d.release()
+		return nil, fmt.Errorf("open %s: %w", file, err)
+	}
+	go d.run()
+	return d, nil
+}
+
+func (d *DB) open() error {
+	var config duck.Config
+	if duck.CreateConfig(&config) == duck.StateError {
+		return errors.New("no memory for a configuration")
+	}
+	defer duck.DestroyConfig(&config)
+	for name, value := range settings {
+		if duck.SetConfig(config, name, value) == duck.StateError {
+			return fmt.Errorf("DuckDB has no setting %s", name)
+		}
+	}
+	var message string
+	if duck.OpenExt(d.file, &d.db, config, &message) == duck.StateError {
+		return errors.New(message)
+	}
+	var err error
+	if d.writer, err = d.connect(); err != nil {
+		return err
+	}
+	for _, sql := range []string{
+		"SET GLOBAL TimeZone = 'UTC'",
+		"SET GLOBAL lock_configuration = true",
+	} {
+		if err := d.writer.exec(sql); err != nil {
+			return err
+		}
+	}
+	d.ledger, err = openLedger(d.writer)
+	return err
+}
+
+// Close ends queries, stores what was appended and closes the file.
+func (d *DB) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	d.cancel()
+	d.users.Wait()
+	close(d.requests)
+	<-d.done
+	d.release()
+	return nil
+}
+
+func (d *DB) release() {
+	d.cancel()
+	for _, t := range d.tables {
+		t.closeAppenders()
+	}
+	if d.ledger != nil {
+		d.ledger.close()
+	}
+	d.writer.close()
+	duck.Close(&d.db)
+	d.lock.Close()
+}
+
+// use says that a call has begun; the caller calls d.users.Done at its end.
+func (d *DB) use() error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return errClosed
+	}
+	d.users.Add(1)
+	return nil
+}
+
+// Apply makes the tables, output ports and views of the products where they
+// are missing.
+func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
+	if err := d.use(); err != nil {
+		return err
+	}
+	defer d.users.Done()
+	d.write.Lock()
+	defer d.write.Unlock()
+	var tables []*table
+	err := d.writer.transaction(func() error {
+		for _, p := range products {
+			for i := range p.Tables {
+				t := newTable(&p.Tables[i])
+				if err := t.create(d.writer); err != nil {
+					return fmt.Errorf("make table %s: %w", t.FullName(), err)
+				}
+				tables = append(tables, t)
+			}
+		}
+		for _, p := range products {
+			for _, v := range p.Views {
+				if err := d.writer.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s; CREATE OR REPLACE VIEW %s.%s AS\n%s",
+					name(v.Schema), name(v.Schema), name(v.Name), v.DuckDB)); err != nil {
+					return fmt.Errorf("make view %s.%s: %w", v.Schema, v.Name, err)
+				}
+			}
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range tables {
+		if old := d.tables[t.FullName()]; old != nil {
+			if reflect.DeepEqual(old.Table, t.Table) {
+				continue
+			}
+			old.closeAppenders()
+		}
+		d.tables[t.FullName()] = t
+	}
+	return nil
+}
+
+// name quotes an identifier.
+func name(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+// literal quotes a string. SQL text ends at a NUL: one inside is written as a
+// call.
+func literal(s string) string {
+	s = strings.ReplaceAll(s, "'", "''")
+	if strings.IndexByte(s, 0) >= 0 {
+		return "('" + strings.ReplaceAll(s, "\x00", "' || chr(0) || '") + "')"
+	}
+	return "'" + s + "'"
+}

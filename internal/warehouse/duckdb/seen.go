@@ -1,0 +1,178 @@
+package duckdb
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+// seen knows which rows a table has, so that a new row is told from one that
+// is stored already without asking DuckDB. It holds a print of each row, by
+// buckets of an hour of the table's time (a table without one is one bucket).
+// A bucket that is not held is read when a row falls into it; buckets outside
+// the time that the table spans are known to be empty. So a stream in order
+// never reads, and late data reads its own hours once.
+//
+// A miss is certain. A hit is certain enough: two rows that differ have the
+// same print once in 2^128.
+type seen struct {
+	loaded  bool // first and last are known
+	first   int64
+	last    int64 // first > last: the table is empty
+	buckets map[int64]*bucket
+	held    int // rows in buckets, and a constant for each bucket
+	round   uint64
+}
+
+type bucket struct {
+	rows map[uint64]mark
+	used uint64 // round it was last used in
+}
+
+// mark is what is known of the row of a key. A content of 0 says that the key
+// has several rows: ask the table.
+type mark struct {
+	content  uint64
+	received int64
+}
+
+const (
+	bucketWidth = 3600 * 1_000_000 // an hour
+	bucketCost  = 16               // rows that an empty bucket weighs
+	maxHeld     = 4 << 20          // rows; about 40 bytes each
+)
+
+func bucketOf(at int64) int64 {
+	if at < 0 {
+		at -= bucketWidth - 1
+	}
+	return at / bucketWidth
+}
+
+// reset forgets everything: the transaction that wrote it was rolled back.
+func (s *seen) reset() { *s = seen{round: s.round} }
+
+// prepare makes the memory hold the buckets of the prints.
+func (t *table) prepare(c conn, prints [][]print) error {
+	s := &t.seen
+	s.round++
+	if !s.loaded {
+		s.buckets = map[int64]*bucket{}
+		s.first, s.last = math.MaxInt64, math.MinInt64
+		if t.time < 0 {
+			s.first, s.last = 0, 0
+		} else {
+			at := name(t.stored[t.time].Name)
+			row, err := c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(min(%s)), 0), coalesce(epoch_us(max(%[1]s)), 0) FROM %s",
+				at, t.storage(currentSuffix)))
+			if err != nil {
+				return err
+			}
+			if row[0] > 0 {
+				s.first, s.last = bucketOf(row[1]), bucketOf(row[2])
+			}
+		}
+		s.loaded = true
+	}
+	missing := map[int64]bool{}
+	for _, event := range prints {
+		for i := range event {
+			n := event[i].bucket
+			b := s.buckets[n]
+			if b == nil {
+				b = &bucket{rows: map[uint64]mark{}}
+				s.buckets[n] = b
+				s.held += bucketCost
+				if n >= s.first && n <= s.last {
+					missing[n] = true
+				}
+			}
+			b.used = s.round
+		}
+	}
+	if len(missing) > 0 {
+		if err := t.load(c, slices.Sorted(maps.Keys(missing))); err != nil {
+			return err
+		}
+	}
+	if t.time >= 0 {
+		for _, event := range prints {
+			for i := range event {
+				s.first, s.last = min(s.first, event[i].bucket), max(s.last, event[i].bucket)
+			}
+		}
+	}
+	s.evict()
+	return nil
+}
+
+// load reads buckets, which are in order.
+func (t *table) load(c conn, missing []int64) error {
+	where := ""
+	if t.time >= 0 {
+		at := name(t.stored[t.time].Name)
+		where = fmt.Sprintf("WHERE %s >= make_timestamp(%d) AND %[1]s < make_timestamp(%d)",
+			at, missing[0]*bucketWidth, (missing[len(missing)-1]+1)*bucketWidth)
+		if int64(len(missing)) < missing[len(missing)-1]-missing[0]+1 {
+			var list strings.Builder
+			for i, n := range missing {
+				if i > 0 {
+					list.WriteByte(',')
+				}
+				fmt.Fprint(&list, n)
+			}
+			// Integer division rounds towards zero, buckets towards the past.
+			where += fmt.Sprintf(" AND (epoch_us(%s) - CASE WHEN %[1]s < make_timestamp(0) THEN %d ELSE 0 END) // %d IN (%s)",
+				at, bucketWidth-1, int64(bucketWidth), list.String())
+		}
+	}
+	s := &t.seen
+	return c.query(fmt.Sprintf("SELECT %s, resolved FROM %s %s", names(t.stored), t.storage(currentSuffix), where),
+		func(row []warehouse.Cell) error {
+			p := t.printOf(row)
+			if row[len(row)-1].Bool() {
+				p.content = 0
+			}
+			s.put(s.buckets[p.bucket], p)
+			return nil
+		})
+}
+
+func (s *seen) put(b *bucket, p print) {
+	before := len(b.rows)
+	b.rows[p.key] = mark{p.content, p.received}
+	s.held += len(b.rows) - before
+}
+
+// evict lets buckets go that were not used for longest, down to three quarters
+// of what may be held, but none of this round.
+func (s *seen) evict() {
+	if s.held <= maxHeld {
+		return
+	}
+	type old struct {
+		n    int64
+		used uint64
+	}
+	var candidates []old
+	for n, b := range s.buckets {
+		if b.used < s.round {
+			candidates = append(candidates, old{n, b.used})
+		}
+	}
+	slices.SortFunc(candidates, func(a, b old) int {
+		return cmp.Or(cmp.Compare(a.used, b.used), cmp.Compare(a.n, b.n))
+	})
+	for _, c := range candidates {
+		if s.held <= maxHeld/4*3 {
+			return
+		}
+		s.held -= len(s.buckets[c.n].rows) + bucketCost
+		delete(s.buckets, c.n)
+	}
+}

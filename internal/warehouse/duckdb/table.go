@@ -1,0 +1,320 @@
+package duckdb
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"slices"
+	"strings"
+	"unicode/utf8"
+	"unsafe"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+// table is a table of a contract, with what the writer knows of it. Columns
+// are given by their place in a stored row, which has the cells of the
+// contract, recorded_at if it is not among them, and in <name>_current
+// resolved.
+type table struct {
+	contract.Table
+	schema     string // where the storage is
+	cells      []contract.Column
+	stored     []contract.Column
+	recordedAt int
+	key        []int
+	order      int   // -1: none
+	assigned   int   // assignment_version; -1: none
+	quality    int   // -1: none
+	values     []int // what must not differ between rows of one rank
+	rank       []int // which row counts: the greatest by these columns, in this order
+	provenance []int // of rows that say the same: the least by these, in this order
+	received   int   // the first of them if it is a TIMESTAMP; -1: none
+	time       int   // TIMESTAMP that a key is always with; -1: none
+
+	seen     seen
+	current  *appender
+	revised  *appender
+	disputed [][]warehouse.Cell // rows of the transaction whose key has other rows
+}
+
+var storageTypes = map[contract.Type]string{
+	contract.String: "VARCHAR", contract.Float64: "DOUBLE", contract.Int64: "BIGINT",
+	contract.Bool: "BOOLEAN", contract.Timestamp: "TIMESTAMP", contract.JSON: "JSON",
+}
+
+var cellKinds = map[contract.Type]warehouse.Kind{
+	contract.String: warehouse.StringKind, contract.Float64: warehouse.FloatKind, contract.Int64: warehouse.IntKind,
+	contract.Bool: warehouse.BoolKind, contract.Timestamp: warehouse.InstantKind, contract.JSON: warehouse.StringKind,
+}
+
+func newTable(ct *contract.Table) *table {
+	t := &table{Table: *ct, cells: ct.Cells(), order: -1, assigned: -1, quality: -1, received: -1, time: -1}
+	t.schema = strings.TrimSuffix(t.Schema, "_internal") + "_internal"
+	t.stored = t.cells
+	index := func(name string) int {
+		return slices.IndexFunc(t.stored, func(c contract.Column) bool { return c.Name == name })
+	}
+	if t.recordedAt = index(contract.RecordedAt); t.recordedAt < 0 {
+		t.recordedAt = len(t.cells)
+		t.stored = append(t.stored[:len(t.cells):len(t.cells)],
+			contract.Column{Name: contract.RecordedAt, Type: contract.Timestamp, Required: true})
+	}
+	for _, k := range t.Key {
+		t.key = append(t.key, index(k))
+	}
+	if t.Order != "" {
+		t.order = index(t.Order)
+		t.rank = append(t.rank, t.order)
+	}
+	if t.Order == contract.Revision {
+		// The id of a reading is a hash of observed_at among others.
+		t.time = index(t.Time)
+		t.assigned, t.quality = index("assignment_version"), index("quality")
+		for _, name := range []string{"value", "value_string", "value_bool"} {
+			if i := index(name); i >= 0 {
+				t.values = append(t.values, i)
+			}
+		}
+		if t.assigned >= 0 {
+			t.rank = append(t.rank, t.assigned)
+		}
+		t.rank = append(t.rank, t.values...)
+	}
+	// Then the latest and the greatest of what is left: a join that knew of a
+	// later action knew more.
+	for _, timestamps := range []bool{true, false} {
+		for i, c := range t.stored {
+			switch {
+			case c.Provenance:
+				if !timestamps {
+					t.provenance = append(t.provenance, i)
+				}
+			case i != t.recordedAt && !slices.Contains(t.key, i) && !slices.Contains(t.rank, i) &&
+				timestamps == (c.Type == contract.Timestamp):
+				t.rank = append(t.rank, i)
+			}
+		}
+	}
+	if len(t.provenance) > 0 && t.stored[t.provenance[0]].Type == contract.Timestamp {
+		t.received = t.provenance[0]
+	}
+	return t
+}
+
+const (
+	currentSuffix = "_current"
+	revisedSuffix = "_revised"
+)
+
+func (t *table) storage(suffix string) string { return name(t.schema) + "." + name(t.Name+suffix) }
+
+func names(columns []contract.Column) string {
+	var b strings.Builder
+	for i, c := range columns {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(name(c.Name))
+	}
+	return b.String()
+}
+
+// create makes what is missing of the table, and the views that show it.
+func (t *table) create(c conn) error {
+	var columns strings.Builder
+	for _, col := range t.stored {
+		fmt.Fprintf(&columns, "%s %s", name(col.Name), storageTypes[col.Type])
+		if col.Required {
+			columns.WriteString(" NOT NULL")
+		}
+		columns.WriteString(", ")
+	}
+	statements := []string{
+		fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s", name(t.schema)),
+		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%sresolved BOOLEAN NOT NULL)", t.storage(currentSuffix), columns.String()),
+		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)", t.storage(revisedSuffix), strings.TrimSuffix(columns.String(), ", ")),
+	}
+	for _, sql := range statements {
+		if err := c.exec(sql); err != nil {
+			return err
+		}
+	}
+	if err := t.check(c); err != nil {
+		return err
+	}
+	if err := c.exec(fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT %s FROM %s WHERE NOT resolved UNION ALL SELECT %[2]s FROM %[4]s",
+		t.storage(""), names(t.stored), t.storage(currentSuffix), t.storage(revisedSuffix))); err != nil {
+		return err
+	}
+	if t.Schema == t.schema {
+		return nil
+	}
+	where := ""
+	if t.Tombstones {
+		where = " WHERE NOT " + name(contract.Deleted)
+	}
+	return c.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s; CREATE OR REPLACE VIEW %[1]s.%s AS SELECT %s FROM %s%s",
+		name(t.Schema), name(t.Name), names(t.Columns), t.storage(currentSuffix), where))
+}
+
+// check compares a table that was there already.
+func (t *table) check(c conn) error {
+	var got []string
+	err := c.query(fmt.Sprintf("SELECT column_name || ' ' || data_type FROM duckdb_columns() "+
+		"WHERE schema_name = %s AND table_name = %s ORDER BY column_index",
+		literal(t.schema), literal(t.Name+currentSuffix)), func(row []warehouse.Cell) error {
+		got = append(got, strings.Clone(row[0].Text()))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var want []string
+	for _, col := range t.stored {
+		want = append(want, col.Name+" "+storageTypes[col.Type])
+	}
+	want = append(want, "resolved BOOLEAN")
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("the file has columns %v, the contract asks for %v: "+
+			"it was made with another version of the contract; move the file away and replay", got, want)
+	}
+	return nil
+}
+
+// open makes the appenders.
+func (t *table) open(c conn) (err error) {
+	if t.current == nil {
+		if t.current, err = newAppender(c, t.schema, t.Name+currentSuffix); err != nil {
+			return err
+		}
+	}
+	if t.revised == nil {
+		t.revised, err = newAppender(c, t.schema, t.Name+revisedSuffix)
+	}
+	return err
+}
+
+func (t *table) closeAppenders() {
+	t.current.close()
+	t.revised.close()
+	t.current, t.revised = nil, nil
+}
+
+// print is what the memory of a table has of a row.
+type print struct {
+	key      uint64 // of the key
+	content  uint64 // of all but recorded_at and received; never 0
+	received int64  // 0 if the table has no such column
+	bucket   int64  // which part of the memory it is in
+}
+
+// seed makes prints of this process differ from any other's, so that nobody
+// can choose keys that collide.
+var seed = maphash.MakeSeed()
+
+func mix(h, x uint64) uint64 {
+	hi, lo := bits.Mul64(h^x^0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9^h)
+	return hi ^ lo
+}
+
+func hashCell(h uint64, c *warehouse.Cell) uint64 {
+	if c.Kind() == warehouse.StringKind {
+		return mix(h, maphash.String(seed, c.Text()))
+	}
+	return mix(h, c.Bits()+uint64(c.Kind())*0x94d049bb133111eb)
+}
+
+// printOf gives the print of a row, stored or to be.
+func (t *table) printOf(row []warehouse.Cell) print {
+	p := print{key: 1, content: 2}
+	for _, i := range t.key {
+		p.key = hashCell(p.key, &row[i])
+	}
+	for i := range t.cells {
+		if i != t.recordedAt && i != t.received {
+			p.content = hashCell(p.content, &row[i])
+		}
+	}
+	p.content = max(p.content, 1)
+	if t.received >= 0 {
+		p.received = row[t.received].Int()
+	}
+	if t.time >= 0 {
+		p.bucket = bucketOf(row[t.time].Int())
+	}
+	return p
+}
+
+// The years 1 to 9999, which both warehouses hold.
+const (
+	firstInstant = -62135596800000000
+	lastInstant  = 253402300799999999
+)
+
+// check says why a row can never be stored. DuckDB is handed the cells as they
+// are: what is wrong with them is found here.
+func (t *table) checkRow(row []warehouse.Cell) error {
+	if len(row) != len(t.cells) {
+		return mesh.Permanentf("%d cells, the contract has %d columns", len(row), len(t.cells))
+	}
+	for i := range row {
+		cell, column := &row[i], &t.cells[i]
+		if i == t.recordedAt {
+			continue
+		}
+		if cell.Kind() == warehouse.NullKind {
+			if column.Required {
+				return mesh.Permanentf("column %s: NULL, which the contract does not allow", column.Name)
+			}
+			continue
+		}
+		if want := cellKinds[column.Type]; cell.Kind() != want {
+			return mesh.Permanentf("column %s: %v, want %v", column.Name, cell.Kind(), want)
+		}
+		switch cell.Kind() {
+		case warehouse.StringKind:
+			s := cell.Text()
+			if !utf8.ValidString(s) {
+				return mesh.Permanentf("column %s: %q is not UTF-8", column.Name, s)
+			}
+			if column.Type == contract.JSON && !json.Valid(unsafe.Slice(unsafe.StringData(s), len(s))) {
+				return mesh.Permanentf("column %s: %q is not JSON", column.Name, s)
+			}
+			if len(s) > math.MaxInt32 {
+				return mesh.Permanentf("column %s: %d bytes", column.Name, len(s))
+			}
+		case warehouse.FloatKind:
+			if f := cell.Float(); math.IsNaN(f) || math.IsInf(f, 0) {
+				return mesh.Permanentf("column %s: %v is no finite number", column.Name, f)
+			}
+		case warehouse.InstantKind:
+			if i := cell.Int(); i < firstInstant || i > lastInstant {
+				return mesh.Permanentf("column %s: %d µs is not in the years 1 to 9999", column.Name, i)
+			}
+		}
+	}
+	return nil
+}
+
+// keyText tells keys apart.
+func (t *table) keyText(row []warehouse.Cell) string {
+	if len(t.key) == 1 && row[t.key[0]].Kind() == warehouse.StringKind {
+		return row[t.key[0]].Text()
+	}
+	var b []byte
+	for _, i := range t.key {
+		if c := &row[i]; c.Kind() == warehouse.StringKind {
+			b = binary.AppendUvarint(b, uint64(len(c.Text())))
+			b = append(b, c.Text()...)
+		} else {
+			b = binary.BigEndian.AppendUint64(b, c.Bits())
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,728 @@
+// Package warehousetest is what every warehouse must keep, as tests: the
+// claims of warehouse.Warehouse, on the real products.
+package warehousetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/products"
+)
+
+// Row is a row given by column names. A column that is left out is NULL, or
+// what Fill gives it.
+type Row map[string]warehouse.Cell
+
+// Test runs the suite. Each call of open gives a new, empty warehouse, which
+// the test closes; the products are not applied.
+func Test(t *testing.T, open func(t testing.TB) warehouse.Warehouse) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *Store)
+	}{
+		{"CellsComeBackAsTheyWere", testCells},
+		{"ApplyTwice", testApplyTwice},
+		{"EventTwice", testEventTwice},
+		{"RowTwice", testRowTwice},
+		{"EarliestProvenance", testProvenance},
+		{"Conflict", testConflict},
+		{"AssignmentVersionDecides", testAssignmentVersion},
+		{"RevisionDecides", testRevision},
+		{"OrderDoesNotMatter", testOrder},
+		{"VersionsAndTombstones", testVersions},
+		{"Rejections", testRejections},
+		{"RowsThatCanNeverBeStored", testPermanent},
+		{"AllOrNone", testAllOrNone},
+		{"ManyAtOnce", testConcurrent},
+		{"Views", testViews},
+		{"QueryReadsOnly", testReadOnly},
+		{"QueryErrors", testQueryErrors},
+		{"QueryOrderAndNames", testQueryShape},
+		{"LeaveTheLoop", testLeave},
+		{"Cancel", testCancel},
+		{"Closed", testClosed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.run(t, New(t, open(t)))
+		})
+	}
+}
+
+// Store is a warehouse under test with the products applied.
+type Store struct {
+	warehouse.Warehouse
+	t        testing.TB
+	products []contract.Product
+	tables   map[string]*contract.Table
+	events   int
+}
+
+// New applies the products to a warehouse, and closes it when the test ends.
+func New(t testing.TB, w warehouse.Warehouse) *Store {
+	t.Helper()
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Errorf("Close() = %v", err)
+		}
+	})
+	if err := w.Apply(t.Context(), list); err != nil {
+		t.Fatalf("Apply() = %v", err)
+	}
+	s := &Store{Warehouse: w, t: t, products: list, tables: map[string]*contract.Table{}}
+	for i := range list {
+		for j := range list[i].Tables {
+			table := &list[i].Tables[j]
+			s.tables[table.FullName()] = table
+		}
+	}
+	return s
+}
+
+type cells []warehouse.Cell
+
+func (c cells) Cells(dst []warehouse.Cell) []warehouse.Cell { return append(dst, c...) }
+
+// Rows makes rows of a table.
+func (s *Store) Rows(table string, rows ...Row) []warehouse.Row {
+	s.t.Helper()
+	var out []warehouse.Row
+	for _, row := range rows {
+		var c cells
+		used := 0
+		for _, column := range s.tables[table].Cells() {
+			cell, ok := row[column.Name]
+			if ok {
+				used++
+			}
+			c = append(c, cell)
+		}
+		if used != len(row) {
+			s.t.Fatalf("row %v has columns that %s has not", row, table)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// Add appends rows as a new event.
+func (s *Store) Add(table string, rows ...Row) {
+	s.t.Helper()
+	s.events++
+	if err := s.append(table, fmt.Sprint("event-", s.events), rows...); err != nil {
+		s.t.Fatalf("Append(%s) = %v", table, err)
+	}
+}
+
+func (s *Store) append(table, id string, rows ...Row) error {
+	return s.Append(s.t.Context(), warehouse.Batch{Table: table, EventSource: "/test", EventID: id, Rows: s.Rows(table, rows...)})
+}
+
+// All runs a statement and formats its rows, one line each, cells separated by
+// blanks.
+func (s *Store) All(sql string) []string {
+	s.t.Helper()
+	rows, err := s.Query(s.t.Context(), sql)
+	if err != nil {
+		s.t.Fatalf("Query(%s) = %v", sql, err)
+	}
+	var out []string
+	for row, err := range rows.All {
+		if err != nil {
+			s.t.Fatalf("Query(%s): %v", sql, err)
+		}
+		line := make([]string, len(row))
+		for i, cell := range row {
+			line[i] = format(cell)
+		}
+		out = append(out, strings.Join(line, " "))
+	}
+	return out
+}
+
+func format(cell any) string {
+	switch v := cell.(type) {
+	case nil:
+		return "NULL"
+	case time.Time:
+		return v.Format(time.RFC3339Nano)
+	case float64:
+		if v == 0 && math.Signbit(v) {
+			return "-0"
+		}
+	}
+	return fmt.Sprint(cell)
+}
+
+func (s *Store) want(sql string, want ...string) {
+	s.t.Helper()
+	if diff := cmp.Diff(want, s.All(sql)); diff != "" {
+		s.t.Errorf("%s: (-want +got)\n%s", sql, diff)
+	}
+}
+
+const readings = "iot_telemetry.readings"
+
+var noon = mesh.At(time.Date(2024, 3, 1, 12, 0, 0, 0, time.UTC))
+
+// reading makes a row of iot_telemetry.readings as tenant-enrich would.
+func reading(device string, at mesh.Instant, value float64, more Row) Row {
+	r := Row{
+		"reading_id":         warehouse.String(mesh.ReadingID(device, "co2", at)),
+		"tenant_id":          warehouse.String("tenant-a"),
+		"device_id":          warehouse.String(device),
+		"metric":             warehouse.String("co2"),
+		"value":              warehouse.Float(value),
+		"unit":               warehouse.String("ppm"),
+		"observed_at":        warehouse.Instant(at),
+		"received_at":        warehouse.Instant(at + 1e6),
+		"revision":           warehouse.Int(0),
+		"assignment_version": warehouse.Int(1),
+		"event_source":       warehouse.String("/devices"),
+		"event_id":           warehouse.String("message-1"),
+	}
+	for name, cell := range more {
+		r[name] = cell
+	}
+	return r
+}
+
+func testCells(t *testing.T, s *Store) {
+	at := mesh.At(time.Date(1969, 12, 31, 23, 59, 59, 999999000, time.UTC))
+	text := "it's \"quoted\"; -- naïve 空気\n\t\\ and long enough to be stored apart"
+	s.Add(readings,
+		reading("d1", at, math.Copysign(0, -1), Row{
+			"value_bool": warehouse.Bool(false), "value_string": warehouse.String(""),
+			"attributes": warehouse.String(`{"a": [1, 2.50, "x"]}`), "assignment_version": warehouse.Int(math.MaxInt64)}),
+		reading("d2", noon, 5e-324, Row{"value_string": warehouse.String(text), "tenant_id": warehouse.Null}),
+		reading("d3", noon+1, math.MaxFloat64, Row{"value_string": warehouse.String("a\x00b"), "value_bool": warehouse.Bool(true)}))
+	s.want("SELECT device_id, tenant_id, value, value_bool, value_string, observed_at, assignment_version, attributes "+
+		"FROM iot_telemetry.readings ORDER BY device_id",
+		`d1 tenant-a -0 false  1969-12-31T23:59:59.999999Z 9223372036854775807 {"a": [1, 2.50, "x"]}`,
+		"d2 NULL 5e-324 NULL "+text+" 2024-03-01T12:00:00Z 1 NULL",
+		"d3 tenant-a 1.7976931348623157e+308 true a\x00b 2024-03-01T12:00:00.000001Z 1 NULL")
+
+	rows, err := s.Query(t.Context(), "SELECT * FROM iot_telemetry.readings LIMIT 0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := s.tables[readings].Columns
+	if len(rows.Columns) != len(want) {
+		t.Fatalf("%d columns, want %d", len(rows.Columns), len(want))
+	}
+	for i, column := range rows.Columns {
+		if column.Name != want[i].Name || column.Type != want[i].Type {
+			t.Errorf("column %d is %s %s, want %s %s", i, column.Name, column.Type, want[i].Name, want[i].Type)
+		}
+	}
+	// The store tells when it wrote, whatever the row says.
+	before := time.Now().Add(-time.Minute)
+	s.Add(readings, reading("d4", noon, 1, Row{"recorded_at": warehouse.Instant(0)}))
+	rows, err = s.Query(t.Context(), "SELECT recorded_at FROM iot_telemetry.readings WHERE device_id = 'd4'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, err := range rows.All {
+		if at, ok := row[0].(time.Time); err != nil || !ok || at.Before(before) || at.After(time.Now().Add(time.Minute)) {
+			t.Errorf("recorded_at = %v, %v, want about now", row[0], err)
+		}
+	}
+}
+
+func testApplyTwice(t *testing.T, s *Store) {
+	s.Add(readings, reading("d1", noon, 400, nil))
+	if err := s.Apply(t.Context(), s.products); err != nil {
+		t.Fatalf("second Apply() = %v", err)
+	}
+	s.Add(readings, reading("d1", noon, 400, nil), reading("d2", noon, 400, nil))
+	s.want("SELECT device_id FROM iot_telemetry.readings ORDER BY device_id", "d1", "d2")
+}
+
+func testEventTwice(t *testing.T, s *Store) {
+	if err := s.append(readings, "e1", reading("d1", noon, 400, nil)); err != nil {
+		t.Fatal(err)
+	}
+	// The id decides, not the rows: an event is what its source and id say.
+	if err := s.append(readings, "e1", reading("d1", noon, 999, nil), reading("d2", noon, 1, nil)); err != nil {
+		t.Fatal(err)
+	}
+	s.want("SELECT device_id, value, revision FROM iot_telemetry_internal.readings", "d1 400 0")
+	// The same id at another table is another event.
+	if err := s.append("customers.customers", "e1", customer("c1", "One", 1)); err != nil {
+		t.Fatal(err)
+	}
+	s.want("SELECT customer_id FROM customers.customers", "c1")
+}
+
+func testRowTwice(t *testing.T, s *Store) {
+	row := reading("d1", noon, 400, nil)
+	s.Add(readings, row, row)
+	s.Add(readings, row)
+	s.Add(readings, reading("d1", noon, 400, Row{ // sent again later, by another way
+		"received_at": warehouse.Instant(noon + 9e9), "event_id": warehouse.String("message-2"),
+		"attributes": warehouse.String(`{"rssi":-80}`)}))
+	const sql = "SELECT value, revision, quality, event_id, attributes FROM "
+	s.want(sql+"iot_telemetry.readings", "400 0 NULL message-1 NULL")
+	s.want(sql+"iot_telemetry_internal.readings", "400 0 NULL message-1 NULL")
+}
+
+func testProvenance(t *testing.T, s *Store) {
+	s.Add(readings, reading("d1", noon, 400, Row{"received_at": warehouse.Instant(noon + 9e6), "event_id": warehouse.String("late")}))
+	s.Add(readings, reading("d1", noon, 400, Row{"received_at": warehouse.Instant(noon + 2e6), "event_id": warehouse.String("early")}))
+	s.Add(readings, reading("d1", noon, 400, Row{"received_at": warehouse.Instant(noon + 5e6), "event_id": warehouse.String("middle")}))
+	s.want("SELECT value, revision, quality, received_at, event_id FROM iot_telemetry.readings", "400 0 NULL 2024-03-01T12:00:02Z early")
+}
+
+func testConflict(t *testing.T, s *Store) {
+	for _, value := range []float64{400, 402, 401, 402} {
+		s.Add(readings, reading("d1", noon, value, nil))
+	}
+	s.want("SELECT value, revision, quality FROM iot_telemetry.readings", "402 2 conflict")
+	s.want("SELECT value, revision, quality FROM iot_telemetry_internal.readings ORDER BY value",
+		"400 0 NULL", "401 0 NULL", "402 0 NULL")
+}
+
+// A reading that was enriched with an old snapshot may arrive after the
+// repair of that change.
+func testAssignmentVersion(t *testing.T, s *Store) {
+	repaired := Row{"tenant_id": warehouse.String("tenant-b"), "assignment_version": warehouse.Int(2)}
+	s.Add(readings, reading("d1", noon, 400, repaired))
+	s.Add(readings, reading("d1", noon, 400, nil))
+	s.Add(readings, reading("d2", noon, 400, nil))
+	s.Add(readings, reading("d2", noon, 400, repaired))
+	s.want("SELECT device_id, tenant_id, revision, quality FROM iot_telemetry.readings ORDER BY device_id",
+		"d1 tenant-b 1 NULL", "d2 tenant-b 1 NULL")
+	s.want("SELECT count(*) FROM iot_telemetry_internal.readings", "4")
+	s.want("SELECT count(*) FROM iot_telemetry.readings WHERE tenant_id = 'tenant-a'", "0")
+}
+
+func testRevision(t *testing.T, s *Store) {
+	s.Add(readings, reading("d1", noon, 400, Row{"revision": warehouse.Int(3)}))
+	s.Add(readings, reading("d1", noon, 500, nil))
+	s.want("SELECT value, revision, quality FROM iot_telemetry.readings", "400 3 NULL")
+	s.Add(readings, reading("d1", noon, 300, Row{"revision": warehouse.Int(7)}))
+	s.want("SELECT value, revision, quality FROM iot_telemetry.readings", "300 7 NULL")
+}
+
+// What a port shows is a function of the set of rows: any order, any grouping
+// into events, any repetition gives the same.
+func testOrder(t *testing.T, s *Store) {
+	random := rand.New(rand.NewPCG(1, 2))
+	const devices = 40
+	var rows []Row
+	for d := range devices {
+		for range 1 + random.IntN(6) {
+			rows = append(rows, reading("", noon, 0, Row{
+				"value":              warehouse.Float(float64(400 + random.IntN(3))),
+				"revision":           warehouse.Int(int64(random.IntN(3))),
+				"assignment_version": warehouse.Int(int64(random.IntN(3))),
+				"tenant_id":          warehouse.String(fmt.Sprint("tenant-", random.IntN(2))),
+				"received_at":        warehouse.Instant(noon + mesh.Instant(random.IntN(3))),
+				"event_id":           warehouse.String(fmt.Sprint("message-", random.IntN(3))),
+				"device_id":          warehouse.Int(int64(d)), // replaced for each round below
+			}))
+		}
+	}
+	const rounds = 12
+	var want []string
+	for round := range rounds {
+		order := random.Perm(len(rows))
+		for range len(rows) / 2 {
+			order = append(order, random.IntN(len(rows)))
+		}
+		prefix := fmt.Sprint("round-", round, "-")
+		for len(order) > 0 {
+			n := min(1+random.IntN(20), len(order))
+			var batch []Row
+			for _, i := range order[:n] {
+				row := Row{}
+				for name, cell := range rows[i] {
+					row[name] = cell
+				}
+				number := row["device_id"]
+				device := fmt.Sprint(prefix, number.Int())
+				// Half of the devices measure in one hour, the others hours apart,
+				// before and after 1970.
+				at := noon
+				if number.Int()%2 == 1 {
+					at = mesh.Instant(number.Int()-devices/2) * 7200e6
+				}
+				row["device_id"], row["observed_at"] = warehouse.String(device), warehouse.Instant(at)
+				row["reading_id"] = warehouse.String(mesh.ReadingID(device, "co2", at))
+				batch = append(batch, row)
+			}
+			s.Add(readings, batch...)
+			order = order[n:]
+		}
+		got := s.All("SELECT substr(device_id, " + fmt.Sprint(len(prefix)+1) + ") AS device, tenant_id, value, revision, " +
+			"assignment_version, quality, received_at, event_id FROM iot_telemetry.readings WHERE device_id LIKE '" + prefix + "%' ORDER BY 1")
+		if round == 0 {
+			want = got
+			if len(want) != devices {
+				t.Fatalf("%d rows, want %d: %v", len(want), devices, want)
+			}
+		} else if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("round %d differs from the first: (-first +got)\n%s", round, diff)
+		}
+	}
+}
+
+func placement(device, tenant string, from mesh.Instant, version int64, deleted bool) Row {
+	return Row{
+		"device_id": warehouse.String(device), "tenant_id": warehouse.String(tenant), "valid_from": warehouse.Instant(from),
+		"persons": warehouse.Int(30), "version": warehouse.Int(version), "deleted": warehouse.Bool(deleted),
+	}
+}
+
+func customer(id, name string, version int64) Row {
+	return Row{"customer_id": warehouse.String(id), "name": warehouse.String(name), "version": warehouse.Int(version), "deleted": warehouse.Bool(false)}
+}
+
+func testVersions(t *testing.T, s *Store) {
+	const placements = "iot_metadata.placements"
+	s.Add(placements,
+		placement("d1", "b", noon, 2, false), placement("d1", "a", noon, 1, false),
+		placement("d1", "c", noon+1, 1, false),
+		placement("d2", "a", noon, 4, true), placement("d2", "a", noon, 3, false),
+		placement("d3", "a", noon, 1, false))
+	s.Add(placements, placement("d3", "a", noon, 2, true))
+	s.Add(placements, placement("d1", "a", noon, 1, false))
+	const sql = "SELECT device_id, tenant_id, valid_from, version FROM "
+	s.want(sql+"iot_metadata.placements ORDER BY device_id, valid_from",
+		"d1 b 2024-03-01T12:00:00Z 2", "d1 c 2024-03-01T12:00:00.000001Z 1")
+	s.Add(placements, placement("d3", "z", noon, 3, false)) // it is back
+	s.want(sql+"iot_metadata.placements WHERE device_id = 'd3'", "d3 z 2024-03-01T12:00:00Z 3")
+	s.want("SELECT device_id, version, deleted FROM iot_metadata_internal.placements WHERE device_id = 'd3' ORDER BY version",
+		"d3 1 false", "d3 2 true", "d3 3 false")
+	s.want("SELECT count(*) FROM iot_metadata_internal.placements WHERE recorded_at IS NOT NULL", "8")
+
+	s.Add("customers.customers", customer("c1", "New", 2), customer("c1", "Old", 1), customer("c'2", "It's", 1))
+	s.Add("customers.customers", customer("c'2", "Its", 2))
+	s.want("SELECT customer_id, name, version FROM customers.customers ORDER BY customer_id", "c'2 Its 2", "c1 New 2")
+}
+
+func testRejections(t *testing.T, s *Store) {
+	rejected := func(id, cause string, at mesh.Instant) Row {
+		return Row{
+			"message_id": warehouse.String(id), "source": warehouse.String("/devices"), "received_at": warehouse.Instant(at),
+			"cause": warehouse.String(cause), "payload": warehouse.String("{"), "payload_base64": warehouse.Bool(false),
+		}
+	}
+	const table = "iot_telemetry_internal.rejected"
+	s.Add(table, rejected("m1", "no value", noon), rejected("m2", "no value", noon))
+	s.Add(table, rejected("m1", "no value", noon+9e9))
+	s.want("SELECT message_id, cause FROM iot_telemetry_internal.rejected ORDER BY message_id", "m1 no value", "m2 no value")
+	s.Add(table, rejected("m1", "no time", noon))
+	s.want("SELECT message_id, cause FROM iot_telemetry_internal.rejected ORDER BY message_id, cause",
+		"m1 no time", "m1 no value", "m2 no value")
+}
+
+func testPermanent(t *testing.T, s *Store) {
+	for _, test := range []struct {
+		name string
+		row  Row
+		want string
+	}{
+		{"missing", reading("d1", noon, 1, Row{"device_id": warehouse.Null}), "device_id"},
+		{"kind", reading("d1", noon, 1, Row{"value": warehouse.String("1")}), "value"},
+		{"NaN", reading("d1", noon, math.NaN(), nil), "value"},
+		{"infinite", reading("d1", noon, math.Inf(-1), nil), "value"},
+		{"UTF-8", reading("d1", noon, 1, Row{"unit": warehouse.String("\xff")}), "unit"},
+		{"JSON", reading("d1", noon, 1, Row{"attributes": warehouse.String("{")}), "attributes"},
+		{"year 10000", reading("d1", 253402300800000000, 1, nil), "observed_at"},
+		{"year 0", reading("d1", -62135596800000001, 1, nil), "observed_at"},
+	} {
+		err := s.append(readings, test.name, reading("d2", noon, 1, nil), test.row)
+		if !mesh.IsPermanent(err) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: Append() = %v, want a permanent error that names %s", test.name, err, test.want)
+		}
+	}
+	batch := warehouse.Batch{Table: readings, EventSource: "/test", EventID: "short", Rows: []warehouse.Row{cells{warehouse.String("x")}}}
+	if err := s.Append(t.Context(), batch); !mesh.IsPermanent(err) {
+		t.Errorf("Append() of a short row = %v, want a permanent error", err)
+	}
+	batch.Table = "iot_telemetry.nothing"
+	if err := s.Append(t.Context(), batch); !mesh.IsPermanent(err) || !strings.Contains(err.Error(), batch.Table) {
+		t.Errorf("Append() to no table = %v, want a permanent error that names it", err)
+	}
+	s.want("SELECT count(*) FROM iot_telemetry_internal.readings", "0")
+	// An event that failed was not stored: it may come again, mended.
+	if err := s.append(readings, "missing", reading("d1", noon, 1, nil)); err != nil {
+		t.Errorf("Append() = %v", err)
+	}
+	s.want("SELECT device_id FROM iot_telemetry.readings", "d1")
+}
+
+func testAllOrNone(t *testing.T, s *Store) {
+	var rows []Row
+	for i := range 5000 {
+		rows = append(rows, reading(fmt.Sprint("d", i), noon+mesh.Instant(i)*60e6, float64(i), nil))
+	}
+	s.Add(readings, rows...)
+	s.want("SELECT count(*), sum(value), count(DISTINCT reading_id) FROM iot_telemetry.readings", "5000 1.24975e+07 5000")
+	rows[4999] = reading("d", noon, math.NaN(), nil)
+	for i := range 4999 {
+		rows[i]["value"] = warehouse.Float(-1)
+	}
+	if err := s.append(readings, "bad", rows...); !mesh.IsPermanent(err) {
+		t.Fatalf("Append() = %v, want a permanent error", err)
+	}
+	s.want("SELECT count(*), sum(value), count(DISTINCT reading_id) FROM iot_telemetry.readings", "5000 1.24975e+07 5000")
+}
+
+func testConcurrent(t *testing.T, s *Store) {
+	const writers, events = 16, 30
+	var all sync.WaitGroup
+	for writer := range writers {
+		all.Go(func() {
+			for i := range events {
+				// Each event comes by two writers, each row by several events.
+				id := fmt.Sprint(writer/2, "-", i)
+				var err error
+				if i%10 == 9 {
+					if err = s.append(readings, "bad-"+id, reading("bad", noon, math.NaN(), nil)); mesh.IsPermanent(err) {
+						err = nil
+					} else {
+						err = fmt.Errorf("a bad row gave %v", err)
+					}
+				} else {
+					err = s.append(readings, id, reading(fmt.Sprint("d", i), noon, 400, nil), reading(fmt.Sprint("own", id), noon, 400, nil))
+				}
+				if err != nil {
+					t.Errorf("Append() = %v", err)
+				}
+				if _, err := s.Query(t.Context(), "SELECT count(*) FROM iot_telemetry.readings"); err != nil {
+					t.Errorf("Query() = %v", err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	s.want("SELECT count(*), count(DISTINCT reading_id) FROM iot_telemetry_internal.readings",
+		fmt.Sprint(27+27*writers/2, " ", 27+27*writers/2))
+}
+
+func testViews(t *testing.T, s *Store) {
+	place := Row{"building": warehouse.String("B"), "room": warehouse.String("1.01"), "outside_co2": warehouse.Float(400),
+		"persons": warehouse.Int(30), "customer_name": warehouse.String("School")}
+	with := func(more Row) Row {
+		row := Row{}
+		for name, cell := range place {
+			row[name] = cell
+		}
+		for name, cell := range more {
+			row[name] = cell
+		}
+		return row
+	}
+	const minute = 60e6
+	after := with(Row{"last_action": warehouse.String("window_opened"), "last_action_at": warehouse.Instant(noon + 5*minute),
+		"minutes_since_action": warehouse.Float(5)})
+	s.Add("iot_analytics.readings",
+		reading("d1", noon, 1000, place), reading("d1", noon+4*minute, 1200, place),
+		reading("d1", noon+10*minute, 800, after), reading("d1", noon+15*minute, 600, with(nil)),
+		reading("d1", noon+6*minute, 9999, with(Row{"tenant_id": warehouse.String("tenant-b"), "reading_id": warehouse.String("other")})))
+	s.Add("iot_actions.actions", Row{
+		"action_id": warehouse.String("a1"), "tenant_id": warehouse.String("tenant-a"), "building": warehouse.String("B"),
+		"room": warehouse.String("1.01"), "action": warehouse.String("window_opened"), "taken_at": warehouse.Instant(noon + 5*minute),
+		"version": warehouse.Int(1), "deleted": warehouse.Bool(false)})
+	s.want("SELECT tenant_id, customer_name, room, quarter_start, co2, co2_max, above_outside, last_action, minutes_since_action, readings "+
+		"FROM iot_analytics.co2_evolution WHERE tenant_id = 'tenant-a' ORDER BY quarter_start",
+		"tenant-a School 1.01 2024-03-01T12:00:00Z 1000 1200 600 window_opened 5 3",
+		"tenant-a School 1.01 2024-03-01T12:15:00Z 600 600 200 NULL NULL 1")
+	s.want("SELECT action_id, action, taken_at, co2_before, co2_after, readings FROM iot_analytics.actions_timeline",
+		"a1 window_opened 2024-03-01T12:05:00Z 1100 700 4")
+}
+
+func testReadOnly(t *testing.T, s *Store) {
+	s.Add(readings, reading("d1", noon, 400, nil))
+	for _, sql := range []string{
+		"DELETE FROM iot_telemetry.readings WHERE TRUE",
+		"INSERT INTO iot_telemetry_internal.readings SELECT * FROM iot_telemetry_internal.readings",
+		"UPDATE iot_telemetry_internal.readings SET value = 1 WHERE TRUE",
+		"DROP TABLE iot_telemetry_internal.readings",
+		"DROP VIEW iot_telemetry.readings",
+		"CREATE TABLE t AS SELECT 1 AS a",
+		"CREATE VIEW iot_telemetry.v AS SELECT 1 AS a",
+		"SELECT 1; DELETE FROM iot_telemetry.readings WHERE TRUE",
+		"SELECT 1; SELECT 2",
+		"",
+		"-- nothing",
+	} {
+		rows, err := s.Query(t.Context(), sql)
+		if err == nil {
+			for _, err = range rows.All {
+				break
+			}
+		}
+		if !mesh.IsPermanent(err) {
+			t.Errorf("Query(%s) = %v, want a permanent error", sql, err)
+		}
+	}
+	s.want("SELECT count(*) FROM iot_telemetry.readings", "1")
+}
+
+func testQueryErrors(t *testing.T, s *Store) {
+	s.Add(readings, reading("d1", noon, 400, Row{"value_string": warehouse.String("x")}))
+	for sql, want := range map[string]string{
+		"SELEC 1": "SELEC",
+		"SELECT nothing FROM customers.customers":                        "nothing",
+		"SELECT * FROM nowhere.nothing":                                  "nothing",
+		"SELECT CAST(value_string AS INT64) FROM iot_telemetry.readings": "x",
+	} {
+		rows, err := s.Query(t.Context(), sql)
+		if err == nil {
+			for _, e := range rows.All {
+				err = errors.Join(err, e)
+			}
+		}
+		if !mesh.IsPermanent(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Query(%s) = %v, want a permanent error that names %s", sql, err, want)
+		}
+	}
+}
+
+func testQueryShape(t *testing.T, s *Store) {
+	var rows []Row
+	for i := range 6000 {
+		rows = append(rows, reading("d", noon+mesh.Instant(i), float64(i*7919%6000), nil))
+	}
+	s.Add(readings, rows...)
+	got := s.All("SELECT value FROM iot_telemetry.readings ORDER BY value DESC")
+	for i, v := range got {
+		if v != fmt.Sprint(float64(5999-i)) {
+			t.Fatalf("row %d is %s, want %d", i, v, 5999-i)
+		}
+	}
+	// Types beyond the contract's come as the nearest one, in the same order.
+	answer, err := s.Query(t.Context(), "SELECT CAST(value AS NUMERIC) AS n, DATE '2024-03-01' AS day, value "+
+		"FROM iot_telemetry.readings ORDER BY value DESC LIMIT 5000 ;\n -- done")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []contract.Column{{Name: "n", Type: contract.Float64}, {Name: "day", Type: contract.String}, {Name: "value", Type: contract.Float64}}
+	if diff := cmp.Diff(want, answer.Columns); diff != "" {
+		t.Errorf("columns: (-want +got)\n%s", diff)
+	}
+	i := 0
+	for row, err := range answer.All {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := float64(5999 - i); row[0] != v || row[1] != "2024-03-01" || row[2] != v {
+			t.Fatalf("row %d is %v, want %v and the day", i, row, v)
+		}
+		i++
+	}
+	if i != 5000 {
+		t.Errorf("%d rows, want 5000", i)
+	}
+}
+
+func testLeave(t *testing.T, s *Store) {
+	var rows []Row
+	for i := range 20000 {
+		rows = append(rows, reading("d", noon+mesh.Instant(i), 1, nil))
+	}
+	s.Add(readings, rows...)
+	for range 3 {
+		answer, err := s.Query(t.Context(), "SELECT * FROM iot_telemetry.readings")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, err := range answer.All {
+			if n++; err != nil || n == 3 {
+				break
+			}
+		}
+	}
+	s.Add(readings, reading("d", noon-1, 1, nil))
+	s.want("SELECT count(*) FROM iot_telemetry.readings", "20001")
+	// An answer that nobody reads holds nothing either.
+	if _, err := s.Query(t.Context(), "SELECT * FROM iot_telemetry.readings"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testCancel(t *testing.T, s *Store) {
+	var rows []Row
+	for i := range 3000 {
+		rows = append(rows, reading("d", noon+mesh.Instant(i), 1, nil))
+	}
+	s.Add(readings, rows...)
+	ctx, cancel := context.WithCancel(t.Context())
+	// 2.7e10 rows: nobody waits for the end.
+	answer, err := s.Query(ctx, "SELECT a.device_id FROM iot_telemetry.readings AS a CROSS JOIN iot_telemetry.readings AS b CROSS JOIN iot_telemetry.readings AS c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range answer.All {
+		if n++; n == 10 {
+			cancel()
+		}
+		err = e
+	}
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("the answer ended with %v, want %v", err, context.Canceled)
+	}
+	// One that answers nothing before its end.
+	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	answer, err = s.Query(ctx, "SELECT count(*) FROM iot_telemetry.readings AS a CROSS JOIN iot_telemetry.readings AS b "+
+		"CROSS JOIN iot_telemetry.readings AS c WHERE a.value + b.value + c.value = 7")
+	if err == nil {
+		for _, err = range answer.All {
+			break
+		}
+	}
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the answer ended with %v, want %v", err, context.DeadlineExceeded)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if err := s.Append(ctx, warehouse.Batch{Table: readings, EventSource: "/test", EventID: "late",
+		Rows: s.Rows(readings, reading("late", noon, 1, nil))}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Append() = %v, want %v", err, context.Canceled)
+	}
+	s.want("SELECT count(*) FROM iot_telemetry.readings WHERE device_id = 'late'", "0")
+}
+
+func testClosed(t *testing.T, s *Store) {
+	s.Add(readings, reading("d1", noon, 400, nil))
+	answer, err := s.Query(t.Context(), "SELECT device_id FROM iot_telemetry.readings")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatalf("Close() = %v", err)
+	}
+	if err := s.append(readings, "e", reading("d2", noon, 1, nil)); err == nil || mesh.IsPermanent(err) {
+		t.Errorf("Append() after Close() = %v, want a passing error", err)
+	}
+	if _, err := s.Query(t.Context(), "SELECT 1"); err == nil || mesh.IsPermanent(err) {
+		t.Errorf("Query() after Close() = %v, want a passing error", err)
+	}
+	for _, err = range answer.All {
+		break
+	}
+	if err == nil {
+		t.Error("an answer came after Close()")
+	}
+}
