@@ -1,0 +1,108 @@
+package simulate
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+func testRoom() *room {
+	return &room{persons: 28, volume: 180, airChange: 2, outsideCO2: 420}
+}
+
+func outside(co2 float64) air { return air{co2: co2, temperature: 8, water: 6} }
+
+func TestCO2ComesToSteadyState(t *testing.T) {
+	r := testRoom()
+	l := load{persons: 28, airChange: r.airChange, setPoint: 21, outside: outside(420)}
+	a := l.outside
+	for range 24 * 60 {
+		a = r.step(a, l, time.Minute)
+	}
+	// 28 persons of 0.0186 m³/h each in 360 m³/h of fresh air.
+	want := 420 + 1e6*28*0.0186/360
+	if math.Abs(a.co2-want) > 1e-6 {
+		t.Errorf("CO2 after a day = %v, want %v", a.co2, want)
+	}
+	// Water and heat balance as well: what comes in goes out.
+	if water := l.airChange * r.volume * (a.water - l.outside.water); math.Abs(water-28*45*3.6/2.45) > 1e-6 {
+		t.Errorf("water leaves at %v g/h, want what 28 persons give off", water)
+	}
+	heater := heaterGain * max(l.setPoint-a.temperature, 0) * r.volume
+	loss := (wallLoss + l.airChange*heatOfAir/3600) * r.volume * (a.temperature - l.outside.temperature)
+	if math.Abs(loss-heater-28*70) > 1 {
+		t.Errorf("heat leaves at %v W, want %v of the heater and 28 persons", loss, heater+28*70)
+	}
+}
+
+// The length of a step must not show: the solution is exact.
+func TestCO2StepsAddUp(t *testing.T) {
+	r := testRoom()
+	l := load{persons: 12, airChange: 1.3, setPoint: 21, outside: outside(430)}
+	begin := air{co2: 900, temperature: 21, water: 8}
+	long := r.step(begin, l, time.Hour)
+	short := begin
+	for range 3600 {
+		short = r.step(short, l, time.Second)
+	}
+	if math.Abs(long.co2-short.co2) > 1e-6 || math.Abs(long.water-short.water) > 1e-9 {
+		t.Errorf("an hour in one step gives %+v, in 3600 %+v", long, short)
+	}
+	// An empty room loses a share of 1−1/e of its surplus in 1/λ.
+	l.persons = 0
+	if got, want := r.step(begin, l, time.Duration(float64(time.Hour)/l.airChange)).co2-430, 470/math.E; math.Abs(got-want) > 1e-6 {
+		t.Errorf("surplus after one air change = %v, want %v", got, want)
+	}
+}
+
+func TestOpenWindowLowersCO2(t *testing.T) {
+	r := testRoom()
+	shut := load{persons: 28, airChange: r.airChange, setPoint: 21, outside: outside(420)}
+	open := shut
+	open.airChange += windowAirChange
+	a := air{co2: 1500, temperature: 21, water: 9}
+	with, without := r.step(a, open, 10*time.Minute), r.step(a, shut, 10*time.Minute)
+	if !(with.co2 < a.co2 && with.co2 < without.co2 && with.temperature < without.temperature) {
+		t.Errorf("from %+v with open windows %+v, with shut ones %+v: want CO2 and temperature lower", a, with, without)
+	}
+}
+
+// What holds at every minute of every room of the sample, and that it is a
+// world worth looking at.
+func TestRoomsOfSample(t *testing.T) {
+	f, err := New(Sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var most float64
+	for i := range f.rooms {
+		r := f.run(i)
+		for at := f.origin; at.Before(f.End()); at = at.Add(time.Minute) {
+			before, hour := r.air.co2, r.hour
+			r.to(at)
+			// Nothing but people brings CO2, and no air has less than that outside.
+			if r.air.co2 < r.outsideCO2-1e-9 {
+				t.Fatalf("room %d at %s: CO2 %v under the %v outside", i, at, r.air.co2, r.outsideCO2)
+			}
+			if hour.persons == 0 && r.hour.persons == 0 && r.air.co2 > before+1e-9 {
+				t.Fatalf("room %d at %s: CO2 rises from %v to %v with nobody there", i, at, before, r.air.co2)
+			}
+			if h := r.air.humidity(); h < 5 || h > 100+1e-9 || r.air.temperature < 10 || r.air.temperature > 32 {
+				t.Fatalf("room %d at %s: %v °C and %v %% humidity", i, at, r.air.temperature, h)
+			}
+			most = max(most, r.air.co2)
+		}
+	}
+	if most < 1200 || most > 4000 {
+		t.Errorf("highest CO2 = %v, want what is seen in rooms that are too full", most)
+	}
+}
+
+func TestSaturation(t *testing.T) {
+	// CRC Handbook, density of saturated water vapour.
+	for celsius, want := range map[float64]float64{0: 4.85, 20: 17.3, 30: 30.4} {
+		if got := saturation(celsius); math.Abs(got-want) > 0.01*want {
+			t.Errorf("saturation(%v) = %v g/m³, want %v", celsius, got, want)
+		}
+	}
+}
