@@ -261,7 +261,7 @@ func (p *Parser) device(id string) error {
 	}
 	switch {
 	case id == "":
-		return fmt.Errorf("no device: neither the payload nor its transport names one")
+		return fmt.Errorf("no device: the payload has to name it (deviceId, device_id, devEui, …), or its transport")
 	case len(id) > maxDevice:
 		return fmt.Errorf("the device %s has %d bytes, at most %d are read", quote(id), len(id), maxDevice)
 	}

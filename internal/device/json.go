@@ -127,7 +127,7 @@ func (p *Parser) time(values ...int32) error {
 		default:
 			return fmt.Errorf("the time %s is %s", quote(p.doc.name(c)), k)
 		}
-		at, set, err := parseTime(string(s))
+		at, set, err := parseTime(s)
 		if err != nil {
 			return fmt.Errorf("%s: %w", quote(p.doc.name(c)), err)
 		}

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"time"
@@ -21,9 +22,9 @@ import (
 // What is finer than a microsecond is truncated towards the past. set is false
 // for a text that says there is no time: an empty one, and
 // 0001-01-01T00:00:00Z, what Go and .NET print for a time never set.
-func parseTime(s string) (at mesh.Instant, set bool, err error) {
-	s = strings.TrimSpace(s)
-	if s == "" {
+func parseTime(s []byte) (at mesh.Instant, set bool, err error) {
+	s = bytes.TrimSpace(s)
+	if len(s) == 0 {
 		return 0, false, nil
 	}
 	at, ok := parseDateTime(s)
@@ -49,7 +50,7 @@ var (
 )
 
 // field consumes n digits.
-func field(s *string, n int) (value int, ok bool) {
+func field(s *[]byte, n int) (value int, ok bool) {
 	if len(*s) < n {
 		return 0, false
 	}
@@ -63,15 +64,15 @@ func field(s *string, n int) (value int, ok bool) {
 	return value, true
 }
 
-func one(s *string, of string) bool {
-	if *s == "" || strings.IndexByte(of, (*s)[0]) < 0 {
+func one(s *[]byte, of string) bool {
+	if len(*s) == 0 || strings.IndexByte(of, (*s)[0]) < 0 {
 		return false
 	}
 	*s = (*s)[1:]
 	return true
 }
 
-func parseDateTime(s string) (mesh.Instant, bool) {
+func parseDateTime(s []byte) (mesh.Instant, bool) {
 	year, ok1 := field(&s, 4)
 	ok1 = ok1 && one(&s, "-")
 	month, ok2 := field(&s, 2)
@@ -96,7 +97,7 @@ func parseDateTime(s string) (mesh.Instant, bool) {
 			}
 		}
 	}
-	s = strings.TrimPrefix(s, " ") // as in 2022-10-06 13:23:00 +0200
+	one(&s, " ") // as in 2022-10-06 13:23:00 +0200
 	offset, ok := zone(s)
 	if !ok {
 		return 0, false
@@ -109,7 +110,7 @@ func parseDateTime(s string) (mesh.Instant, bool) {
 }
 
 // fraction consumes digits and gives them as microseconds.
-func fraction(s *string) (micros int, ok bool) {
+func fraction(s *[]byte) (micros int, ok bool) {
 	n := 0
 	for ; n < len(*s) && isDigit((*s)[n]); n++ {
 		if n < 6 {
@@ -124,8 +125,8 @@ func fraction(s *string) (micros int, ok bool) {
 }
 
 // zone gives the seconds that an offset is ahead of UTC.
-func zone(s string) (seconds int, ok bool) {
-	if s == "" || s == "Z" || s == "z" {
+func zone(s []byte) (seconds int, ok bool) {
+	if len(s) == 0 || len(s) == 1 && s[0]|0x20 == 'z' {
 		return 0, true
 	}
 	sign := 1
@@ -140,9 +141,9 @@ func zone(s string) (seconds int, ok bool) {
 		return 0, false
 	}
 	minutes := 0
-	if s != "" {
+	if len(s) > 0 {
 		one(&s, ":")
-		if minutes, ok = field(&s, 2); !ok || minutes > 59 || s != "" {
+		if minutes, ok = field(&s, 2); !ok || minutes > 59 || len(s) > 0 {
 			return 0, false
 		}
 	}
@@ -151,33 +152,34 @@ func zone(s string) (seconds int, ok bool) {
 
 // parseUnix reads a decimal number by its digits: no float64 holds a time of
 // this century in ns.
-func parseUnix(s string) (mesh.Instant, bool) {
+func parseUnix(s []byte) (mesh.Instant, bool) {
 	digits, exponent := s, 0
 	negative := one(&digits, "-")
-	if i := strings.IndexAny(digits, "eE"); i >= 0 {
+	if i := bytes.IndexAny(digits, "eE"); i >= 0 {
 		var ok bool
 		if exponent, ok = smallInt(digits[i+1:]); !ok {
 			return 0, false
 		}
 		digits = digits[:i]
 	}
-	whole, fraction, point := strings.Cut(digits, ".")
-	if whole == "" || point && fraction == "" {
+	whole, fraction, point := bytes.Cut(digits, []byte("."))
+	if len(whole) == 0 || point && len(fraction) == 0 {
 		return 0, false
 	}
-	all := whole + fraction
+	var buf [48]byte
+	all := append(append(buf[:0], whole...), fraction...)
 	for i := range len(all) {
 		if !isDigit(all[i]) {
 			return 0, false
 		}
 	}
 	before := len(whole) + exponent // how many of all stand before the point
-	for all != "" && all[0] == '0' {
+	for len(all) > 0 && all[0] == '0' {
 		all = all[1:]
 		before--
 	}
 	switch { // from here on, how many stand before the point of the microseconds
-	case all == "":
+	case len(all) == 0:
 		return 0, true
 	case before <= 11:
 		before += 6
@@ -198,7 +200,7 @@ func parseUnix(s string) (mesh.Instant, bool) {
 	}
 	if negative {
 		at = -at
-		if before < len(all) && strings.Trim(all[max(before, 0):], "0") != "" {
+		if before < len(all) && len(bytes.Trim(all[max(before, 0):], "0")) > 0 {
 			at--
 		}
 	}
@@ -206,12 +208,12 @@ func parseUnix(s string) (mesh.Instant, bool) {
 }
 
 // smallInt reads an exponent; beyond two digits none makes a time.
-func smallInt(s string) (n int, ok bool) {
+func smallInt(s []byte) (n int, ok bool) {
 	negative := one(&s, "-")
 	if !negative {
 		one(&s, "+")
 	}
-	if s == "" || len(s) > 2 {
+	if len(s) == 0 || len(s) > 2 {
 		return 0, false
 	}
 	n, ok = field(&s, len(s))

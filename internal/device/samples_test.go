@@ -1,0 +1,262 @@
+package device_test
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/telemesh/telemesh/internal/device"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/testdata"
+)
+
+// The decoded payloads of real LoRaWAN devices, in the envelopes of both
+// network servers and bare: each value has its reading, and what the
+// dictionary does not know keeps name and value.
+func TestDecodedPayloadsOfRealDevices(t *testing.T) {
+	root := testdata.Path(t, "lorawan")
+	p := device.NewParser(dictionary(t))
+	uplinks, undecoded, mapped, passed := 0, 0, 0, 0
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".json" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var cases []struct {
+			ID     string `json:"id"`
+			Output struct {
+				Data json.RawMessage `json:"data"`
+			} `json:"output"`
+		}
+		if err := json.Unmarshal(text, &cases); err != nil {
+			return err
+		}
+		for _, c := range cases {
+			data := c.Output.Data
+			if data == nil { // the codec made an error of it
+				undecoded++
+				data = json.RawMessage("null")
+			}
+			for form, payload := range map[string]string{
+				"ttn-v3":        fmt.Sprintf(`{"end_device_ids":{"device_id":"d"},"uplink_message":{"frm_payload":"AQ==","decoded_payload":%s}}`, data),
+				"chirpstack-v4": fmt.Sprintf(`{"deviceInfo":{"devEui":"d"},"data":"AQ==","object":%s}`, data),
+				"json":          fmt.Sprintf(`{"device_id":"d","metrics":%s}`, data),
+			} {
+				readings, skipped, err := p.Parse(nil, message(payload))
+				switch {
+				case c.Output.Data == nil && form == "json": // no metrics, then
+					continue
+				case c.Output.Data == nil:
+					if err == nil {
+						t.Errorf("%s as %s: what nobody decoded gave %d readings and no cause", c.ID, form, len(readings))
+					}
+					continue
+				case err != nil:
+					t.Errorf("%s as %s: %v", c.ID, form, err)
+					continue
+				}
+				want := map[string]any{}
+				leaves(want, "", decode(t, data))
+				if len(readings)+skipped != len(want) {
+					t.Errorf("%s as %s: %d readings and %d skipped, want %d", c.ID, form, len(readings), skipped, len(want))
+				}
+				for _, r := range readings {
+					v, passes := want[r.Metric]
+					if r.Unit == "" && !passes {
+						t.Errorf("%s as %s: metric %q without unit is nowhere in the payload", c.ID, form, r.Metric)
+					}
+					if r.Unit == "" && passes && v != value(r) {
+						t.Errorf("%s as %s: %s = %v, want %v", c.ID, form, r.Metric, value(r), v)
+					}
+					if r.Unit != "" {
+						mapped++
+					} else {
+						passed++
+					}
+				}
+			}
+			uplinks++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if uplinks < 500 || mapped == 0 {
+		t.Errorf("%d uplinks with %d known metrics", uplinks, mapped)
+	}
+	t.Logf("%d uplinks, %d of them not decoded; of their values the dictionary knows %d and passes %d", uplinks, undecoded, mapped/3, passed/3)
+}
+
+func value(r mesh.Reading) any {
+	switch r.Kind {
+	case mesh.Boolean:
+		return r.Value == 1
+	case mesh.Text:
+		return r.ValueString
+	}
+	return r.Value
+}
+
+func decode(t *testing.T, data []byte) (v any) {
+	t.Helper()
+	if err := json.Unmarshal(data, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// leaves is what flattening means, said once more.
+func leaves(to map[string]any, name string, v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, m := range v {
+			leaves(to, below(name, k), m)
+		}
+	case []any:
+		for i, e := range v {
+			leaves(to, below(name, strconv.Itoa(i)), e)
+		}
+	default:
+		to[name] = v
+	}
+}
+
+func below(name, last string) string {
+	if name == "" {
+		return last
+	}
+	return name + "_" + last
+}
+
+// Every message of the wild gives readings or says why it gives none.
+func TestEnvelopesOfTheWild(t *testing.T) {
+	root := testdata.Path(t, "envelopes")
+	p := device.NewParser(dictionary(t))
+	want := map[string]string{ // a part of the cause, or the number of readings
+		"chirpstack-v4/ack.json": "0", "chirpstack-v4/join.json": "0", "chirpstack-v4/status.json": "0", "chirpstack-v4/txack.json": "0",
+		"chirpstack-v4/up.json": "the device profile has no codec",
+		"ttn-v3/downlink-ack.json": "0", "ttn-v3/downlink-push.json": "0", "ttn-v3/join-accept.json": "0",
+		"ttn-v3/mqtt-downlink-ack.json": "0", "ttn-v3/mqtt-join.json": "0",
+		"ttn-v3/mqtt-uplink.json": "the device has no payload formatter",
+		"ttn-v3/uplink.json":      "2", "ttn-v3/storage-cli-list.json": "4", "ttn-v3/storage-decoded-only.json": "2",
+		"mqtt-home/airgradient-measures-current.json": "20", // its serialno is the device
+		"mqtt-home/zigbee2mqtt-air-monitor.json":      "no device",
+		"aws/iot-button-event.json":                   "2",
+	}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".json" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		m := message(string(text))
+		readings, _, cause := p.Parse(nil, m)
+		got := fmt.Sprint(len(readings))
+		if cause != nil {
+			got = cause.Error()
+			m.DeviceID = "d"
+			byTransport, _, err := p.Parse(nil, m)
+			t.Logf("%s: %s; with a device from the transport: %d, %v", name, got, len(byTransport), err)
+		}
+		if w, ok := want[filepath.ToSlash(name)]; ok && (cause == nil && got != w || cause != nil && !strings.Contains(got, w)) {
+			t.Errorf("%s: %s, want %s", name, got, w)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A real room as wide rows and as long ones: the same readings, over the end of
+// summer time, whatever the metrics are called. The wide file has what the
+// building management system (bms) says as float32, the long one as float64.
+func TestWideIsLong(t *testing.T) {
+	dir := testdata.Path(t, "indoor-air/windesheim-b4b2022")
+	p := device.NewParser(dictionary(t))
+	flatten := func(source, at string, metrics ...string) []mesh.Reading {
+		readings, skipped, err := p.Parse(nil, message(fmt.Sprintf(`{"device_id":%q,"time":%q,"metrics":{%s}}`, source, at, strings.Join(metrics, ","))))
+		if err != nil || skipped > 0 || len(readings) != len(metrics) {
+			t.Fatalf("%s at %s: %d readings of %q, %d skipped, %v", source, at, len(readings), metrics, skipped, err)
+		}
+		return readings
+	}
+	type entry struct {
+		value   float64
+		several bool // the file has this key twice
+	}
+	long := map[string]entry{} // by id
+	for _, row := range rows(t, filepath.Join(dir, "925038_raw_measurements.csv"))[1:] {
+		r := flatten(row[1], row[2], fmt.Sprintf("%q:%s", row[3], row[4]))[0]
+		_, several := long[r.ReadingID]
+		long[r.ReadingID] = entry{r.Value, several}
+	}
+	table := rows(t, filepath.Join(dir, "925038_raw_properties.csv"))
+	wide := map[string]bool{}
+	duplicates := 0
+	for _, row := range table[1:] {
+		var metrics []string
+		var cells []float64
+		for i, cell := range row[3:] {
+			if cell == "" {
+				continue
+			}
+			value, err := strconv.ParseFloat(cell, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			metrics, cells = append(metrics, fmt.Sprintf("%q:%s", table[0][3+i], cell)), append(cells, value)
+		}
+		for i, r := range flatten(row[1], row[2], metrics...) {
+			wide[r.ReadingID] = true
+			if r.Value != cells[i] {
+				t.Errorf("%s: %s = %v, want %v", row[2], r.Metric, r.Value, cells[i])
+			}
+			want, ok := long[r.ReadingID]
+			within := 1e-9
+			if row[1] == "bms" {
+				within = 1e-7 * want.value
+			}
+			switch {
+			case want.several:
+				duplicates++
+			case !ok || math.Abs(r.Value-want.value) > within:
+				t.Errorf("%s: %s of %s = %v, want %v", row[2], r.Metric, row[1], r.Value, want)
+			}
+		}
+	}
+	if len(wide) != 17_570 || len(long) != len(wide) || duplicates != 5 {
+		t.Errorf("%d wide and %d long readings with %d duplicates, want 17570 and 5", len(wide), len(long), duplicates)
+	}
+}
+
+func rows(t *testing.T, path string) [][]string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	all, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
