@@ -3,6 +3,7 @@ package duckdb
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -60,6 +61,8 @@ func (d *DB) request(ctx context.Context, batch *warehouse.Batch) (*request, err
 		return nil, mesh.Permanentf("append to %s: no product has this table", batch.Table)
 	case !utf8.ValidString(batch.EventSource) || !utf8.ValidString(batch.EventID):
 		return nil, mesh.Permanentf("append to %s: event %q %q: not UTF-8", batch.Table, batch.EventSource, batch.EventID)
+	case batch.EventID == "":
+		return nil, mesh.Permanentf("append to %s: an event without id", batch.Table)
 	case len(batch.Rows) == 0:
 		return nil, nil
 	}
@@ -104,6 +107,16 @@ func (d *DB) run() {
 func (d *DB) storeGroup(group []*request) {
 	d.write.Lock()
 	defer d.write.Unlock()
+	group = slices.DeleteFunc(group, func(r *request) bool {
+		err := r.ctx.Err()
+		if err != nil {
+			r.answer <- err
+		}
+		return err != nil
+	})
+	if len(group) == 0 {
+		return
+	}
 	err := d.store(group)
 	if err != nil && len(group) > 1 {
 		// One event may spoil the transaction of all: store each by itself.
@@ -125,13 +138,11 @@ func (d *DB) store(group []*request) error {
 	tables := map[*table][]*request{}
 	err := d.writer.transaction(func() error {
 		for _, r := range group {
-			if r.ctx.Err() != nil || r.batch.EventID != "" && d.ledger.has(r.hash) {
+			if d.ledger.has(r.hash) {
 				continue
 			}
-			if r.batch.EventID != "" {
-				if err := d.ledger.add(r.hash, r.batch); err != nil {
-					return err
-				}
+			if err := d.ledger.add(r.hash, r.batch); err != nil {
+				return err
 			}
 			tables[r.table] = append(tables[r.table], r)
 		}

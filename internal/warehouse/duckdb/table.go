@@ -25,6 +25,7 @@ type table struct {
 	contract.Table
 	schema     string // where the storage is
 	cells      []contract.Column
+	kinds      []warehouse.Kind // of cells
 	stored     []contract.Column
 	recordedAt int
 	key        []int
@@ -57,6 +58,9 @@ func newTable(ct *contract.Table) *table {
 	t := &table{Table: *ct, cells: ct.Cells(), order: -1, assigned: -1, quality: -1, received: -1, time: -1}
 	t.schema = strings.TrimSuffix(t.Schema, "_internal") + "_internal"
 	t.stored = t.cells
+	for _, c := range t.cells {
+		t.kinds = append(t.kinds, cellKinds[c.Type])
+	}
 	index := func(name string) int {
 		return slices.IndexFunc(t.stored, func(c contract.Column) bool { return c.Name == name })
 	}
@@ -274,7 +278,7 @@ func (t *table) checkRow(row []warehouse.Cell) error {
 			}
 			continue
 		}
-		if want := cellKinds[column.Type]; cell.Kind() != want {
+		if want := t.kinds[i]; cell.Kind() != want {
 			return mesh.Permanentf("column %s: %v, want %v", column.Name, cell.Kind(), want)
 		}
 		switch cell.Kind() {
