@@ -111,6 +111,10 @@ func (p *scan) value() string {
 					n++
 				}
 			}
+			if n >= len(p.s) { // the string has no end
+				p.ok = false
+				return ""
+			}
 		case '{', '[':
 			depth++
 		case '}', ']':
