@@ -162,8 +162,8 @@ func TestParse(t *testing.T) {
 		{name: "empty time", payload: `{"deviceId":"d","time":"","a":1}`, readings: "a=1 at 2022-10-06T11:23:20Z no_time\n"},
 		{name: "time never set", payload: `{"deviceId":"d","time":"0001-01-01T00:00:00Z","a":1}`, readings: "a=1 at 2022-10-06T11:23:20Z no_time\n"},
 		{name: "two times", payload: `{"deviceId":"d","time":"10:49","timestamp":60,"a":1}`, readings: "time=\"10:49\"\na=1\n"},
-		{name: "no time that can be read", payload: `{"deviceId":"d","time":"yesterday","a":1}`, cause: `"time": time "yesterday" is neither RFC 3339 nor Unix`},
-		{name: "a time that is an object", payload: `{"deviceId":"d","timestamp":{"$date":60},"a":1}`, cause: `the time "timestamp" is an object`},
+		{name: "no time that can be read", payload: `{"deviceId":"d","time":"yesterday","a":1}`, cause: `time "time": "yesterday" is neither RFC 3339 nor Unix`},
+		{name: "a time that is an object", payload: `{"deviceId":"d","timestamp":{"$date":60},"a":1}`, cause: `time "timestamp" is an object`},
 
 		// The Things Stack.
 		{name: "TTN uplink", payload: uplink(`"uplink_message":{"f_port":2,"f_cnt":17,"frm_payload":"AQ==","decoded_payload":{"temperature":21.5,"occupied":false,"device_id":3,"time":4},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -116,7 +117,7 @@ func (d *document) parse(payload []byte) error {
 	case errors.Is(err, jsontext.ErrDuplicateName):
 		return fmt.Errorf("an object has the name %s twice", quote(syntax.JSONPointer.LastToken()))
 	}
-	return fmt.Errorf("not JSON: %w", err)
+	return errors.New("not JSON: " + strings.TrimPrefix(err.Error(), "jsontext: "))
 }
 
 // value reads the next value, a member of that name.

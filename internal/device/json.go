@@ -125,11 +125,11 @@ func (p *Parser) time(values ...int32) error {
 		case number:
 			s = p.doc.raw(c)
 		default:
-			return fmt.Errorf("the time %s is %s", quote(p.doc.name(c)), k)
+			return fmt.Errorf("time %s is %s", quote(p.doc.name(c)), k)
 		}
 		at, set, err := parseTime(s)
 		if err != nil {
-			return fmt.Errorf("%s: %w", quote(p.doc.name(c)), err)
+			return fmt.Errorf("time %s: %w", quote(p.doc.name(c)), err)
 		}
 		if set {
 			p.at.observed, p.at.quality = at, mesh.QualityOK

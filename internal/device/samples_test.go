@@ -145,7 +145,7 @@ func TestEnvelopesOfTheWild(t *testing.T) {
 	p := device.NewParser(dictionary(t))
 	want := map[string]string{ // a part of the cause, or the number of readings
 		"chirpstack-v4/ack.json": "0", "chirpstack-v4/join.json": "0", "chirpstack-v4/status.json": "0", "chirpstack-v4/txack.json": "0",
-		"chirpstack-v4/up.json": "the device profile has no codec",
+		"chirpstack-v4/up.json":    "the device profile has no codec",
 		"ttn-v3/downlink-ack.json": "0", "ttn-v3/downlink-push.json": "0", "ttn-v3/join-accept.json": "0",
 		"ttn-v3/mqtt-downlink-ack.json": "0", "ttn-v3/mqtt-join.json": "0",
 		"ttn-v3/mqtt-uplink.json": "the device has no payload formatter",

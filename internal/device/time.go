@@ -32,13 +32,13 @@ func parseTime(s []byte) (at mesh.Instant, set bool, err error) {
 		at, ok = parseUnix(s)
 	}
 	if !ok {
-		return 0, false, fmt.Errorf("time %s is neither RFC 3339 nor Unix seconds, ms, µs or ns", quote(s))
+		return 0, false, fmt.Errorf("%s is neither RFC 3339 nor Unix seconds, ms, µs or ns", quote(s))
 	}
 	switch {
 	case at == yearOne:
 		return 0, false, nil
 	case at < yearOne || at >= year10000:
-		return 0, false, fmt.Errorf("time %s is not in the years 1 to 9999", quote(s))
+		return 0, false, fmt.Errorf("%s is not in the years 1 to 9999", quote(s))
 	}
 	return at, true, nil
 }
