@@ -1,0 +1,225 @@
+package port_test
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/functions/output-port/port"
+	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/products"
+)
+
+func open(t *testing.T) *duckdb.DB {
+	t.Helper()
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	if err := db.Apply(t.Context(), list); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func start(t *testing.T, table string, w warehouse.Warehouse) http.Handler {
+	t.Helper()
+	t.Setenv("TABLE", table)
+	fn, err := port.Start(function.Ports{Warehouse: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fn.HTTP
+}
+
+func get(h http.Handler, method string, header ...string) *http.Response {
+	r := httptest.NewRequest(method, "/", nil)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func store[T mesh.Placements | mesh.Actions | mesh.Customers](t *testing.T, w warehouse.Warehouse, eventType, id string, data T) {
+	t.Helper()
+	if _, err := sink.New(w)(t.Context(), mesh.NewEvent(eventType, "/test", mesh.Encode(data), id)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// read decodes the rows as a reader of the port does.
+func read[Row any](t *testing.T, body io.Reader) []Row {
+	t.Helper()
+	var rows []Row
+	lines := json.NewDecoder(body)
+	lines.DisallowUnknownFields()
+	for {
+		var row Row
+		if err := lines.Decode(&row); err == io.EOF {
+			return rows
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, row)
+	}
+}
+
+func pointer[T any](v T) *T { return &v }
+
+func TestRowsAreWhatWasSent(t *testing.T) {
+	db := open(t)
+	placements := []mesh.Placement{
+		{DeviceID: "d1", TenantID: "a", Building: "B \"1\"", Floor: "0", Room: "r<1>", Persons: pointer[int64](30), OutsideCO2: pointer(420.25),
+			ValidFrom: 0, ValidTo: pointer[mesh.Instant](1_700_000_000_000_001), Version: 1},
+		{DeviceID: "d1", TenantID: "b", ValidFrom: 1_700_000_000_000_001, Version: 1},
+		{DeviceID: "d2", TenantID: "a", ValidFrom: 0, Version: 2},
+	}
+	gone := mesh.Placement{DeviceID: "d3", TenantID: "a", Version: 5, Deleted: true}
+	store(t, db, mesh.PlacementsChanged, "1", mesh.Placements{Placements: append([]mesh.Placement{placements[2], gone}, placements[:2]...)})
+	customers := []mesh.Customer{{CustomerID: "a", Name: "空", Sector: "school", Country: "NL", Version: 1}, {CustomerID: "b", Name: "B", Version: 9}}
+	store(t, db, mesh.CustomersChanged, "1", mesh.Customers{Customers: customers})
+
+	response := get(start(t, "iot_metadata.placements", db), http.MethodGet)
+	if response.StatusCode != http.StatusOK {
+		t.Fatal(response.Status)
+	}
+	if diff := cmp.Diff(placements, read[mesh.Placement](t, response.Body)); diff != "" {
+		t.Errorf("placements: (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff(customers, read[mesh.Customer](t, get(start(t, "customers.customers", db), http.MethodGet).Body)); diff != "" {
+		t.Errorf("customers: (-want +got)\n%s", diff)
+	}
+	action := mesh.Action{ActionID: "1", TenantID: "a", Building: "B", Room: "1", Action: "window_opened", TakenAt: 7, Version: 1}
+	store(t, db, mesh.ActionsLogged, "1", mesh.Actions{Actions: []mesh.Action{action}})
+	// The port shows recorded_at, which mesh.Action does not take.
+	type row struct {
+		mesh.Action
+		RecordedAt mesh.Instant `json:"recorded_at"`
+	}
+	got := read[row](t, get(start(t, "iot_actions.actions", db), http.MethodGet).Body)
+	if len(got) != 1 || got[0].RecordedAt == 0 || got[0].Action != action {
+		t.Errorf("actions = %+v, want %+v and when it was recorded", got, action)
+	}
+}
+
+func TestETag(t *testing.T) {
+	db := open(t)
+	h := start(t, "customers.customers", db)
+	tags := map[string]bool{}
+	// Each change, whatever it is, gives another tag: also one that leaves the
+	// number of rows and the greatest version as they were.
+	for i, c := range []mesh.Customer{
+		{},
+		{CustomerID: "a", Name: "A", Version: 5},
+		{CustomerID: "b", Name: "B", Version: 1},
+		{CustomerID: "b", Name: "Bee", Version: 2},
+		{CustomerID: "b", Name: "Bee", Version: 3, Deleted: true},
+	} {
+		if c.CustomerID != "" {
+			store(t, db, mesh.CustomersChanged, c.Name+string(rune('0'+c.Version)), mesh.Customers{Customers: []mesh.Customer{c}})
+		}
+		response := get(h, http.MethodGet)
+		tag := response.Header.Get("ETag")
+		if response.StatusCode != http.StatusOK || !strings.HasPrefix(tag, `"`) || tags[tag] {
+			t.Fatalf("step %d: %s, ETag %s, want 200 and a strong tag that is new", i, response.Status, tag)
+		}
+		for old := range tags {
+			if again := get(h, http.MethodGet, "If-None-Match", old); again.StatusCode != http.StatusOK {
+				t.Errorf("step %d: If-None-Match of an old tag gives %s", i, again.Status)
+			}
+		}
+		tags[tag] = true
+		for _, header := range []string{tag, `"x", W/` + tag, "*"} {
+			again := get(h, http.MethodGet, "If-None-Match", header)
+			if body, _ := io.ReadAll(again.Body); again.StatusCode != http.StatusNotModified || len(body) > 0 || again.Header.Get("ETag") != tag {
+				t.Errorf("step %d: If-None-Match %s: %s, ETag %s, %d bytes; want 304, %s, 0", i, header, again.Status, again.Header.Get("ETag"), len(body), tag)
+			}
+		}
+	}
+	// What was stored before is no change.
+	store(t, db, mesh.CustomersChanged, "again", mesh.Customers{Customers: []mesh.Customer{{CustomerID: "a", Name: "A", Version: 5}}})
+	if tag := get(h, http.MethodGet).Header.Get("ETag"); !tags[tag] {
+		t.Errorf("ETag %s after a row that was there, want one of %v", tag, tags)
+	}
+}
+
+func TestEncodings(t *testing.T) {
+	db := open(t)
+	store(t, db, mesh.CustomersChanged, "1", mesh.Customers{Customers: []mesh.Customer{{CustomerID: "a", Name: "A", Version: 5}}})
+	h := start(t, "customers.customers", db)
+	plain := get(h, http.MethodGet)
+	text, err := io.ReadAll(plain.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, accept := range []string{"gzip", "br, gzip;q=0.5"} {
+		zipped := get(h, http.MethodGet, "Accept-Encoding", accept)
+		if zipped.Header.Get("Content-Encoding") != "gzip" || zipped.Header.Get("ETag") == plain.Header.Get("ETag") {
+			t.Fatalf("Accept-Encoding %s: encoding %q and tag %s, want gzip and another tag than %s",
+				accept, zipped.Header.Get("Content-Encoding"), zipped.Header.Get("ETag"), plain.Header.Get("ETag"))
+		}
+		z, err := gzip.NewReader(zipped.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(z); err != nil || string(got) != string(text) {
+			t.Errorf("gzip = %q, %v, want %q", got, err, text)
+		}
+		if again := get(h, http.MethodGet, "If-None-Match", zipped.Header.Get("ETag")); again.StatusCode != http.StatusNotModified {
+			t.Errorf("the tag of the zipped answer gives %s, want 304", again.Status)
+		}
+	}
+	if r := get(h, http.MethodGet, "Accept-Encoding", "gzip;q=0"); r.Header.Get("Content-Encoding") != "" {
+		t.Error("gzip is served to who refuses it")
+	}
+	head := get(h, http.MethodHead)
+	if body, _ := io.ReadAll(head.Body); head.StatusCode != http.StatusOK || len(body) > 0 ||
+		head.Header.Get("ETag") != plain.Header.Get("ETag") || head.Header.Get("Content-Length") != plain.Header.Get("Content-Length") {
+		t.Errorf("HEAD: %s, %v, %d bytes; want what GET has but no body", head.Status, head.Header, len(body))
+	}
+	if r := get(h, http.MethodPost); r.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %s, want 405", r.Status)
+	}
+}
+
+func TestWarehouseAway(t *testing.T) {
+	db := open(t)
+	h := start(t, "customers.customers", db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	response := get(h, http.MethodGet)
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+		t.Errorf("%s, Retry-After %q, want 503 and a time", response.Status, response.Header.Get("Retry-After"))
+	}
+}
+
+func TestStartNamesWhatIsWrong(t *testing.T) {
+	for _, table := range []string{"", "iot_metadata.nothing", "iot_telemetry_internal.rejected"} {
+		t.Setenv("TABLE", table)
+		_, err := port.Start(function.Ports{Warehouse: open(t)})
+		if err == nil || !strings.Contains(err.Error(), "TABLE") || table != "" && !strings.Contains(err.Error(), "iot_metadata.placements") {
+			t.Errorf("TABLE=%q: Start() = %v, want an error that names TABLE and the output ports", table, err)
+		}
+	}
+}

@@ -1,0 +1,235 @@
+package sink_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/products"
+)
+
+func open(t testing.TB) *duckdb.DB {
+	t.Helper()
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	if err := db.Apply(t.Context(), list); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// all gives the rows of a table as JSON would.
+func all(t testing.TB, w warehouse.Warehouse, sql string) []map[string]any {
+	t.Helper()
+	rows, err := w.Query(t.Context(), sql)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []map[string]any
+	for row, err := range rows.All {
+		if err != nil {
+			t.Fatal(err)
+		}
+		members := map[string]any{}
+		for i, cell := range row {
+			column := rows.Columns[i]
+			switch v := cell.(type) {
+			case nil:
+				continue
+			case int64:
+				cell = float64(v)
+			case time.Time:
+				cell = mesh.At(v).String()
+			case string:
+				if column.Type == contract.JSON {
+					if err := json.Unmarshal([]byte(v), &cell); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			members[column.Name] = cell
+		}
+		out = append(out, members)
+	}
+	return out
+}
+
+const reading = `{"reading_id":"0123456789abcdef0123456789abcdef","device_id":"d1","metric":"co2","value":412.5,"value_string":"412.50",` +
+	`"unit":"ppm","observed_at":"2024-03-01T12:00:00.000001Z","received_at":"2024-03-01T12:00:02Z","event_source":"/devices","event_id":"m1",` +
+	`"quality":"no_time","revision":2,"attributes":{"rssi":-80},"tenant_id":"tenant-a","assignment_version":7`
+
+// Each member of the data is a column of the same name, and no other column
+// than recorded_at is set.
+func TestEveryMemberIsAColumn(t *testing.T) {
+	for _, test := range []struct{ eventType, member, table, row string }{
+		{mesh.TelemetryEnriched, "readings", "iot_telemetry.readings", reading + "}"},
+		{mesh.TelemetryUnassigned, "readings", "iot_telemetry.readings",
+			`{"reading_id":"r2","device_id":"d2","metric":"door","value":1,"value_bool":true,` +
+				`"observed_at":"2024-03-01T12:00:00Z","received_at":"2024-03-01T12:00:02Z","revision":0,"assignment_version":0}`},
+		{mesh.TelemetryUnassigned, "readings", "iot_telemetry.readings",
+			`{"reading_id":"r3","device_id":"d2","metric":"state","value_string":"",` +
+				`"observed_at":"2024-03-01T12:00:00Z","received_at":"2024-03-01T12:00:02Z","revision":0,"assignment_version":0}`},
+		{mesh.AnalyticsJoined, "readings", "iot_analytics.readings", reading + `,"building":"B","floor":"1","room":"1.01","persons":30,` +
+			`"outside_co2":420.5,"customer_name":"School","last_action":"window_opened","last_action_at":"2024-03-01T11:58:00.000001Z","minutes_since_action":2}`},
+		{mesh.AnalyticsJoined, "readings", "iot_analytics.readings", reading + "}"},
+		{mesh.PlacementsChanged, "placements", "iot_metadata_internal.placements", `{"device_id":"d1","tenant_id":"tenant-a","building":"B","floor":"1","room":"1.01",` +
+			`"persons":30,"outside_co2":420.5,"valid_from":"2024-01-01T00:00:00Z","valid_to":"2024-03-01T00:00:00Z","version":3,"deleted":true}`},
+		{mesh.PlacementsChanged, "placements", "iot_metadata.placements",
+			`{"device_id":"d1","tenant_id":"tenant-a","valid_from":"2024-01-01T00:00:00Z","version":3}`},
+		{mesh.ActionsLogged, "actions", "iot_actions.actions", `{"action_id":"a1","tenant_id":"tenant-a","device_id":"d1","building":"B","room":"1.01",` +
+			`"action":"window_opened","taken_at":"2024-03-01T12:00:00Z","version":1}`},
+		{mesh.CustomersChanged, "customers", "customers.customers",
+			`{"customer_id":"tenant-a","name":"School","sector":"school","country":"NL","version":1}`},
+		{mesh.TelemetryRejected, "rejected", "iot_telemetry_internal.rejected", `{"cause":"no value","id":"m1","source":"/devices","device_id":"d1",` +
+			`"format":"json","content_type":"application/json","attributes":{"a":"b"},"received_at":"2024-03-01T12:00:02Z","payload":{"x":1}}`},
+		{mesh.TelemetryRejected, "rejected", "iot_telemetry_internal.rejected", `{"cause":"no JSON","id":"m2","source":"/devices",` +
+			`"received_at":"2024-03-01T12:00:02Z","payload_base64":"/wA="}`},
+	} {
+		t.Run(test.eventType, func(t *testing.T) {
+			db := open(t)
+			in := mesh.NewEvent(test.eventType, "/telemesh/test", fmt.Appendf(nil, `{"%s":[%s]}`, test.member, test.row), "1")
+			for range 2 { // a redelivery changes nothing
+				if out, err := sink.New(db)(t.Context(), in); err != nil || out != nil {
+					t.Fatalf("handler = %v, %v, want nothing", out, err)
+				}
+			}
+			var want map[string]any
+			if err := json.Unmarshal([]byte(test.row), &want); err != nil {
+				t.Fatal(err)
+			}
+			if test.eventType == mesh.TelemetryRejected {
+				want["message_id"] = want["id"]
+				delete(want, "id")
+				want["payload_base64"] = want["payload"] == nil
+				if want["payload"] = `{"x":1}`; want["payload_base64"] == true {
+					want["payload"] = "/wA="
+				}
+				want["event_source"], want["event_id"] = in.Source(), in.ID()
+			}
+			rows := all(t, db, "SELECT * FROM "+test.table)
+			if len(rows) != 1 {
+				t.Fatalf("%d rows, want 1", len(rows))
+			}
+			delete(rows[0], contract.RecordedAt)
+			if diff := cmp.Diff(want, rows[0]); diff != "" {
+				t.Errorf("row differs from the event's: (-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWhatIsPermanent(t *testing.T) {
+	db := open(t)
+	handle := sink.New(db)
+	for name, in := range map[string]event.Event{
+		"type":    mesh.NewEvent(mesh.TelemetryReceived, "/s", []byte(`{"messages":[]}`), "1"),
+		"no JSON": mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`), "1"),
+		"member":  mesh.NewEvent(mesh.PlacementsChanged, "/s", []byte(`{}`), "1"),
+		"row": mesh.NewEvent(mesh.AnalyticsJoined, "/s", // joined readings have a tenant
+			[]byte(`{"readings":[`+strings.Replace(reading, `,"tenant_id":"tenant-a"`, "", 1)+`}]}`), "1"),
+	} {
+		if _, err := handle(t.Context(), in); !mesh.IsPermanent(err) {
+			t.Errorf("%s: handler = %v, want a permanent error", name, err)
+		}
+	}
+	db.Close()
+	in := mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`+reading+`}]}`), "x")
+	if _, err := handle(t.Context(), in); err == nil || mesh.IsPermanent(err) {
+		t.Errorf("a closed warehouse: handler = %v, want a passing error", err)
+	}
+}
+
+func TestStart(t *testing.T) {
+	ports := function.Ports{Client: http.DefaultClient, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if _, err := sink.Start(ports); err == nil || !strings.Contains(err.Error(), "WAREHOUSE_URL") {
+		t.Errorf("Start() without a warehouse = %v, want an error that names WAREHOUSE_URL", err)
+	}
+
+	// The warehouse comes up after the function.
+	db := open(t)
+	var up http.Handler
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if up == nil {
+			http.Error(w, "not yet", http.StatusBadGateway)
+			return
+		}
+		up.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	t.Setenv("WAREHOUSE_URL", server.URL)
+	t.Setenv("WAREHOUSE_TOKEN", "secret")
+	fn, err := sink.Start(ports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`+reading+`}]}`), "x")
+	if _, err := fn.Handler(t.Context(), in); err == nil || mesh.IsPermanent(err) {
+		t.Errorf("handler = %v, want a passing error", err)
+	}
+	up = remote.Handler(db, "secret")
+	if _, err := fn.Handler(t.Context(), in); err != nil {
+		t.Errorf("handler = %v", err)
+	}
+	if rows := all(t, db, "SELECT * FROM iot_telemetry.readings"); len(rows) != 1 {
+		t.Errorf("%d rows, want 1", len(rows))
+	}
+}
+
+// discard reads the cells of the rows, as any warehouse does.
+type discard struct{ warehouse.Warehouse }
+
+func (discard) Append(_ context.Context, batch warehouse.Batch) error {
+	var cells []warehouse.Cell
+	for _, row := range batch.Rows {
+		cells = row.Cells(cells[:0])
+	}
+	if len(cells) == 0 {
+		return errors.New("no cells")
+	}
+	return nil
+}
+
+func BenchmarkSink(b *testing.B) {
+	readings := make([]mesh.Reading, 500)
+	handle := sink.New(discard{})
+	for i := range readings {
+		readings[i] = mesh.Reading{DeviceID: "office-0001/bme680", Metric: "co2", Value: float64(i), Unit: "ppm", TenantID: "tenant-a",
+			ObservedAt: mesh.Instant(i), ReceivedAt: mesh.Instant(i), EventSource: "/devices", EventID: "m", AssignmentVersion: 1}
+		readings[i].ReadingID = mesh.ReadingID("office-0001/bme680", "co2", mesh.Instant(i))
+	}
+	in := mesh.NewEvent(mesh.TelemetryEnriched, "/s", mesh.EncodeReadings(readings), "x")
+	b.SetBytes(int64(len(in.Data())))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := handle(b.Context(), in); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(readings)), "ns/reading")
+}
