@@ -65,7 +65,7 @@ const (
 )
 
 func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Function, sink string, client *http.Client) error {
-	drainer := &handlers.Drainer{Inner: fn.serveHTTP(log, sink, client), QuietPeriod: quietPeriod}
+	drainer := &handlers.Drainer{Inner: fn.Serve(log, sink, client), QuietPeriod: quietPeriod}
 	server := &http.Server{Handler: drainer, ReadHeaderTimeout: 10 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
@@ -85,8 +85,9 @@ func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Fun
 	return err
 }
 
-// serveHTTP serves events by the handler and everything else by HTTP.
-func (fn *Function) serveHTTP(log *slog.Logger, sink string, client *http.Client) http.Handler {
+// Serve serves events by the handler and everything else by HTTP. Several events
+// of one handler call are posted to sink.
+func (fn *Function) Serve(log *slog.Logger, sink string, client *http.Client) http.Handler {
 	switch {
 	case fn.Handler == nil:
 		return fn.HTTP

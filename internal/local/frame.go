@@ -1,0 +1,190 @@
+package local
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/cloudevents/sdk-go/v2/types"
+	"github.com/klauspost/compress/s2"
+)
+
+// A frame is an event as the store holds it. It is not the JSON format of
+// CloudEvents since that would have to read and write all of the data, which
+// is most of the bytes:
+//
+//	kind byte, TTL, number of attributes, (name, value)…, data
+//
+// Numbers are varints, texts are preceded by their length. The attributes
+// have the string form that they have on the wire (CloudEvents 1.0.2, 3.1),
+// as they would after a hop through a cluster.
+const (
+	framePlain = 1 + iota
+	frameS2    // data is an S2 block
+)
+
+// compressFrom is the size from which data is compressed: micro-batches shrink
+// to a tenth for less than it costs to write and read what is saved. Small
+// events fit into one write as they are.
+const compressFrom = 2048
+
+// frame puts e into a frame.
+func frame(e *event.Event, ttl int32, arrived time.Time) ([]byte, error) {
+	const attributes = 512 // is room for most
+	kind, size := byte(framePlain), attributes+len(e.DataEncoded)
+	if len(e.DataEncoded) >= compressFrom {
+		kind, size = frameS2, attributes+s2.MaxEncodedLen(len(e.DataEncoded))
+	}
+	b := append(make([]byte, 0, size), kind)
+	b = binary.AppendUvarint(b, uint64(ttl))
+
+	extensions := e.Extensions()
+	const required, optional = 5, 4
+	pairs := make([]string, 0, 2*(required+optional+len(extensions)))
+	add := func(name, value string) { pairs = append(pairs, name, value) }
+	add("specversion", e.SpecVersion())
+	add("id", e.ID())
+	add("source", e.Source())
+	add("type", e.Type())
+	if v := e.DataContentType(); v != "" {
+		add("datacontenttype", v)
+	}
+	if v := e.DataSchema(); v != "" {
+		add("dataschema", v)
+	}
+	if v := e.Subject(); v != "" {
+		add("subject", v)
+	}
+	if v := e.Time(); !v.IsZero() {
+		add("time", types.FormatTime(v))
+	}
+	add(extArrival, types.FormatTime(arrived))
+	for name, value := range extensions {
+		if name == extTTL || name == extArrival {
+			continue
+		}
+		s, ok := value.(string)
+		if !ok {
+			var err error
+			if s, err = types.Format(value); err != nil {
+				return nil, fmt.Errorf("extension %q: %w", name, err)
+			}
+		}
+		add(name, s)
+	}
+	b = binary.AppendUvarint(b, uint64(len(pairs)))
+	for _, s := range pairs {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	if kind == framePlain {
+		return append(b, e.DataEncoded...), nil
+	}
+	n, most := len(b), s2.MaxEncodedLen(len(e.DataEncoded))
+	if cap(b)-n < most {
+		b = append(make([]byte, 0, n+most), b...)
+	}
+	return b[:n+len(s2.Encode(b[n:n+most], e.DataEncoded))], nil
+}
+
+var errFrame = errors.New("no frame of an event: the store is damaged, or of another version")
+
+// readFrame gives the event of a frame and its TTL. Small data stays where it
+// is in b.
+func readFrame(b []byte) (e event.Event, ttl int32, err error) {
+	if len(b) == 0 || b[0] != framePlain && b[0] != frameS2 {
+		return e, 0, errFrame
+	}
+	kind, rest := b[0], b[1:]
+	number := func() uint64 {
+		v, n := binary.Uvarint(rest)
+		if n <= 0 {
+			err, rest = errFrame, nil
+			return 0
+		}
+		rest = rest[n:]
+		return v
+	}
+	// One copy for all attributes: they are short and live as long as each other.
+	var attributes string
+	text := func() string {
+		n := number()
+		if n > uint64(len(rest)) {
+			err, rest = errFrame, nil
+			return ""
+		}
+		s := attributes[len(attributes)-len(rest):][:n]
+		rest = rest[n:]
+		return s
+	}
+	ttl = int32(number())
+	pairs := number()
+	if pairs > uint64(len(rest)) || pairs%2 == 1 {
+		return e, 0, errFrame
+	}
+	end := rest
+	for range pairs {
+		n := number()
+		if n > uint64(len(rest)) {
+			return e, 0, errFrame
+		}
+		rest = rest[n:]
+	}
+	data := rest
+	attributes = string(end[:len(end)-len(data)])
+	rest = end[:len(end)-len(data)]
+
+	if text(); text() == event.CloudEventsVersionV03 {
+		e = event.New(event.CloudEventsVersionV03)
+	} else {
+		e = event.New()
+	}
+	for range pairs/2 - 1 {
+		switch name, value := text(), text(); name {
+		case "id":
+			e.SetID(value)
+		case "source":
+			e.SetSource(value)
+		case "type":
+			e.SetType(value)
+		case "datacontenttype":
+			e.SetDataContentType(value)
+		case "dataschema":
+			e.SetDataSchema(value)
+		case "subject":
+			e.SetSubject(value)
+		case "time":
+			at, failed := types.ParseTime(value)
+			if failed != nil {
+				return e, 0, errFrame
+			}
+			e.SetTime(at)
+		default:
+			e.SetExtension(name, value)
+		}
+	}
+	if err != nil {
+		return e, 0, err
+	}
+	switch {
+	case kind == frameS2:
+		if e.DataEncoded, err = s2.Decode(nil, data); err != nil {
+			return e, 0, fmt.Errorf("%w: %w", errFrame, err)
+		}
+	case len(data) > 0:
+		e.DataEncoded = bytes.Clone(data)
+	}
+	return e, ttl, nil
+}
+
+// weight is about what an event in a frame of that many bytes takes in memory.
+// Compressed data is taken to be ten times as long.
+func weight(frame []byte) int64 {
+	if len(frame) > 0 && frame[0] == frameS2 {
+		return 10 * int64(len(frame))
+	}
+	return int64(len(frame))
+}

@@ -1,0 +1,139 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/manifest"
+)
+
+// service is a Service whose function runs in this process.
+type service struct {
+	ref         manifest.Ref
+	timeout     time.Duration
+	concurrency int // 0: not limited
+	log         *slog.Logger
+	function    *function.Function // nil until it is started
+	handler     http.Handler
+}
+
+// startServices starts the function of every Service. A Service that needs
+// another at start-up finds it there: those whose address is in the
+// environment come first.
+func (m *Mesh) startServices(cfg Config) error {
+	for _, s := range cfg.Manifests.Services {
+		svc := &service{ref: s.Ref(), log: cfg.Log.With("function", s.Name)}
+		if seconds := s.Spec.Template.Spec.TimeoutSeconds; seconds != nil {
+			svc.timeout = time.Duration(*seconds) * time.Second
+		}
+		if most := s.Spec.Template.Spec.ContainerConcurrency; most != nil {
+			svc.concurrency = int(*most)
+		}
+		m.services[s.Ref()] = svc
+	}
+	visited := map[manifest.Ref]bool{}
+	var start func(*manifest.Service) error
+	start = func(s *manifest.Service) error {
+		if visited[s.Ref()] {
+			return nil
+		}
+		visited[s.Ref()] = true
+		env, missing := s.Environ(cfg.Set[s.Ref()])
+		for _, other := range cfg.Manifests.Services {
+			address := other.Name + "." + other.Namespace + ".svc"
+			for _, value := range env {
+				if strings.Contains(value, "/"+address) {
+					if err := start(other); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		begin := cfg.Functions[s.Function()]
+		switch {
+		case begin == nil && s.Function() != "":
+			return fmt.Errorf("%s: Service %s: there is no function %q in this program", s.Where, s.Ref(), s.Function())
+		case begin == nil:
+			m.log.Info("not run here: its image is no function of telemesh", "service", s.Ref().String())
+			return nil
+		case missing != nil:
+			return fmt.Errorf("%s: Service %s: %s comes from the cluster: set a value for this machine", s.Where, s.Ref(), strings.Join(missing, ", "))
+		}
+		svc := m.services[s.Ref()]
+		fn, err := withEnv(env, func() (*function.Function, error) {
+			return begin(function.Ports{Client: m.client, Warehouse: cfg.Warehouse, Log: svc.log})
+		})
+		if err != nil {
+			return fmt.Errorf("start Service %s: %w", s.Ref(), err)
+		}
+		svc.function, svc.handler = fn, fn.Serve(svc.log, env["K_SINK"], m.client)
+		return nil
+	}
+	for _, s := range cfg.Manifests.Services {
+		if err := start(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var environment sync.Mutex
+
+// withEnv calls f with variables set in the environment of the process. It is
+// the one place that changes it: functions read it once, when they start.
+func withEnv[T any](env map[string]string, f func() (T, error)) (T, error) {
+	environment.Lock()
+	defer environment.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		before, was := os.LookupEnv(name)
+		defer func() {
+			if was {
+				os.Setenv(name, before)
+			} else {
+				os.Unsetenv(name)
+			}
+		}()
+		if err := os.Setenv(name, env[name]); err != nil {
+			var none T
+			return none, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return f()
+}
+
+// Service serves the HTTP side of a Service. It answers 404 where there is no
+// such Service and 503 where it does not run.
+func (m *Mesh) Service(namespace, name string) http.Handler {
+	ref := manifest.Ref{Namespace: namespace, Name: name}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := m.services[ref]
+		switch {
+		case s == nil:
+			http.Error(w, fmt.Sprintf("Service %s does not exist", ref), http.StatusNotFound)
+		case s.handler == nil:
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, fmt.Sprintf("Service %s does not run", ref), http.StatusServiceUnavailable)
+		default:
+			s.handler.ServeHTTP(w, r)
+		}
+	})
+}
+
+func (s *service) close(ctx context.Context) error {
+	if s.function == nil || s.function.Close == nil {
+		return nil
+	}
+	if err := s.function.Close(ctx); err != nil {
+		return fmt.Errorf("close Service %s: %w", s.ref, err)
+	}
+	return nil
+}
