@@ -1,0 +1,214 @@
+package contract_test
+
+import (
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"sigs.k8s.io/yaml"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/testdata"
+	"github.com/telemesh/telemesh/products"
+)
+
+func load(t *testing.T) []contract.Product {
+	t.Helper()
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func find(t *testing.T, table string) contract.Table {
+	t.Helper()
+	for _, p := range load(t) {
+		for _, table_ := range p.Tables {
+			if table_.FullName() == table {
+				return table_
+			}
+		}
+	}
+	t.Fatalf("no table %s", table)
+	return contract.Table{}
+}
+
+// The columns that readers may rely on, in their order.
+func TestColumns(t *testing.T) {
+	readings := "reading_id tenant_id device_id metric value value_string value_bool unit observed_at received_at recorded_at " +
+		"revision assignment_version quality event_source event_id attributes"
+	for table, want := range map[string]string{
+		"iot_telemetry.readings":  readings,
+		"iot_analytics.readings":  readings + " building floor room persons outside_co2 customer_name last_action last_action_at minutes_since_action",
+		"iot_metadata.placements": "device_id tenant_id building floor room persons outside_co2 valid_from valid_to version",
+		"iot_actions.actions":     "action_id tenant_id device_id building room action taken_at recorded_at version",
+		"customers.customers":     "customer_id name sector country version",
+	} {
+		var got []string
+		for _, c := range find(t, table).Columns {
+			got = append(got, c.Name)
+		}
+		if diff := cmp.Diff(strings.Fields(want), got); diff != "" {
+			t.Errorf("%s: (-want +got)\n%s", table, diff)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	got := find(t, "iot_metadata.placements")
+	got.Columns = nil
+	want := contract.Table{Schema: "iot_metadata", Name: "placements", Key: []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("placements: (-want +got)\n%s", diff)
+	}
+	got = find(t, "iot_telemetry.readings")
+	if got.Time != "observed_at" || got.Order != contract.Revision || !slices.Equal(got.Key, []string{"reading_id"}) {
+		t.Errorf("readings: %+v", got)
+	}
+	if c := got.Columns[9]; c != (contract.Column{Name: "received_at", Type: contract.Timestamp, Required: true, Provenance: true}) {
+		t.Errorf("received_at: %+v", c)
+	}
+	list := load(t)
+	names := []string{}
+	for _, p := range list {
+		names = append(names, p.Name+" "+p.Domain+" "+p.Schema+" "+p.Owner+" "+strings.Join(p.Events, " "))
+	}
+	if diff := cmp.Diff([]string{
+		"customers crm customers crm-team dev.telemesh.customers.changed.v1",
+		"iot-actions iot iot_actions iot-team dev.telemesh.actions.logged.v1",
+		"iot-analytics analytics iot_analytics analytics-team dev.telemesh.analytics.joined.v1",
+		"iot-metadata iot iot_metadata iot-team dev.telemesh.placements.changed.v1",
+		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1",
+	}, names); diff != "" {
+		t.Errorf("products: (-want +got)\n%s", diff)
+	}
+	for _, v := range list[2].Views {
+		if !strings.Contains(v.SQL, "iot_analytics.readings") || v.DuckDB == v.SQL || v.DuckDB == "" {
+			t.Errorf("view %s: GoogleSQL %q, DuckDB %q", v.Name, v.SQL, v.DuckDB)
+		}
+	}
+}
+
+// The documents are valid against the schemas of the two standards.
+func TestSchemas(t *testing.T) {
+	compiler := jsonschema.NewCompiler()
+	compile := func(name string) *jsonschema.Schema {
+		s, err := compiler.Compile(testdata.Path(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	schemas := map[string]*jsonschema.Schema{
+		".odcs.yaml": compile("contracts/odcs/schema/odcs-json-schema-v3.1.0.json"),
+		".odps.yaml": compile("contracts/odps/schema/odps-json-schema-v1.0.0.json"),
+	}
+	n := 0
+	err := fs.WalkDir(products.FS, ".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		for suffix, schema := range schemas {
+			if !strings.HasSuffix(file, suffix) {
+				continue
+			}
+			n++
+			text, err := fs.ReadFile(products.FS, file)
+			if err != nil {
+				return err
+			}
+			text, err = yaml.YAMLToJSON(text)
+			if err != nil {
+				return err
+			}
+			document, err := jsonschema.UnmarshalJSON(strings.NewReader(string(text)))
+			if err != nil {
+				return err
+			}
+			if err := schema.Validate(document); err != nil {
+				t.Errorf("%s: %v", file, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n < 11 {
+		t.Errorf("%d documents were checked, want at least 11", n)
+	}
+}
+
+// Each change breaks a product; the error names the file and the field.
+func TestErrorsNameFileAndField(t *testing.T) {
+	const (
+		descriptor = "customers/product.odps.yaml"
+		table      = "customers/customers.odcs.yaml"
+	)
+	for _, test := range []struct{ name, file, old, new, want string }{
+		{"unknown member", table, "required: true", "requird: true", `requird`},
+		{"type", table, "physicalType: STRING", "physicalType: TEXT", "schema[0].properties[0].physicalType"},
+		{"logical type", table, "logicalType: string", "logicalType: number", "schema[0].properties[0].logicalType"},
+		{"column twice", table, "name: sector", "name: country", "schema[0].properties[3].name"},
+		{"deleted", table, "name: sector", "name: deleted", "schema[0].properties[2].name"},
+		{"key may be NULL", table, "        required: true\n", "", "schema[0].properties[0].required"},
+		{"no key", table, "primaryKey: true", "primaryKey: false", "primaryKey"},
+		{"order", table, "value: version", "value: name", "schema[0].customProperties.order"},
+		{"physical name", table, "physicalName: customers.customers", "physicalName: crm.customers", "schema[0].physicalName"},
+		{"status of the contract", table, "status: active", "status: ''", "status"},
+		{"product", table, "dataProduct: customers", "dataProduct: other", "dataProduct"},
+		{"version of the standard", table, "apiVersion: v3.1.0", "apiVersion: v2.0.0", "apiVersion"},
+		{"id that no port has", table, "id: customers.customers", "id: other", "customers.customers"},
+		{"status", descriptor, "status: active", "status: ''", "status"},
+		{"team", descriptor, "name: crm-team", "name: ''", "team.name"},
+		{"port without contract", descriptor, "    contractId: customers.customers\n", "", "outputPorts[0].contractId"},
+		{"port of no kind", descriptor, "type: event", "type: stream", "outputPorts[1].type"},
+		{"port without table", descriptor, "name: customers.customers", "name: customers.others", "customers.customers"},
+		{"name", descriptor, "name: customers\n", "name: other\n", "name"},
+	} {
+		files := fstest.MapFS{}
+		for _, file := range []string{descriptor, table} {
+			text, err := fs.ReadFile(products.FS, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if file == test.file {
+				changed := strings.Replace(string(text), test.old, test.new, 1)
+				if changed == string(text) {
+					t.Fatalf("%s: %s does not contain %q", test.name, file, test.old)
+				}
+				text = []byte(changed)
+			}
+			files[file] = &fstest.MapFile{Data: text}
+		}
+		_, err := contract.Load(files)
+		if err == nil || !strings.Contains(err.Error(), path.Dir(test.file)+"/") || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: Load() = %v, want an error that names %s and %s", test.name, err, test.file, test.want)
+		}
+	}
+	if _, err := contract.Load(fstest.MapFS{}); err == nil {
+		t.Error("Load() of an empty folder gives no error")
+	}
+	for file, want := range map[string]string{
+		"customers/views/other.sql":            "no output port",
+		"customers/views/customers.duckdb.sql": "customers.sql",
+	} {
+		files := fstest.MapFS{file: {Data: []byte("SELECT 1")}}
+		for _, file := range []string{descriptor, table} {
+			text, err := fs.ReadFile(products.FS, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[file] = &fstest.MapFile{Data: text}
+		}
+		if _, err := contract.Load(files); err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: Load() = %v, want an error that names it and %s", file, err, want)
+		}
+	}
+}
