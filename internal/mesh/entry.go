@@ -42,7 +42,7 @@ func DecodeEntries(data []byte) ([]Entry, error) {
 		r := &readings[i].Reading
 		e := &out[i]
 		e.DeviceID, e.ObservedAt, e.TenantID = r.DeviceID, r.ObservedAt, r.TenantID
-		b := r.appendBare(nil)
+		b := r.appendBare(nil, &lastInstants{})
 		e.bare = len(b)
 		e.text = string(r.appendTenancy(b))
 	}

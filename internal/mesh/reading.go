@@ -59,9 +59,11 @@ func EncodeReadings(readings []Reading) []byte {
 // appendJSON appends the object of r without its closing brace, in one line.
 // The tenancy comes last, what a join adds after it: each step appends to what
 // it got.
-func (r *Reading) appendJSON(b []byte) []byte { return r.appendTenancy(r.appendBare(b)) }
+func (r *Reading) appendJSON(b []byte, last *lastInstants) []byte {
+	return r.appendTenancy(r.appendBare(b, last))
+}
 
-func (r *Reading) appendBare(b []byte) []byte {
+func (r *Reading) appendBare(b []byte, last *lastInstants) []byte {
 	b = append(b, `{"reading_id":`...)
 	b = appendString(b, r.ReadingID)
 	b = appendString(append(b, `,"device_id":`...), r.DeviceID)
@@ -80,8 +82,8 @@ func (r *Reading) appendBare(b []byte) []byte {
 		b = appendString(append(b, `,"value_string":`...), r.ValueString)
 	}
 	b = appendMember(b, `,"unit":`, r.Unit)
-	b = appendInstant(b, `,"observed_at":`, r.ObservedAt)
-	b = appendInstant(b, `,"received_at":`, r.ReceivedAt)
+	b = last.observed.append(b, `,"observed_at":`, r.ObservedAt)
+	b = last.received.append(b, `,"received_at":`, r.ReceivedAt)
 	b = appendMember(b, `,"event_source":`, r.EventSource)
 	b = appendMember(b, `,"event_id":`, r.EventID)
 	b = appendMember(b, `,"quality":`, r.Quality)
@@ -215,7 +217,9 @@ func EncodeJoined(readings []JoinedReading) []byte {
 	return w.Data()
 }
 
-func (r *JoinedReading) appendJSON(b []byte) []byte { return r.AppendJoin(r.Reading.appendJSON(b)) }
+func (r *JoinedReading) appendJSON(b []byte, last *lastInstants) []byte {
+	return r.AppendJoin(r.Reading.appendJSON(b, last))
+}
 
 // DecodeJoined reads what EncodeJoined writes, and the same members in any
 // order and spacing.
