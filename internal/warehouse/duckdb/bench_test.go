@@ -8,10 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/products"
 )
 
 // The rows are those of a fleet of 1,000 devices with five metrics each, one
@@ -64,15 +62,9 @@ func benchRows(table string, from, n int) []warehouse.Row {
 }
 
 func openBench(b *testing.B) warehouse.Warehouse {
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		b.Fatal(err)
-	}
 	w := open(b)
 	b.Cleanup(func() { w.Close() })
-	if err := w.Apply(b.Context(), list); err != nil {
-		b.Fatal(err)
-	}
+	apply(b, w)
 	return w
 }
 

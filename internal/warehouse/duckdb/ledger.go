@@ -16,6 +16,7 @@ type ledger struct {
 	conn       conn
 	appender   *appender
 	generation int64
+	size       int // of a generation
 	young, old map[eventHash]struct{}
 	added      []eventHash // in this transaction
 	dropOld    bool        // rows of generations before the old one are to be deleted
@@ -45,8 +46,8 @@ const (
 )
 
 func openLedger(c conn) (*ledger, error) {
-	l := &ledger{conn: c, young: map[eventHash]struct{}{}, old: map[eventHash]struct{}{}}
-	if err := c.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s; CREATE TABLE IF NOT EXISTS %[1]s.%s "+
+	l := &ledger{conn: c, size: generationSize, young: map[eventHash]struct{}{}, old: map[eventHash]struct{}{}}
+	if err := c.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %[1]s; CREATE TABLE IF NOT EXISTS %[1]s.%[2]s "+
 		"(table_name VARCHAR, event_source VARCHAR, event_id VARCHAR, generation BIGINT)", ledgerSchema, ledgerTable)); err != nil {
 		return nil, err
 	}
@@ -106,7 +107,7 @@ func (l *ledger) flush() error {
 
 func (l *ledger) committed() {
 	l.added, l.dropOld = l.added[:0], false
-	if len(l.young) >= generationSize {
+	if len(l.young) >= l.size {
 		l.old, l.young = l.young, map[eventHash]struct{}{}
 		l.generation++
 		l.dropOld = true

@@ -135,22 +135,22 @@ func (q *query) prepare(sql string) error {
 	return errors.New("query: the statement does more than read; only SELECT, FROM, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN run here")
 }
 
-// trim drops what ends a statement, so that it can stand in parentheses.
+// trim drops what ends a statement, so that it can stand in parentheses: the
+// first semicolon that nothing but semicolons and comments follow.
 func (q *query) trim(sql string) string {
-	for {
-		at := strings.LastIndexByte(sql, ';')
-		if at < 0 {
-			return sql
+	for at := range len(sql) {
+		if sql[at] != ';' {
+			continue
 		}
 		var statements duck.ExtractedStatements
 		n := duck.ExtractStatements(q.conn.c, sql[at+1:], &statements)
 		nothing := n == 0 && duck.ExtractStatementsError(statements) == ""
 		duck.DestroyExtracted(&statements)
-		if !nothing {
-			return sql
+		if nothing {
+			return sql[:at]
 		}
-		sql = sql[:at]
 	}
+	return sql
 }
 
 // column gives a column of the answer, and the type it must be cast to: none,

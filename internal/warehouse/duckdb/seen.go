@@ -26,6 +26,7 @@ type seen struct {
 	last    int64 // first > last: the table is empty
 	buckets map[int64]*bucket
 	held    int // rows in buckets, and a constant for each bucket
+	limit   int // of held; 0: maxHeld
 	round   uint64
 }
 
@@ -55,7 +56,7 @@ func bucketOf(at int64) int64 {
 }
 
 // reset forgets everything: the transaction that wrote it was rolled back.
-func (s *seen) reset() { *s = seen{round: s.round} }
+func (s *seen) reset() { *s = seen{round: s.round, limit: s.limit} }
 
 // prepare makes the memory hold the buckets of the prints.
 func (t *table) prepare(c conn, prints [][]print) error {
@@ -68,7 +69,7 @@ func (t *table) prepare(c conn, prints [][]print) error {
 			s.first, s.last = 0, 0
 		} else {
 			at := name(t.stored[t.time].Name)
-			row, err := c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(min(%s)), 0), coalesce(epoch_us(max(%[1]s)), 0) FROM %s",
+			row, err := c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(min(%[1]s)), 0), coalesce(epoch_us(max(%[1]s)), 0) FROM %[2]s",
 				at, t.storage(currentSuffix)))
 			if err != nil {
 				return err
@@ -116,7 +117,7 @@ func (t *table) load(c conn, missing []int64) error {
 	where := ""
 	if t.time >= 0 {
 		at := name(t.stored[t.time].Name)
-		where = fmt.Sprintf("WHERE %s >= make_timestamp(%d) AND %[1]s < make_timestamp(%d)",
+		where = fmt.Sprintf("WHERE %[1]s >= make_timestamp(%[2]d) AND %[1]s < make_timestamp(%[3]d)",
 			at, missing[0]*bucketWidth, (missing[len(missing)-1]+1)*bucketWidth)
 		if int64(len(missing)) < missing[len(missing)-1]-missing[0]+1 {
 			var list strings.Builder
@@ -127,7 +128,7 @@ func (t *table) load(c conn, missing []int64) error {
 				fmt.Fprint(&list, n)
 			}
 			// Integer division rounds towards zero, buckets towards the past.
-			where += fmt.Sprintf(" AND (epoch_us(%s) - CASE WHEN %[1]s < make_timestamp(0) THEN %d ELSE 0 END) // %d IN (%s)",
+			where += fmt.Sprintf(" AND (epoch_us(%[1]s) - CASE WHEN %[1]s < make_timestamp(0) THEN %[2]d ELSE 0 END) // %[3]d IN (%[4]s)",
 				at, bucketWidth-1, int64(bucketWidth), list.String())
 		}
 	}
@@ -152,7 +153,8 @@ func (s *seen) put(b *bucket, p print) {
 // evict lets buckets go that were not used for longest, down to three quarters
 // of what may be held, but none of this round.
 func (s *seen) evict() {
-	if s.held <= maxHeld {
+	limit := cmp.Or(s.limit, maxHeld)
+	if s.held <= limit {
 		return
 	}
 	type old struct {
@@ -169,7 +171,7 @@ func (s *seen) evict() {
 		return cmp.Or(cmp.Compare(a.used, b.used), cmp.Compare(a.n, b.n))
 	})
 	for _, c := range candidates {
-		if s.held <= maxHeld/4*3 {
+		if s.held <= limit/4*3 {
 			return
 		}
 		s.held -= len(s.buckets[c.n].rows) + bucketCost

@@ -152,7 +152,7 @@ func (t *table) create(c conn) error {
 	if err := t.check(c); err != nil {
 		return err
 	}
-	if err := c.exec(fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT %s FROM %s WHERE NOT resolved UNION ALL SELECT %[2]s FROM %[4]s",
+	if err := c.exec(fmt.Sprintf("CREATE OR REPLACE VIEW %[1]s AS SELECT %[2]s FROM %[3]s WHERE NOT resolved UNION ALL SELECT %[2]s FROM %[4]s",
 		t.storage(""), names(t.stored), t.storage(currentSuffix), t.storage(revisedSuffix))); err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (t *table) create(c conn) error {
 	if t.Tombstones {
 		where = " WHERE NOT " + name(contract.Deleted)
 	}
-	return c.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s; CREATE OR REPLACE VIEW %[1]s.%s AS SELECT %s FROM %s%s",
+	return c.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %[1]s; CREATE OR REPLACE VIEW %[1]s.%[2]s AS SELECT %[3]s FROM %[4]s%[5]s",
 		name(t.Schema), name(t.Name), names(t.Columns), t.storage(currentSuffix), where))
 }
 

@@ -1,0 +1,24 @@
+package duckdb
+
+// Exec runs SQL on the writer's connection.
+func (d *DB) Exec(sql string) error {
+	d.write.Lock()
+	defer d.write.Unlock()
+	return d.writer.exec(sql)
+}
+
+// Hold bounds how many rows of a table are known in memory.
+func (d *DB) Hold(table string, rows int) { d.tables[table].seen.limit = rows }
+
+// Held says how many are, and in how many hours.
+func (d *DB) Held(table string) (rows, hours int) {
+	d.write.Lock()
+	defer d.write.Unlock()
+	for _, b := range d.tables[table].seen.buckets {
+		rows += len(b.rows)
+	}
+	return rows, len(d.tables[table].seen.buckets)
+}
+
+// RememberEvents sets how many events a generation of the ledger has.
+func (d *DB) RememberEvents(n int) { d.ledger.size = n }
