@@ -131,6 +131,7 @@ func TestParse(t *testing.T) {
 		{name: "a converted number has no literal", payload: `{"deviceId":"d","ts":60,"temp_f":-40.000000000000000000001}`, readings: "temperature=-40 Cel\n"},
 		{name: "unknown names pass as they are", payload: `{"deviceId":"d","ts":60,"Foo Bar-3°":1}`, readings: "Foo Bar-3°=1\n"},
 		{name: "beyond belief in the unit", payload: `{"deviceId":"d","ts":60,"AirPressure":100729.105}`, readings: "AirPressure=100729.105\n"},
+		{name: "beyond float64 in the metric's unit", payload: `{"deviceId":"d","ts":60,"tvoc_ppm":1e308}`, readings: "tvoc_ppm=1e+308\n"},
 		{name: "the second name of a metric passes", payload: `{"deviceId":"d","ts":60,"CO2":1,"co2_ppm":2,"carbon_dioxide":3}`,
 			readings: "co2=1 ppm\nco2_ppm=2\ncarbon_dioxide=3\n"},
 		{name: "the metric's own name goes first", payload: `{"deviceId":"d","ts":60,"temp_f":50,"temperature":11,"temp":12}`,

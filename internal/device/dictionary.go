@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"math"
 
 	"sigs.k8s.io/yaml"
 )
@@ -20,8 +21,12 @@ type spelling struct {
 	between [2]float64 // both 0: any
 }
 
-// plausible says whether v may be of the unit that the name stands for.
+// plausible says whether v may be in the unit that the name stands for, and is
+// a number in the metric's unit, too.
 func (s *spelling) plausible(v float64) bool {
+	if s.convert != nil && math.IsInf(s.convert(v), 0) {
+		return false
+	}
 	return s.between[0] == s.between[1] || v >= s.between[0] && v <= s.between[1]
 }
 
