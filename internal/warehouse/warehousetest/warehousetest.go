@@ -339,7 +339,7 @@ func testOrder(t *testing.T, s *Store) {
 			}))
 		}
 	}
-	const rounds = 12
+	const rounds = 8
 	var want []string
 	for round := range rounds {
 		order := random.Perm(len(rows))
