@@ -12,7 +12,10 @@
 //   - Scale follows concurrency. The target of a function that computes is
 //     low: its events wait for the processor, not for others, and each holds a
 //     micro-batch of up to 256 KiB. The target of one that waits is high.
-//   - No limit on the processor: it would slow down the cold start first.
+//   - They ask for next to no processor, and have no limit. What is asked for
+//     is kept from others also while a pod ends, which takes half a minute:
+//     a mesh that asks for more finds no room for its own cold starts on a small
+//     node. A limit would slow down the cold start first.
 //   - No probes: Knative's own, a connection to the port every few
 //     milliseconds until it is open, is the fastest there is, and functions
 //     listen only when they are ready.

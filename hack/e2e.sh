@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# e2e.sh: the mesh on a Kubernetes cluster with Knative Serving and Eventing: applies it, waits until it is ready, and
+# runs the tests of hack/e2e against it.
+#
+#   KUBECONFIG           the cluster
+#   KO_DOCKER_REPO       where images go
+#   KO_DEFAULTBASEIMAGE  the base image, unless that of ko.yaml can be pulled
+#   E2E_HOST             the address where pods reach this machine
+#   E2E_RUN              a command that runs its arguments inside the cluster's network; not needed on a node
+#   E2E_KEEP             not empty: leave the mesh on the cluster
+#
+# What the script made on the cluster it takes away, a mesh that was there before it leaves there.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+die() { printf 'e2e: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
+now() { date +%s%3N; }
+lap() { printf '%6.1f s  %s\n' "$(($(now) - start))e-3" "$1"; start=$(now); }
+
+for tool in go ko kubectl; do
+	command -v "$tool" >/dev/null || die "no $tool on the PATH" "install $tool"
+done
+: "${KO_DOCKER_REPO:?names the registry that the cluster pulls from}" "${E2E_HOST:?is the address where pods reach this machine}"
+kubectl get crd services.serving.knative.dev triggers.eventing.knative.dev >/dev/null ||
+	die "no cluster with Knative Serving and Eventing answers" "KUBECONFIG names it: ${KUBECONFIG:-it is not set}"
+
+ready=(-f brokers -f triggers)
+for file in config/*.yaml; do
+	[ "$file" = config/000-namespaces.yaml ] || ready+=(-f "$file") # a namespace has no condition
+done
+namespaces=$(kubectl create --dry-run=client -o name -f config/000-namespaces.yaml | sed 's|.*/||')
+
+# diagnose: what one would look at next
+diagnose() {
+	local n
+	for n in $namespaces; do
+		printf '\n== namespace %s\n' "$n"
+		kubectl get -n "$n" ksvc,broker,trigger,pods
+		kubectl get -n "$n" events --field-selector type!=Normal,reason!=Unhealthy --sort-by=.lastTimestamp | tail -n 20
+		kubectl logs -n "$n" --prefix --tail=30 -c user-container -l serving.knative.dev/service
+	done
+} >&2
+
+work=$(mktemp -d)
+finish() {
+	local status=$?
+	[ "$status" = 0 ] || diagnose || true
+	if [ -n "${made:-}" ] && [ -z "${E2E_KEEP:-}" ]; then
+		kubectl delete -f config/000-namespaces.yaml --ignore-not-found --timeout=180s
+	fi
+	rm -rf "$work"
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+start=$(now)
+[ -n "$(kubectl get -f config/000-namespaces.yaml --ignore-not-found -o name)" ] || made=yes
+ko apply --base-import-paths -R -f config -f brokers -f triggers 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
+lap "built and applied"
+kubectl wait --for=condition=Ready --timeout=180s "${ready[@]}" >/dev/null 2>&1 || {
+	# Not what kubectl wait says: out of time, it names what it had not come to yet.
+	kubectl get "${ready[@]}" -o go-template='{{range .items}}{{$o := .}}{{range .status.conditions}}{{if and (eq .type "Ready") (ne .status "True")}}{{$o.kind}} {{$o.metadata.namespace}}/{{$o.metadata.name}} is not ready{{with .reason}}: {{.}}{{end}}{{with .message}}: {{.}}{{end}}{{"\n"}}{{end}}{{end}}{{end}}' >&2
+	die "not everything is ready after 3 minutes" "the lines above say what, those below what one would look at next"
+}
+lap "Services, Brokers and Triggers ready"
+
+# compiled outside: there may be no way to the modules inside
+(cd hack/e2e && go test -c -o "$work/e2e.test" .)
+lap "test compiled"
+(cd hack/e2e && ${E2E_RUN:-} env E2E_HOST="$E2E_HOST" "$work/e2e.test" -test.v -test.timeout=10m)
+lap "test"

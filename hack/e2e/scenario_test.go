@@ -1,0 +1,214 @@
+package e2e
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/internal/feed"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/snapshot"
+	"github.com/telemesh/telemesh/internal/testdata"
+)
+
+// Addresses of the mesh, the same on a cluster and in the embedded runtime.
+const (
+	ingestURL     = "http://telemetry-ingest.iot.svc.cluster.local/"
+	brokerURL     = "http://broker-ingress.knative-eventing.svc.cluster.local/"
+	placementsURL = "http://iot-metadata-port.iot.svc.cluster.local/"
+	actionsURL    = "http://iot-actions-port.iot.svc.cluster.local/"
+	customersURL  = "http://customers-port.crm.svc.cluster.local/"
+)
+
+// patience is what one step may take: a chain of cold starts, with the
+// retries that may be between them.
+const patience = time.Minute
+
+// scenario is one device that three tenants' days pass by: nobody's at first,
+// then a school's, then an office's, with an action in each of their rooms.
+type scenario struct {
+	messages   [][]byte // one micro-batch
+	placements []mesh.Placement
+	actions    []mesh.Action
+	customers  []mesh.Customer
+}
+
+const (
+	batch  = 500 // BATCH_MAX_MESSAGES of config/telemetry-ingest.yaml
+	device = "925038/CO2-meter-SCD4x"
+)
+
+// newScenario takes the first 500 messages of a real room, four days from
+// 2022-10-06 13:23 on, or of one that is made up where the data set is not
+// there.
+func newScenario(t *testing.T) scenario {
+	s := scenario{
+		placements: []mesh.Placement{
+			{DeviceID: device, TenantID: "school", Building: "T", Floor: "5", Room: "T5.38", Persons: ptr[int64](28), OutsideCO2: ptr(415.5),
+				ValidFrom: at(t, "2022-10-06T14:00:00+02:00"), ValidTo: ptr(at(t, "2022-10-08T12:00:00+02:00")), Version: 1},
+			{DeviceID: device, TenantID: "office", Building: "Kantoor", Room: "12", ValidFrom: at(t, "2022-10-08T12:00:00+02:00"), Version: 2},
+		},
+		actions: []mesh.Action{
+			{ActionID: "a1", TenantID: "school", Building: "T", Room: "T5.38", Action: "open window", TakenAt: at(t, "2022-10-07T09:00:00+02:00"), Version: 1},
+			{ActionID: "a2", TenantID: "office", DeviceID: device, Action: "ventilation on", TakenAt: at(t, "2022-10-09T08:00:00+02:00"), Version: 1},
+		},
+		customers: []mesh.Customer{
+			{CustomerID: "school", Name: "Hogeschool \"De Brug\"", Sector: "education", Country: "NL", Version: 1},
+			{CustomerID: "office", Name: "Kantoor Zuid", Country: "NL", Version: 1},
+		},
+	}
+	data := cmp.Or(os.Getenv("TELEMESH_TESTDATA"), filepath.Join(testdata.Root(t), "..", "shared", "data"))
+	path := filepath.Join(data, "indoor-air", "windesheim-b4b2022", "925038_raw_properties.csv")
+	if _, err := os.Stat(path); err != nil {
+		t.Logf("the Windesheim data set is not here, the messages are made up: %v", err)
+		for i := range batch {
+			when := s.placements[0].ValidFrom.Time().Add(time.Duration(i-4) * 10 * time.Minute)
+			s.messages = append(s.messages, fmt.Appendf(nil, `{"device_id":%q,"timestamp":%q,"metrics":{"co2__ppm":%d,"temp_in__degC":%.1f,"occupied":%t}}`,
+				device, when.Format(time.RFC3339), 400+i, 18+float64(i%50)/10, i%3 == 0))
+		}
+		return s
+	}
+	f, err := feed.Open(path, feed.Columns{Device: []string{"id", "source"}, Time: "timestamp"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for m, err := range f.All() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.messages = append(s.messages, bytes.Clone(m.Body)); len(s.messages) == batch {
+			break
+		}
+	}
+	return s
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func at(t *testing.T, s string) mesh.Instant {
+	t.Helper()
+	i, err := mesh.ParseInstant(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// tell posts the metadata as events and waits until the output ports show it.
+func (s *scenario) tell(t *testing.T, client *http.Client) {
+	t.Helper()
+	post := func(broker, eventType string, data []byte) {
+		t.Helper()
+		e := mesh.NewEvent(eventType, "/telemesh/hack/e2e", data, eventType, string(data))
+		if err := function.Post(t.Context(), client, brokerURL+broker, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	post("iot/iot", mesh.PlacementsChanged, mesh.Encode(mesh.Placements{Placements: s.placements}))
+	post("iot/iot", mesh.ActionsLogged, mesh.Encode(mesh.Actions{Actions: s.actions}))
+	post("crm/crm", mesh.CustomersChanged, mesh.Encode(mesh.Customers{Customers: s.customers}))
+	shown(t, client, placementsURL, s.placements, func(p mesh.Placement) string { return p.ValidFrom.String() })
+	shown(t, client, actionsURL, s.actions, func(a mesh.Action) string { return a.ActionID })
+	shown(t, client, customersURL, s.customers, func(c mesh.Customer) string { return c.CustomerID })
+}
+
+// shown waits until an output port shows the rows and no others.
+func shown[Row any](t *testing.T, client *http.Client, url string, rows []Row, key func(Row) string) {
+	t.Helper()
+	byKey := func(a, b Row) int { return cmp.Compare(key(a), key(b)) }
+	want := slices.SortedFunc(slices.Values(rows), byKey)
+	port := snapshot.New(client, url, 0, func(rows []Row) ([]Row, error) { return rows, nil })
+	until(t, patience, url, func() string {
+		got, err := port.Newer(t.Context())
+		if err != nil {
+			return err.Error()
+		}
+		slices.SortFunc(got, byKey)
+		return gocmp.Diff(want, got)
+	})
+}
+
+// send posts the messages to the ingest endpoint in one request, again and
+// again until they are accepted, as every sender has to.
+func (s *scenario) send(t *testing.T, client *http.Client) {
+	t.Helper()
+	body := bytes.Join(s.messages, []byte{'\n'})
+	until(t, patience, "POST "+ingestURL, func() string {
+		resp, err := client.Post(ingestURL, "application/x-ndjson", bytes.NewReader(body))
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		switch {
+		case resp.StatusCode == http.StatusAccepted:
+			return ""
+		case !function.Retriable(resp.StatusCode):
+			t.Fatalf("POST %s: %v, want 202", ingestURL, function.StatusError(resp))
+		}
+		err = function.StatusError(resp)
+		t.Logf("POST %s: %v, again", ingestURL, err)
+		return err.Error()
+	})
+}
+
+// subscriber collects what analytics.joined events bring.
+type subscriber struct {
+	mu       sync.Mutex
+	readings map[string]mesh.JoinedReading // by id; a redelivery brings the same
+	faults   []string
+}
+
+func newSubscriber() *subscriber {
+	return &subscriber{readings: map[string]mesh.JoinedReading{}}
+}
+
+func (s *subscriber) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	function.Events(s.take, slog.New(slog.DiscardHandler), "", nil).ServeHTTP(w, r)
+}
+
+func (s *subscriber) take(_ context.Context, e event.Event) ([]event.Event, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	readings, err := mesh.DecodeJoined(e.Data())
+	if err != nil {
+		s.faults = append(s.faults, err.Error())
+		return nil, mesh.Permanent(err)
+	}
+	for _, r := range readings {
+		if tenant := e.Extensions()[mesh.ExtTenant]; tenant != r.TenantID {
+			s.faults = append(s.faults, fmt.Sprintf("event of tenant %v holds reading %s of %s", tenant, r.ReadingID, r.TenantID))
+		}
+		r.ReceivedAt = 0 // the clock of the function
+		s.readings[r.ReadingID] = r
+	}
+	return nil, nil
+}
+
+func (s *subscriber) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.readings)
+}
+
+// reset gives what was collected and begins anew.
+func (s *subscriber) reset() map[string]mesh.JoinedReading {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	readings := s.readings
+	s.readings = map[string]mesh.JoinedReading{}
+	return readings
+}
