@@ -21,7 +21,7 @@ type Table struct {
 	Columns []Column
 	Key     []string // columns of the primary key
 	Order   string   // Revision or Version: of rows with the same key the highest counts; empty: a key is sent once
-	Time    string   // column that partitions the table; empty: none
+	Time    string   // column that partitions the table; empty: none. With Revision, rows of one key have the same
 
 	// Tombstones: a row may say that its key is gone. Rows have one more cell
 	// than Columns, the last: deleted, a BOOL. The output port does not show it

@@ -57,7 +57,7 @@ type Warehouse interface {
 type Batch struct {
 	Table       string // as contract.Table.FullName gives it: "iot_telemetry.readings"
 	EventSource string // source and id of the event: storing it twice is storing it once
-	EventID     string
+	EventID     string // not empty
 	Rows        []Row
 }
 
