@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -34,11 +35,17 @@ const compressFrom = 2048
 // frame puts e into a frame.
 func frame(e *event.Event, ttl int32, arrived time.Time) ([]byte, error) {
 	const attributes = 512 // is room for most
-	kind, size := byte(framePlain), attributes+len(e.DataEncoded)
-	if len(e.DataEncoded) >= compressFrom {
-		kind, size = frameS2, attributes+s2.MaxEncodedLen(len(e.DataEncoded))
+	kind, data := byte(framePlain), e.DataEncoded
+	if len(data) >= compressFrom {
+		// Room for the worst case is ten times what is needed: have it once.
+		room := scratch.Get().(*[]byte)
+		defer scratch.Put(room)
+		if most := s2.MaxEncodedLen(len(data)); cap(*room) < most {
+			*room = make([]byte, most)
+		}
+		kind, data = frameS2, s2.Encode((*room)[:cap(*room)], data)
 	}
-	b := append(make([]byte, 0, size), kind)
+	b := append(make([]byte, 0, attributes+len(data)), kind)
 	b = binary.AppendUvarint(b, uint64(ttl))
 
 	extensions := e.Extensions()
@@ -80,15 +87,10 @@ func frame(e *event.Event, ttl int32, arrived time.Time) ([]byte, error) {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
-	if kind == framePlain {
-		return append(b, e.DataEncoded...), nil
-	}
-	n, most := len(b), s2.MaxEncodedLen(len(e.DataEncoded))
-	if cap(b)-n < most {
-		b = append(make([]byte, 0, n+most), b...)
-	}
-	return b[:n+len(s2.Encode(b[n:n+most], e.DataEncoded))], nil
+	return append(b, data...), nil
 }
+
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 var errFrame = errors.New("no frame of an event: the store is damaged, or of another version")
 
@@ -122,7 +124,7 @@ func readFrame(b []byte) (e event.Event, ttl int32, err error) {
 	}
 	ttl = int32(number())
 	pairs := number()
-	if pairs > uint64(len(rest)) || pairs%2 == 1 {
+	if pairs < 2 || pairs > uint64(len(rest)) || pairs%2 == 1 {
 		return e, 0, errFrame
 	}
 	end := rest

@@ -19,9 +19,13 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
+func load(text string) (manifest.Set, error) {
+	return manifest.Load(manifest.Folder{Name: "test", FS: fstest.MapFS{"mesh.yaml": {Data: []byte(text)}}})
+}
+
 func manifests(t testing.TB, text string) manifest.Set {
 	t.Helper()
-	set, err := manifest.Load(manifest.Folder{Name: "test", FS: fstest.MapFS{"mesh.yaml": {Data: []byte(text)}}})
+	set, err := load(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +37,7 @@ const brokerYAML = `
 apiVersion: eventing.knative.dev/v1
 kind: Broker
 metadata: {name: iot, namespace: iot}
-spec: {delivery: {retry: 2, backoffPolicy: linear, backoffDelay: PT0.01S}}
+spec: {delivery: {retry: 2, backoffPolicy: linear, backoffDelay: PT0.1S}}
 `
 
 func triggerYAML(name, eventType, subscriber, more string) string {
