@@ -136,8 +136,10 @@ func (s *Server) reject(w http.ResponseWriter, r *http.Request, body []byte, cau
 	http.Error(w, cause.Error(), http.StatusBadRequest)
 }
 
-// Split makes messages of one request. It fails only for what claims to be a
-// CloudEvent and is none.
+// Split makes messages of one request that came at now. They are received one
+// after the other, a microsecond apart: those that tell no time take this one,
+// and must not all say something of the same instant. It fails only for what
+// claims to be a CloudEvent and is none.
 func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, error) {
 	contentType := header.Get("Content-Type")
 	mediaType, _, err := mime.ParseMediaType(contentType)
@@ -170,7 +172,7 @@ func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, e
 	}
 	messages := make([]mesh.Message, len(parts))
 	for i, part := range parts {
-		messages[i] = newMessage(mesh.Source(name), part, mediaType, now)
+		messages[i] = newMessage(mesh.Source(name), part, mediaType, now+mesh.Instant(i))
 	}
 	return messages, nil
 }
@@ -248,7 +250,7 @@ func fromEvents(events []event.Event, now mesh.Instant) ([]mesh.Message, error) 
 		if contentType == event.ApplicationJSON {
 			contentType = ""
 		}
-		messages[i] = mesh.Message{ID: e.ID(), Source: e.Source(), ContentType: contentType, Attributes: attributes, ReceivedAt: now, Payload: e.Data()}
+		messages[i] = mesh.Message{ID: e.ID(), Source: e.Source(), ContentType: contentType, Attributes: attributes, ReceivedAt: now + mesh.Instant(i), Payload: e.Data()}
 	}
 	return messages, nil
 }

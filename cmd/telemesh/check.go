@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/products"
+)
+
+func checkCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say where manifests and contracts do not fit together",
+		Long: `Reads brokers/, triggers/, config/ and products/ and says what does not fit: a
+Trigger whose Broker or subscriber is not there, an event type that is made and
+read by nobody or read and made by nobody, functions that could wake each other
+for ever. Exits 1 if there is any finding.`,
+		Args: arguments(cobra.NoArgs, "no arguments: --manifests names the folder"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			set, err := loadManifests(dir)
+			if err != nil {
+				return err
+			}
+			all, err := contract.Load(products.FS)
+			if err != nil {
+				return fmt.Errorf("read contracts: %w", err)
+			}
+			findings := manifest.Check(set)
+			for _, f := range findings {
+				fmt.Fprintln(cmd.OutOrStdout(), f)
+			}
+			if len(findings) > 0 {
+				return fmt.Errorf("%d findings", len(findings))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "ok: %d brokers, %d triggers, %d services, %d products\n",
+				len(set.Brokers), len(set.Triggers), len(set.Services), len(all))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&dir, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
+	return cmd
+}

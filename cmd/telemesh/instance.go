@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/telemesh/telemesh/brokers"
+	"github.com/telemesh/telemesh/config"
+	"github.com/telemesh/telemesh/functions"
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/local"
+	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/triggers"
+)
+
+// options are the flags of every command that runs the mesh.
+type options struct {
+	data      string
+	manifests string
+	set       []string
+	verbose   bool
+}
+
+func dataFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "data", "telemesh-data", "folder that holds the broker's events and the warehouse")
+}
+
+func (o *options) flags(cmd *cobra.Command) {
+	dataFlag(cmd, &o.data)
+	cmd.Flags().StringVar(&o.manifests, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
+	cmd.Flags().StringArrayVar(&o.set, "set", nil, "override an environment variable of a Service, as telemetry-ingest.BATCH_MAX_MESSAGES=1")
+	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "log more")
+}
+
+func (o *options) log() *slog.Logger {
+	level := slog.LevelWarn
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// builtIn is the manifests this binary carries.
+func builtIn() []manifest.Folder {
+	return []manifest.Folder{{Name: "brokers", FS: brokers.FS}, {Name: "triggers", FS: triggers.FS}, {Name: "config", FS: config.FS}}
+}
+
+func loadManifests(dir string) (manifest.Set, error) {
+	if dir == "" {
+		return manifest.Load(builtIn()...)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return manifest.Set{}, hint(fmt.Errorf("read manifests: %w", err), "--manifests takes a folder with brokers/, triggers/ and config/")
+	}
+	return manifest.Load(manifest.Dir(dir)...)
+}
+
+// overrides reads SERVICE.KEY=VALUE.
+func (o *options) overrides(set manifest.Set) (map[manifest.Ref]map[string]string, error) {
+	out := map[manifest.Ref]map[string]string{}
+	for _, s := range o.set {
+		name, value, ok := strings.Cut(s, "=")
+		service, key, dotted := strings.Cut(name, ".")
+		if !ok || !dotted || service == "" || key == "" {
+			return nil, hint(fmt.Errorf("--set %q is not SERVICE.KEY=VALUE", s), "for example --set telemetry-ingest.BATCH_MAX_MESSAGES=1")
+		}
+		at := slices.IndexFunc(set.Services, func(s *manifest.Service) bool { return s.Name == service })
+		if at < 0 {
+			return nil, fmt.Errorf("--set %q: no Service %q in the manifests", s, service)
+		}
+		ref := set.Services[at].Ref()
+		if out[ref] == nil {
+			out[ref] = map[string]string{}
+		}
+		out[ref][key] = value
+	}
+	return out, nil
+}
+
+// instance is a data folder in use: its warehouse, its mesh, and the socket by
+// which other commands reach both.
+type instance struct {
+	dir       string
+	warehouse warehouse.Warehouse
+	mesh      *local.Mesh
+	log       *slog.Logger
+
+	lock   *os.File
+	socket *http.Server
+}
+
+// open takes the folder and starts the mesh on it.
+func (o *options) open(ctx context.Context) (_ *instance, err error) {
+	set, err := loadManifests(o.manifests)
+	if err != nil {
+		return nil, err
+	}
+	overrides, err := o.overrides(set)
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{dir: o.data, log: o.log()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, in.close())
+		}
+	}()
+	if in.lock, err = lockFolder(o.data); err != nil {
+		return nil, err
+	}
+	if in.warehouse, err = openWarehouse(ctx, o.data); err != nil {
+		return nil, err
+	}
+	in.mesh, err = local.Open(ctx, local.Config{
+		Dir: filepath.Join(o.data, "broker"), Manifests: set, Functions: functions.Table,
+		Warehouse: in.warehouse, Set: overrides, Log: in.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the mesh: %w", err)
+	}
+	return in, in.serveSocket()
+}
+
+// lockFolder makes the folder this process's own until the file is closed.
+func lockFolder(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make data folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock data folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		owner := make([]byte, 64)
+		n, _ := f.Read(owner)
+		f.Close()
+		return nil, hint(fmt.Errorf("data folder %s is in use by process %s", dir, strings.TrimSpace(string(owner[:n]))),
+			"one process holds a data folder: stop that one, or name another folder with --data; `telemesh query` works beside it")
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("lock data folder: %w", err), f.Close())
+		}
+	}
+	return f, nil
+}
+
+// openWarehouse opens the folder's DuckDB with the tables of the contracts.
+func openWarehouse(ctx context.Context, dir string) (warehouse.Warehouse, error) {
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		return nil, fmt.Errorf("read contracts: %w", err)
+	}
+	w, err := duckdb.Open(filepath.Join(dir, "warehouse.duckdb"))
+	if err != nil {
+		return nil, fmt.Errorf("open warehouse: %w", err)
+	}
+	if err := w.Apply(ctx, all); err != nil {
+		return nil, errors.Join(fmt.Errorf("make tables: %w", err), w.Close())
+	}
+	return w, nil
+}
+
+// closeTimeout bounds a clean stop; what is not delivered by then is delivered
+// after the next start.
+const closeTimeout = 30 * time.Second
+
+func (in *instance) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	var errs []error
+	if in.socket != nil {
+		errs = append(errs, in.socket.Close())
+	}
+	if in.mesh != nil {
+		errs = append(errs, in.mesh.Close(ctx))
+	}
+	if in.warehouse != nil {
+		errs = append(errs, in.warehouse.Close())
+	}
+	if in.lock != nil {
+		errs = append(errs, in.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// socketPath is where the process that holds a folder listens. A socket's path
+// must not be longer than 107 bytes on Linux (unix(7)), so that of a folder
+// deep down stands in the folder for temporary files.
+func socketPath(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if abs, err = filepath.EvalSymlinks(abs); err != nil {
+		return "", err
+	}
+	path := filepath.Join(abs, "telemesh.sock")
+	if len(path) > 103 {
+		path = filepath.Join(os.TempDir(), "telemesh-"+mesh.Hash(abs)+".sock")
+	}
+	return path, nil
+}
+
+func (in *instance) serveSocket() error {
+	path, err := socketPath(in.dir)
+	if err != nil {
+		return fmt.Errorf("make socket: %w", err)
+	}
+	// The lock is held: a socket that is there is left from a process that died.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("make socket: %w", err)
+	}
+	in.socket = &http.Server{Handler: in.control(), ReadHeaderTimeout: time.Minute}
+	go in.socket.Serve(listener)
+	return nil
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/telemesh/telemesh/internal/testdata"
+)
+
+// asMain makes the test binary the command.
+const asMain = "TELEMESH_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		os.Exit(run())
+	}
+	testscript.Main(m, map[string]func(){"telemesh": func() { os.Exit(run()) }})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata"})
+}
+
+// What the README tells a reader to type works, in an empty folder.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(testdata.Root(t), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, session, ok := strings.Cut(string(readme), "\n```sh\n")
+	session, _, closed := strings.Cut(session, "```")
+	if !ok || !closed {
+		t.Fatal("README.md has no block of shell commands")
+	}
+	bin := t.TempDir()
+	wrapper := "#!/bin/sh\n" + asMain + "=1 exec " + executable(t) + ` "$@"` + "\n"
+	if err := os.WriteFile(filepath.Join(bin, "telemesh"), []byte(wrapper), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-eux")
+	cmd.Dir = t.TempDir()
+	cmd.Stdin = strings.NewReader(session)
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the README's commands: %v\n%s", err, out)
+	}
+	for _, want := range []string{"dead-lettered          0", "linden-school", "ok: "} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the README's commands do not print %q:\n%s", want, out)
+		}
+	}
+}
+
+func executable(t testing.TB) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// command is telemesh as a process of its own.
+func command(ctx context.Context, t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, executable(t), args...)
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	return cmd
+}
+
+// telemesh runs the command to its end, which has to be a good one, and gives
+// what it prints.
+func telemesh(t testing.TB, args ...string) string {
+	t.Helper()
+	cmd := command(t.Context(), t, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("telemesh %s: %v\n%s%s", strings.Join(args, " "), err, &out, &errs)
+	}
+	return out.String()
+}
+
+// rows runs a query on a data folder and gives its lines, without the header.
+func rows(t testing.TB, data, sql string) []string {
+	t.Helper()
+	out := strings.TrimSuffix(telemesh(t, "query", "--data", data, "--format", "csv", sql), "\n")
+	_, lines, ok := strings.Cut(out, "\n")
+	if !ok {
+		return nil
+	}
+	return strings.Split(lines, "\n")
+}
+
+func write(t testing.TB, path, text string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

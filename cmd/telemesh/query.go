@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/remote"
+)
+
+func queryCommand() *cobra.Command {
+	var data, format string
+	cmd := &cobra.Command{
+		Use:   "query SQL",
+		Short: "Run SQL that reads on the warehouse of a data folder",
+		Long: `Runs one statement that only reads, in DuckDB's SQL, also while the mesh runs on
+the same folder. Tables: iot_telemetry.readings, iot_analytics.readings,
+iot_metadata.placements, iot_actions.actions, customers.customers; views of
+iot_analytics: co2_evolution, actions_timeline.`,
+		Example: `  telemesh query 'SELECT room, avg(value) FROM iot_analytics.readings WHERE metric = '\''co2'\'' GROUP BY room'
+  telemesh query --format csv 'FROM iot_metadata.placements' > placements.csv`,
+		Args: arguments(cobra.ExactArgs(1), "one SQL statement, in quotes"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			write, ok := formats[format]
+			if !ok {
+				return hint(fmt.Errorf("unknown format %q", format), "--format table, csv or json")
+			}
+			w, err := attach(cmd.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, w.Close()) }()
+			rows, err := w.Query(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return write(cmd.OutOrStdout(), rows)
+		},
+	}
+	dataFlag(cmd, &data)
+	cmd.Flags().StringVar(&format, "format", "table", "table, csv or json")
+	return cmd
+}
+
+// attach reaches the warehouse of a folder: through the process that holds it,
+// or by opening it.
+func attach(ctx context.Context, dir string) (warehouse.Warehouse, error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, hint(fmt.Errorf("no data folder %s", dir), "`telemesh up` or `telemesh replay` makes one; --data names another")
+	}
+	if client, err := dialFolder(ctx, dir); err == nil {
+		return remote.Open("http://telemesh/warehouse", client, ""), nil
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	w, err := openWarehouse(ctx, dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return locked{w, lock}, nil
+}
+
+// locked gives the folder back when the warehouse is closed.
+type locked struct {
+	warehouse.Warehouse
+	lock *os.File
+}
+
+func (l locked) Close() error { return errors.Join(l.Warehouse.Close(), l.lock.Close()) }
+
+// dialFolder gives a client of the process that holds the folder. The host of
+// a URL does not matter to it.
+func dialFolder(ctx context.Context, dir string) (*http.Client, error) {
+	path, err := socketPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}
+	conn, err := dial(ctx, "", "")
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dial}}, conn.Close()
+}
+
+var formats = map[string]func(io.Writer, *warehouse.Rows) error{
+	"table": writeTable, "csv": writeCSV, "json": writeJSON,
+}
+
+// text is a cell as a person or a CSV file reads it.
+func text(cell any) string {
+	switch v := cell.(type) {
+	case nil:
+		return ""
+	case time.Time:
+		return mesh.At(v).String()
+	case float64:
+		return strconv.FormatFloat(v, 'g', -1, 64)
+	}
+	return fmt.Sprint(cell)
+}
+
+func texts(cells []any) []string {
+	out := make([]string, len(cells))
+	for i, c := range cells {
+		out[i] = text(c)
+	}
+	return out
+}
+
+func writeTable(w io.Writer, rows *warehouse.Rows) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(n int, cell func(int) string) {
+		for i := range n {
+			if i > 0 {
+				fmt.Fprint(table, "\t")
+			}
+			fmt.Fprint(table, cell(i))
+		}
+		fmt.Fprintln(table)
+	}
+	line(len(rows.Columns), func(i int) string { return rows.Columns[i].Name })
+	n := 0
+	for row, err := range rows.All {
+		if err != nil {
+			return err
+		}
+		line(len(row), func(i int) string { return text(row[i]) })
+		if n++; n%1000 == 0 {
+			if err := table.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return table.Flush()
+}
+
+func writeCSV(w io.Writer, rows *warehouse.Rows) error {
+	out := csv.NewWriter(w)
+	header := make([]string, len(rows.Columns))
+	for i, c := range rows.Columns {
+		header[i] = c.Name
+	}
+	if err := out.Write(header); err != nil {
+		return err
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			return err
+		}
+		if err := out.Write(texts(row)); err != nil {
+			return err
+		}
+	}
+	out.Flush()
+	return out.Error()
+}
+
+// writeJSON writes an object a line.
+func writeJSON(w io.Writer, rows *warehouse.Rows) error {
+	for row, err := range rows.All {
+		if err != nil {
+			return err
+		}
+		line := []byte{'{'}
+		for i, cell := range row {
+			if i > 0 {
+				line = append(line, ',')
+			}
+			if t, ok := cell.(time.Time); ok {
+				cell = mesh.At(t)
+			}
+			name, err := json.Marshal(rows.Columns[i].Name)
+			if err != nil {
+				return err
+			}
+			value, err := json.Marshal(cell)
+			if err != nil {
+				return fmt.Errorf("column %s: %w", rows.Columns[i].Name, err)
+			}
+			line = append(append(append(line, name...), ':'), value...)
+		}
+		if _, err := w.Write(append(line, "}\n"...)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

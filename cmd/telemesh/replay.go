@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"github.com/telemesh/telemesh/internal/feed"
+	"github.com/telemesh/telemesh/internal/function"
+)
+
+// ingestAt is where device messages go in.
+var ingestAt = address("telemetry-ingest", "iot")
+
+func replayCommand() *cobra.Command {
+	var (
+		o       options
+		s       sheets
+		columns feed.Columns
+	)
+	cmd := &cobra.Command{
+		Use:   "replay FILE…",
+		Short: "Feed files of device messages through the mesh and wait for the end",
+		Long: `Feeds files through the mesh, waits until every message is delivered, parked,
+rejected or dead-lettered, and says what became of them.
+
+  .ndjson   a JSON message a line
+  .json     an array of messages, or one
+  .csv      a wide table: --device-columns name the columns that make the
+            device id (joined by /), --time-column the event time, every other
+            column is a metric
+
+Replaying the same files again adds no row: a reading is known by its device,
+metric and event time. Ended in the middle, the same command goes on.
+
+Exits 1 if anything was dead-lettered.`,
+		Example: `  telemesh replay --placements placements.csv messages.ndjson
+  telemesh replay --device-columns id,source --time-column timestamp wide.csv
+  telemesh query 'SELECT metric, count(*) FROM iot_telemetry.readings GROUP BY ALL'`,
+		Args: arguments(cobra.MinimumNArgs(1), "the files to feed: .ndjson, .json or .csv"),
+		RunE: func(cmd *cobra.Command, files []string) (err error) {
+			ctx := cmd.Context()
+			feeds, err := openFeeds(files, columns)
+			if err != nil {
+				return err
+			}
+			defer func() {
+				for _, f := range feeds {
+					err = errors.Join(err, f.Close())
+				}
+			}()
+			in, err := o.open(ctx)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, in.close()) }()
+			if err := in.load(ctx, s); err != nil {
+				return err
+			}
+			return in.replay(ctx, feeds, cmd.OutOrStdout())
+		},
+	}
+	o.flags(cmd)
+	s.flags(cmd)
+	cmd.Flags().StringSliceVar(&columns.Device, "device-columns", nil, "columns of a CSV that make the device id")
+	cmd.Flags().StringVar(&columns.Time, "time-column", "", "column of a CSV that holds the event time")
+	return cmd
+}
+
+func openFeeds(files []string, columns feed.Columns) ([]*feed.Feed, error) {
+	var feeds []*feed.Feed
+	for _, file := range files {
+		if strings.EqualFold(filepath.Ext(file), ".csv") && (len(columns.Device) == 0 || columns.Time == "") {
+			return nil, hint(fmt.Errorf("%s: which columns are the device and the time?", file),
+				"for example --device-columns id,source --time-column timestamp")
+		}
+		f, err := feed.Open(file, columns)
+		if err != nil {
+			return nil, err
+		}
+		feeds = append(feeds, f)
+	}
+	return feeds, nil
+}
+
+// tally is what the mesh holds.
+type tally struct{ stored, parked, rejected, deadlettered int64 }
+
+func (in *instance) tally(ctx context.Context) (t tally, err error) {
+	for sql, n := range map[string]*int64{
+		"SELECT count(*) FROM iot_telemetry.readings":                         &t.stored,
+		"SELECT count(*) FROM iot_telemetry.readings WHERE tenant_id IS NULL": &t.parked,
+		"SELECT count(*) FROM iot_telemetry_internal.rejected":                &t.rejected,
+	} {
+		if *n, err = scalar(ctx, in.warehouse, sql); err != nil {
+			return t, err
+		}
+	}
+	dead, err := in.mesh.DeadLetters().Count(ctx)
+	t.deadlettered = int64(dead)
+	return t, err
+}
+
+// replay sends what the feeds hold, waits and reports.
+func (in *instance) replay(ctx context.Context, feeds []*feed.Feed, out io.Writer) error {
+	before, err := in.tally(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	messages, err := in.send(ctx, feeds)
+	if err != nil {
+		return err
+	}
+	if err := in.mesh.Idle(ctx); err != nil {
+		return err
+	}
+	seconds := time.Since(began).Seconds()
+	after, err := in.tally(ctx)
+	if err != nil {
+		return err
+	}
+	stored := after.stored - before.stored
+	fmt.Fprintf(out, "messages       %9d\n", messages)
+	fmt.Fprintf(out, "readings       %9d new, %d of them parked: no tenant held the device then\n", stored, after.parked-before.parked)
+	fmt.Fprintf(out, "rejected       %9d\n", after.rejected-before.rejected)
+	fmt.Fprintf(out, "dead-lettered  %9d\n", after.deadlettered-before.deadlettered)
+	fmt.Fprintf(out, "seconds        %9.2f\n", seconds)
+	fmt.Fprintf(out, "readings/s     %9.0f\n", float64(stored)/seconds)
+	if n := after.deadlettered - before.deadlettered; n > 0 {
+		return hint(fmt.Errorf("%d events were dead-lettered", n), "see `telemesh deadletters list --data %s`", in.dir)
+	}
+	return nil
+}
+
+const (
+	sendMessages = 2000 // a request: some micro-batches
+	sendAtOnce   = 4    // requests
+)
+
+// send posts all messages and returns when the broker has accepted them.
+func (in *instance) send(ctx context.Context, feeds []*feed.Feed) (messages int64, err error) {
+	bar := newProgress(feeds)
+	defer bar.finish()
+	posts, ctx := errgroup.WithContext(ctx)
+	posts.SetLimit(sendAtOnce)
+	var body bytes.Buffer
+	waiting := 0
+	flush := func() {
+		request := bytes.Clone(body.Bytes())
+		body.Reset()
+		waiting = 0
+		posts.Go(func() error { return postMessages(ctx, in.mesh.Client(), ingestAt, request) })
+		bar.update()
+	}
+feeding:
+	for _, f := range feeds {
+		for m, err := range f.All() {
+			if err != nil {
+				return messages, errors.Join(err, posts.Wait())
+			}
+			body.Write(m.Body)
+			body.WriteByte('\n')
+			messages++
+			if waiting++; waiting == sendMessages || body.Len() > 4<<20 {
+				flush()
+			}
+			if ctx.Err() != nil {
+				break feeding
+			}
+		}
+	}
+	if waiting > 0 {
+		flush()
+	}
+	return messages, posts.Wait()
+}
+
+// postMessages posts NDJSON and waits out a mesh that is busy.
+func postMessages(ctx context.Context, client *http.Client, url string, body []byte) error {
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/x-ndjson")
+		resp, err := client.Do(req)
+		if err != nil {
+			return fmt.Errorf("send messages: %w", err)
+		}
+		if resp.StatusCode < 300 {
+			return resp.Body.Close()
+		}
+		err = errors.Join(fmt.Errorf("send messages to %s: %w", url, function.StatusError(resp)), resp.Body.Close())
+		if !function.Retriable(resp.StatusCode) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// progress is a bar on a terminal, and nothing elsewhere.
+type progress struct {
+	bar   *progressbar.ProgressBar
+	feeds []*feed.Feed
+}
+
+func newProgress(feeds []*feed.Feed) *progress {
+	p := &progress{feeds: feeds}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		var size int64
+		for _, f := range feeds {
+			size += f.Size()
+		}
+		p.bar = progressbar.DefaultBytes(size, "replaying")
+	}
+	return p
+}
+
+func (p *progress) update() {
+	if p.bar == nil {
+		return
+	}
+	var read int64
+	for _, f := range p.feeds {
+		read += f.BytesRead()
+	}
+	p.bar.Set64(read)
+}
+
+func (p *progress) finish() {
+	if p.bar != nil {
+		p.bar.Finish()
+	}
+}
