@@ -215,9 +215,6 @@ func (m *Mesh) Close(ctx context.Context) error {
 				errs = append(errs, err)
 			}
 		}
-		for _, t := range m.triggers {
-			t.filter.Cleanup()
-		}
 		if err := m.store.out.Flush(); err != nil { // acknowledgements on their way
 			errs = append(errs, fmt.Errorf("close the mesh: %w", err))
 		}

@@ -16,8 +16,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 	"knative.dev/eventing/pkg/eventfilter"
-	"knative.dev/eventing/pkg/eventfilter/attributes"
-	"knative.dev/eventing/pkg/eventfilter/subscriptionsapi"
 	"knative.dev/pkg/logging"
 
 	"github.com/telemesh/telemesh/internal/function"
@@ -103,16 +101,10 @@ func (m *Mesh) newTrigger(set manifest.Set, spec *manifest.Trigger) (*trigger, e
 			t.types[eventType] = true
 		}
 	}
-	// As in knative.dev/eventing/pkg/broker/filter: filters override filter.
-	switch {
-	case len(spec.Spec.Filters) > 0:
-		t.filter = subscriptionsapi.CreateSubscriptionsAPIFilters(zap.NewNop(), spec.Spec.Filters)
-	case spec.Spec.Filter != nil:
-		t.filter = attributes.NewAttributesFilter(spec.Spec.Filter.Attributes)
-	default:
-		t.filter = subscriptionsapi.NewNoFilter()
-	}
 	var err error
+	if t.filter, err = newFilter(spec.Spec); err != nil {
+		return nil, fault(err)
+	}
 	if t.delivery, err = newDelivery(set.Delivery(spec), spec.Namespace); err != nil {
 		return nil, fault(err)
 	}
