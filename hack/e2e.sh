@@ -46,7 +46,7 @@ finish() {
 	local status=$?
 	[ "$status" = 0 ] || diagnose || true
 	if [ -n "${made:-}" ] && [ -z "${E2E_KEEP:-}" ]; then
-		kubectl delete -f config/000-namespaces.yaml --ignore-not-found --timeout=180s
+		kubectl delete -f config/000-namespaces.yaml --ignore-not-found --wait=false
 	fi
 	rm -rf "$work"
 	exit "$status"
@@ -55,6 +55,10 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 start=$(now)
+for n in $namespaces; do # that an earlier run took away, and that still end
+	[ "$(kubectl get namespace "$n" --ignore-not-found -o jsonpath='{.status.phase}')" != Terminating ] ||
+		kubectl wait --for=delete "namespace/$n" --timeout=360s
+done
 [ -n "$(kubectl get -f config/000-namespaces.yaml --ignore-not-found -o name)" ] || made=yes
 ko apply --base-import-paths -R -f config -f brokers -f triggers 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
 lap "built and applied"

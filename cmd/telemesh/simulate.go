@@ -126,6 +126,7 @@ func (in *instance) simulate(ctx context.Context) error {
 	}
 	o := simulate.Sample()
 	o.Start = at.Start
+	o.Timeless = 0 // the past week comes at once: without a time it would be now
 	fleet, err := simulate.New(o)
 	if err != nil {
 		return err
