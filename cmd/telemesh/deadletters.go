@@ -68,7 +68,7 @@ func attachLetters(ctx context.Context, o *options) (letters, error) {
 	}
 	store, err := local.OpenDeadLetters(ctx, filepath.Join(o.data, "broker"), o.log())
 	if err != nil {
-		return nil, fmt.Errorf("open dead letters of %s: %w", o.data, err)
+		return nil, inUse(fmt.Errorf("open dead letters of %s: %w", o.data, err))
 	}
 	return localLetters{store}, nil
 }

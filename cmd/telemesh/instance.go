@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -102,7 +101,6 @@ type instance struct {
 	mesh      *local.Mesh
 	log       *slog.Logger
 
-	lock   *os.File
 	socket *http.Server
 }
 
@@ -122,9 +120,6 @@ func (o *options) open(ctx context.Context) (_ *instance, err error) {
 			err = errors.Join(err, in.close())
 		}
 	}()
-	if in.lock, err = lockFolder(o.data); err != nil {
-		return nil, err
-	}
 	if in.warehouse, err = openWarehouse(ctx, o.data); err != nil {
 		return nil, err
 	}
@@ -133,45 +128,31 @@ func (o *options) open(ctx context.Context) (_ *instance, err error) {
 		Warehouse: in.warehouse, Set: overrides, Log: in.log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start the mesh: %w", err)
+		return nil, inUse(fmt.Errorf("start the mesh: %w", err))
 	}
 	return in, in.serveSocket()
 }
 
-// lockFolder makes the folder this process's own until the file is closed.
-func lockFolder(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make data folder: %w", err)
+// inUse says what to do where another process holds the folder.
+func inUse(err error) error {
+	if errors.Is(err, duckdb.ErrInUse) || errors.Is(err, local.ErrInUse) {
+		return hint(err, "one process holds a data folder: stop that one, or name another folder with --data; `telemesh query` and `telemesh deadletters` work beside it")
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock data folder: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		owner := make([]byte, 64)
-		n, _ := f.Read(owner)
-		f.Close()
-		return nil, hint(fmt.Errorf("data folder %s is in use by process %s", dir, strings.TrimSpace(string(owner[:n]))),
-			"one process holds a data folder: stop that one, or name another folder with --data; `telemesh query` works beside it")
-	}
-	if err := f.Truncate(0); err == nil {
-		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("lock data folder: %w", err), f.Close())
-		}
-	}
-	return f, nil
+	return err
 }
 
 // openWarehouse opens the folder's DuckDB with the tables of the contracts.
 func openWarehouse(ctx context.Context, dir string) (warehouse.Warehouse, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make data folder: %w", err)
+	}
 	all, err := contract.Load(products.FS)
 	if err != nil {
 		return nil, fmt.Errorf("read contracts: %w", err)
 	}
 	w, err := duckdb.Open(filepath.Join(dir, "warehouse.duckdb"))
 	if err != nil {
-		return nil, fmt.Errorf("open warehouse: %w", err)
+		return nil, inUse(fmt.Errorf("open warehouse: %w", err))
 	}
 	if err := w.Apply(ctx, all); err != nil {
 		return nil, errors.Join(fmt.Errorf("make tables: %w", err), w.Close())
@@ -195,9 +176,6 @@ func (in *instance) close() error {
 	}
 	if in.warehouse != nil {
 		errs = append(errs, in.warehouse.Close())
-	}
-	if in.lock != nil {
-		errs = append(errs, in.lock.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -225,7 +203,8 @@ func (in *instance) serveSocket() error {
 	if err != nil {
 		return fmt.Errorf("make socket: %w", err)
 	}
-	// The lock is held: a socket that is there is left from a process that died.
+	// The folder is this process's: a socket that is there is left from one that
+	// died.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("make socket: %w", err)
 	}

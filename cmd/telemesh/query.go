@@ -65,24 +65,8 @@ func attach(ctx context.Context, dir string) (warehouse.Warehouse, error) {
 	if client, err := dialFolder(ctx, dir); err == nil {
 		return remote.Open("http://telemesh/warehouse", client, ""), nil
 	}
-	lock, err := lockFolder(dir)
-	if err != nil {
-		return nil, err
-	}
-	w, err := openWarehouse(ctx, dir)
-	if err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	return locked{w, lock}, nil
+	return openWarehouse(ctx, dir)
 }
-
-// locked gives the folder back when the warehouse is closed.
-type locked struct {
-	warehouse.Warehouse
-	lock *os.File
-}
-
-func (l locked) Close() error { return errors.Join(l.Warehouse.Close(), l.lock.Close()) }
 
 // dialFolder gives a client of the process that holds the folder. The host of
 // a URL does not matter to it.

@@ -25,11 +25,6 @@ writes everything, so it listens on loopback unless told otherwise and asks for
 the token in TELEMESH_WAREHOUSE_TOKEN where that is set.`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			lock, err := lockFolder(data)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, lock.Close()) }()
 			w, err := openWarehouse(cmd.Context(), data)
 			if err != nil {
 				return err
