@@ -63,6 +63,9 @@ type letters interface {
 }
 
 func attachLetters(ctx context.Context, o *options) (letters, error) {
+	if err := folderExists(o.data); err != nil {
+		return nil, err
+	}
 	if client, err := dialFolder(ctx, o.data); err == nil {
 		return remoteLetters{client}, nil
 	}

@@ -59,13 +59,21 @@ iot_analytics: co2_evolution, actions_timeline.`,
 // attach reaches the warehouse of a folder: through the process that holds it,
 // or by opening it.
 func attach(ctx context.Context, dir string) (warehouse.Warehouse, error) {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, hint(fmt.Errorf("no data folder %s", dir), "`telemesh up` or `telemesh replay` makes one; --data names another")
+	if err := folderExists(dir); err != nil {
+		return nil, err
 	}
 	if client, err := dialFolder(ctx, dir); err == nil {
 		return remote.Open("http://telemesh/warehouse", client, ""), nil
 	}
 	return openWarehouse(ctx, dir)
+}
+
+// folderExists keeps commands that only look from making an empty folder.
+func folderExists(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return hint(fmt.Errorf("no data folder %s", dir), "`telemesh up` or `telemesh replay` makes one; --data names another")
+	}
+	return nil
 }
 
 // dialFolder gives a client of the process that holds the folder. The host of

@@ -49,7 +49,7 @@ same flags give the same messages.`,
 			}
 			f, err := simulate.New(fleet)
 			if err != nil {
-				return err
+				return hint(err, "see `telemesh simulate --help` for the flags that say how many")
 			}
 			if out != "" {
 				if err := f.WriteFiles(out); err != nil {
