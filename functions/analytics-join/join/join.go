@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -71,16 +72,17 @@ func New(placements Source[*tenancy.Index], actions Source[*Logbook], customers 
 		if err != nil {
 			return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 		}
-		index, err := placements.Get(ctx)
-		if err != nil {
-			return nil, err
-		}
-		logbook, err := actions.Get(ctx)
-		if err != nil {
-			return nil, err
-		}
-		names, err := customers.Get(ctx)
-		if err != nil {
+		// At once: after a cold start each of them may wake a port.
+		var (
+			index   *tenancy.Index
+			logbook *Logbook
+			names   Customers
+			loading errgroup.Group
+		)
+		loading.Go(func() (err error) { index, err = placements.Get(ctx); return err })
+		loading.Go(func() (err error) { logbook, err = actions.Get(ctx); return err })
+		loading.Go(func() (err error) { names, err = customers.Get(ctx); return err })
+		if err := loading.Wait(); err != nil {
 			return nil, err
 		}
 		if misses(readings, index) {

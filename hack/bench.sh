@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Measures what docs/performance.md tells: the whole mesh on one machine, each
+# function, the warehouse, and the same flattening by others in the same run.
+# It reports; nothing here fails because a machine is slow.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/need.sh
+need_build
+export CGO_ENABLED=1
+
+count=${COUNT:-5}
+step() { printf '\n== %s\n' "$1"; }
+
+step "the whole mesh"
+go test ./cmd/telemesh -run '^$' -bench Replay -benchtime 3x -count "$count"
+
+step "functions and codecs"
+go test ./functions/... ./internal/mesh -run '^$' -bench . -count "$count" | grep -v '^?'
+
+step "warehouse"
+go test ./internal/warehouse/duckdb -run '^$' -bench . -benchtime 200000x -count "$count"
+
+step "broker"
+go test ./internal/local -run '^$' -bench . -count "$count"
+
+step "flatten beside Benthos and encoding/json"
+(cd hack/bench && go run .)
