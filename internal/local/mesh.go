@@ -215,8 +215,15 @@ func (m *Mesh) Close(ctx context.Context) error {
 				errs = append(errs, err)
 			}
 		}
-		if err := m.store.out.Flush(); err != nil { // acknowledgements on their way
-			errs = append(errs, fmt.Errorf("close the mesh: %w", err))
+		for _, t := range m.triggers {
+			if t.messages == nil {
+				break // Open did not come so far
+			}
+			syncCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiTimeout)
+			if err := t.sync(syncCtx); err != nil {
+				errs = append(errs, fmt.Errorf("close Trigger %s: its last events may be delivered again: %w", t.ref, err))
+			}
+			cancel()
 		}
 		close(m.closed)
 		m.store.close()

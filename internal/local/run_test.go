@@ -77,12 +77,27 @@ func TestARunGoesOnWhereTheLastOneEnded(t *testing.T) {
 	m = open(t, cfg)
 	post(t, m.Client(), newEvent("last", "a", "x"))
 	idle(t, m)
-	stream, err := m.store.js.Stream(t.Context(), m.brokers[manifest.Ref{Namespace: "iot", Name: "iot"}].stream)
+	if err := m.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	store, err := openStore(cfg.Dir, testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if state := stream.CachedInfo().State; state.Consumers != 1 {
-		t.Errorf("%d consumers, want 1", state.Consumers)
+	defer store.close()
+	stream, err := store.js.Stream(t.Context(), streamName(manifest.Ref{Namespace: "iot", Name: "iot"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state := stream.CachedInfo().State; state.Consumers != 1 || state.Msgs != 0 {
+		t.Errorf("the store has %d consumers and %d events, want 1 and 0", state.Consumers, state.Msgs)
+	}
+	consumer, err := store.js.Consumer(t.Context(), stream.CachedInfo().Config.Name, "iot_sink")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info := consumer.CachedInfo(); info.NumAckPending != 0 {
+		t.Errorf("%d events would be delivered again after an orderly end, want 0", info.NumAckPending)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -192,25 +193,31 @@ func (t *trigger) takeUp(ctx context.Context) error {
 	for _, seq := range kept.State.Deleted {
 		gone[seq] = true
 	}
-	out := t.mesh.store.out
 	for seq := info.AckFloor.Stream + 1; seq <= info.Delivered.Stream; seq++ {
-		// The reply subject of the delivery. Of its numbers the server reads
-		// the sequence, and that the consumer's is none of the future.
-		ack := fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.%d.0", info.Stream, info.Name, seq, info.Delivered.Consumer, time.Now().UnixNano())
-		answer := []byte("-NAK")
+		answer := "-NAK"
 		if gone[seq] || seq < kept.State.FirstSeq {
-			answer = []byte("+ACK")
+			answer = "+ACK"
 		}
-		if seq < info.Delivered.Stream {
-			err = out.Publish(ack, answer)
-		} else { // answers are handled in their order: the last one's reply says that all are
-			_, err = out.RequestWithContext(ctx, ack, answer)
-		}
-		if err != nil {
+		if err := t.mesh.store.out.Publish(t.ackSubject(seq, info.Delivered.Consumer), []byte(answer)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return t.sync(ctx)
+}
+
+// ackSubject is the reply subject of a delivery. Of its numbers the server
+// reads the sequence in the stream, and that the consumer's is none of the
+// future.
+func (t *trigger) ackSubject(seq, consumerSeq uint64) string {
+	return fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.%d.0", t.broker.stream, consumerName(t.ref), seq, consumerSeq, time.Now().UnixNano())
+}
+
+// sync returns when the server has done what every answer before asks for. It
+// takes them in their order, and this one is about an event that will never
+// be: it is answered, and nothing is done.
+func (t *trigger) sync(ctx context.Context) error {
+	_, err := t.mesh.store.out.RequestWithContext(ctx, t.ackSubject(math.MaxInt64, 0), []byte("+WPI"))
+	return err
 }
 
 // run delivers until reading ends, and returns when the last event is handled
