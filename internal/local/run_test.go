@@ -146,8 +146,8 @@ func TestTheMeshPushesBack(t *testing.T) {
 	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/iot/iot", strings.NewReader("x"))
 	r.Header = http.Header{"Ce-Specversion": {"1.0"}, "Ce-Id": {"2"}, "Ce-Type": {"a"}, "Ce-Source": {"/s"}}
 	m.Handler().ServeHTTP(w, r)
-	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
-		t.Errorf("a full mesh answers %d with %v, want 503 with Retry-After", w.Code, w.Header())
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "too much to deliver") {
+		t.Errorf("a full mesh answers %d %s with %v, want 503 with Retry-After and why", w.Code, w.Body, w.Header())
 	}
 
 	accepted := make(chan int)
