@@ -202,10 +202,10 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"no function":    {serviceYAML("sink"), nil, `test/mesh.yaml:3: Service iot/sink: there is no function "sink"`},
 		"secret":         {secret, sink, "TEST_NAME comes from the cluster: set a value"},
 		"start fails":    {serviceYAML("sink"), map[string]function.Start{"sink": fails}, "start Service iot/sink: no config"},
-		"no subscriber":  {brokerYAML + triggerYAML("sink", "a", toService("sink"), ""), nil, "Trigger iot/sink: Service iot/sink does not exist"},
-		"no broker":      {triggerYAML("sink", "a", "{uri: 'http://example.com'}", ""), nil, "Broker iot/iot does not exist"},
+		"no subscriber":  {brokerYAML + triggerYAML("sink", "a", toService("sink"), ""), nil, "Trigger iot/sink: there is no Service iot/sink"},
+		"no broker":      {triggerYAML("sink", "a", "{uri: 'http://example.com'}", ""), nil, "there is no Broker iot/iot"},
 		"not run here":   {brokerYAML + foreign + triggerYAML("sink", "a", toService("sink"), ""), nil, "its image is no function"},
-		"no sink broker": {brokerYAML + triggerYAML("sink", "a", "{uri: 'http://example.com'}", "  delivery: {deadLetterSink: {uri: 'http://"+manifest.IngressHost+"/a/b'}}\n"), nil, "dead letter sink: Broker a/b does not exist"},
+		"no sink broker": {brokerYAML + triggerYAML("sink", "a", "{uri: 'http://example.com'}", "  delivery: {deadLetterSink: {uri: 'http://"+manifest.IngressHost+"/a/b'}}\n"), nil, "dead letter sink: there is no Broker a/b"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

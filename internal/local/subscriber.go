@@ -41,16 +41,16 @@ func (m *Mesh) subscriber(target manifest.Target, namespace string, structured b
 	case target.Broker != none:
 		b := m.brokers[target.Broker]
 		if b == nil {
-			return nil, fmt.Errorf("Broker %s does not exist", target.Broker)
+			return nil, fmt.Errorf("there is no Broker %s", target.Broker)
 		}
 		return b, nil
 	case target.Service != none:
 		s := m.services[target.Service]
 		if s == nil {
-			return nil, fmt.Errorf("Service %s does not exist", target.Service)
+			return nil, fmt.Errorf("there is no Service %s", target.Service)
 		}
 		if s.function == nil {
-			return nil, fmt.Errorf("Service %s does not run here: its image is no function of telemesh", target.Service)
+			return nil, fmt.Errorf("nothing here runs Service %s: its image is no function of telemesh", target.Service)
 		}
 		if path := target.URL.Path; s.function.Handler != nil && (path == "" || path == "/") {
 			return s, nil

@@ -94,7 +94,7 @@ func (m *Mesh) newTrigger(set manifest.Set, spec *manifest.Trigger) (*trigger, e
 		failing: map[uint64]*failure{},
 	}
 	if t.broker == nil {
-		return nil, fault(fmt.Errorf("Broker %s does not exist", spec.BrokerOf()))
+		return nil, fault(fmt.Errorf("there is no Broker %s", spec.BrokerOf()))
 	}
 	if types := spec.Types(); types != nil {
 		t.types = map[string]bool{}
