@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -162,23 +161,28 @@ func (d *DeadLetters) keepRefused(r *http.Request, body []byte, broker manifest.
 	}, nil)
 }
 
-func readLetter(id string, b []byte) (DeadLetter, []byte, error) {
+// readLetter gives a dead letter and the frame of its event. What damaged the
+// one or the other is the cause, then: it can be looked at and discarded.
+func readLetter(id string, b []byte) (DeadLetter, []byte) {
+	out := DeadLetter{ID: id}
+	var l letter
 	size, n := binary.Uvarint(b)
 	if n <= 0 || size > uint64(len(b)-n) {
-		return DeadLetter{}, nil, fmt.Errorf("read dead letter %s: %w", id, errFrame)
+		out.Cause.Text = "the store is damaged: no dead letter where one should be"
+		return out, nil
 	}
-	var l letter
 	head, frame := b[n:n+int(size)], b[n+int(size):]
-	if err := json.NewDecoder(bytes.NewReader(head)).Decode(&l); err != nil {
-		return DeadLetter{}, nil, fmt.Errorf("read dead letter %s: %w", id, err)
+	if err := json.Unmarshal(head, &l); err != nil {
+		out.Cause.Text = "the store is damaged: " + err.Error()
+		return out, nil
 	}
-	out := DeadLetter{
+	out = DeadLetter{
 		ID: id, At: l.At, Broker: l.Broker, Trigger: l.Trigger, Attempts: l.Attempts, Cause: l.Cause, Request: l.Request,
 	}
-	if e, _, err := readFrame(frame); err == nil { // what damaged it is the cause, then
+	if e, _, err := readFrame(frame); err == nil {
 		out.Event = &e
 	}
-	return out, frame, nil
+	return out, frame
 }
 
 // Count says how many dead letters there are.
@@ -215,8 +219,8 @@ func (d *DeadLetters) List(ctx context.Context) iter.Seq2[DeadLetter, error] {
 					return
 				}
 				next = msg.Sequence + 1
-				l, _, err := readLetter(letterID(name, msg.Sequence), msg.Data)
-				if !yield(l, err) {
+				l, _ := readLetter(letterID(name, msg.Sequence), msg.Data)
+				if !yield(l, nil) {
 					return
 				}
 			}
@@ -239,26 +243,49 @@ func (d *DeadLetters) Get(ctx context.Context, id string) (DeadLetter, error) {
 }
 
 func (d *DeadLetters) get(ctx context.Context, id string) (DeadLetter, []byte, error) {
+	_, msg, err := d.find(ctx, id)
+	if err != nil {
+		return DeadLetter{}, nil, err
+	}
+	l, frame := readLetter(id, msg.Data)
+	return l, frame, nil
+}
+
+// find gives a dead letter as it is stored, and the stream that it is in.
+func (d *DeadLetters) find(ctx context.Context, id string) (jetstream.Stream, *jetstream.RawStreamMsg, error) {
 	name, number := lettersStream, id
 	if digits, ok := strings.CutPrefix(id, refusedPrefix); ok {
 		name, number = refusedStream, digits
 	}
 	seq, err := strconv.ParseUint(number, 10, 64)
 	if err != nil || seq == 0 {
-		return DeadLetter{}, nil, fmt.Errorf("%w: %q", ErrNoDeadLetter, id)
+		return nil, nil, fmt.Errorf("%w: %q", ErrNoDeadLetter, id)
 	}
 	stream, err := d.js.Stream(ctx, name)
 	if err != nil {
-		return DeadLetter{}, nil, fmt.Errorf("get dead letter %s: %w", id, err)
+		return nil, nil, fmt.Errorf("get dead letter %s: %w", id, err)
 	}
 	msg, err := stream.GetMsg(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return DeadLetter{}, nil, fmt.Errorf("%w: %q", ErrNoDeadLetter, id)
+		return nil, nil, fmt.Errorf("%w: %q", ErrNoDeadLetter, id)
 	}
 	if err != nil {
-		return DeadLetter{}, nil, fmt.Errorf("get dead letter %s: %w", id, err)
+		return nil, nil, fmt.Errorf("get dead letter %s: %w", id, err)
 	}
-	return readLetter(id, msg.Data)
+	return stream, msg, nil
+}
+
+// Discard deletes a dead letter, whatever it is, or gives ErrNoDeadLetter. It
+// is for what can never be redriven: the event is then gone for good.
+func (d *DeadLetters) Discard(ctx context.Context, id string) error {
+	stream, msg, err := d.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := stream.DeleteMsg(ctx, msg.Sequence); err != nil {
+		return fmt.Errorf("discard dead letter %s: %w", id, err)
+	}
+	return nil
 }
 
 // Redrive gives the event of a dead letter to the trigger that could not
@@ -278,12 +305,7 @@ func (d *DeadLetters) Redrive(ctx context.Context, id string) error {
 	if err := d.redrive(ctx, l.Broker, l.Trigger, frame); err != nil {
 		return fmt.Errorf("redrive dead letter %s: %w", id, err)
 	}
-	stream, err := d.js.Stream(ctx, lettersStream)
-	if err == nil {
-		seq, _ := strconv.ParseUint(id, 10, 64)
-		err = stream.DeleteMsg(ctx, seq)
-	}
-	if err != nil {
+	if err := d.Discard(ctx, id); err != nil {
 		return fmt.Errorf("redrive dead letter %s: it is accepted, and still there: %w", id, err)
 	}
 	return nil

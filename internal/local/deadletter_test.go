@@ -258,3 +258,42 @@ func TestDeadLetterSinks(t *testing.T) {
 		t.Errorf("dead letters %+v, want the one whose sink fails", all)
 	}
 }
+
+// What is redriven to nobody, what the ingress refused and what the disk
+// damaged must not stay for ever, nor hide the others.
+func TestDiscard(t *testing.T) {
+	refuse := func(context.Context, event.Event) ([]event.Event, error) { return nil, mesh.Permanentf("no") }
+	m := open(t, Config{
+		Manifests: manifests(t, brokerYAML+serviceYAML("sink")+triggerYAML("sink", "a", toService("sink"), "")),
+		Functions: handlers(map[string]function.Handler{"sink": refuse}),
+	})
+	if _, err := m.store.js.Publish(t.Context(), lettersStream, []byte("\xff damaged")); err != nil {
+		t.Fatal(err)
+	}
+	post(t, m.Client(), newEvent("1", "a", "x"))
+	resp, err := m.Client().Post(ingressURL, "text/plain", strings.NewReader("junk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	idle(t, m)
+	d := m.DeadLetters()
+	all := letters(t, d)
+	if len(all) != 3 || !strings.Contains(all[0].Cause.Text, "damaged") || all[1].Event.ID() != "1" {
+		t.Fatalf("dead letters %+v, want a damaged one, event 1 and a refused request", all)
+	}
+	if err := d.Redrive(t.Context(), all[0].ID); !errors.Is(err, ErrNotRedrivable) {
+		t.Errorf("Redrive of a damaged one = %v, want ErrNotRedrivable", err)
+	}
+	for _, l := range all {
+		if err := d.Discard(t.Context(), l.ID); err != nil {
+			t.Errorf("Discard(%s) = %v", l.ID, err)
+		}
+		if err := d.Discard(t.Context(), l.ID); !errors.Is(err, ErrNoDeadLetter) {
+			t.Errorf("Discard(%s) again = %v, want ErrNoDeadLetter", l.ID, err)
+		}
+	}
+	if left := letters(t, d); len(left) != 0 {
+		t.Errorf("%d dead letters left", len(left))
+	}
+}
