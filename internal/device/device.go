@@ -19,15 +19,20 @@
 //   - When two names of a message stand for the same metric, the one that is
 //     the metric's own name has it, else the first one; the others pass through
 //     as unknown names do.
-//   - A time that cannot be read rejects the message. Without a time,
-//     ObservedAt is ReceivedAt and Quality says so.
+//   - A time that cannot be read rejects the message. Without a time in the
+//     payload, ObservedAt is that of the message's attribute "time", which a
+//     CloudEvent has; without that one it is ReceivedAt and Quality says so.
+//   - A message that should measure something and gives no reading is rejected.
+//     Joins, acknowledgements and the like give none and are not.
 //   - A payload is read whole or rejected with its cause: no JSON, a name twice
 //     in an object, two values with the same way to them, too deep, too many.
 //
-// A payload that is a JSON array is read as the messages it holds.
+// A payload that is a JSON array is read as the messages it holds; of those, one
+// without a value counts as skipped if others have some.
 package device
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"mime"
@@ -60,6 +65,9 @@ const (
 	// maxName and maxDevice, in bytes: both become part of every row.
 	maxName   = 256
 	maxDevice = 256
+	// maxIdentity, in bytes, of a message's source and of its id: every reading
+	// of the message repeats them.
+	maxIdentity = 1024
 	// maxKnown bounds how many names and texts a Parser remembers.
 	maxKnown = 4096
 )
@@ -85,6 +93,7 @@ type Parser struct {
 	first   int    // its first reading of out
 	object  uint64 // counts objects, to tell what is marked with this one from older marks
 	skipped int
+	due     int // how many of its objects should have readings
 }
 
 // at is what the readings of an object have in common.
@@ -136,7 +145,7 @@ func (p *Parser) Parse(out []mesh.Reading, m *mesh.Message) (readings []mesh.Rea
 	if len(p.texts) > maxKnown {
 		p.texts = map[string]string{}
 	}
-	p.m, p.out, p.first, p.skipped = m, out, len(out), 0
+	p.m, p.out, p.first, p.skipped, p.due = m, out, len(out), 0, 0
 	if err := p.message(); err != nil {
 		return out, 0, err
 	}
@@ -148,30 +157,62 @@ func (p *Parser) message() error {
 	if err != nil {
 		return err
 	}
-	if p.m.ReceivedAt == 0 {
-		return fmt.Errorf("the message has no received_at")
+	switch {
+	case p.m.ReceivedAt == 0:
+		return errors.New("the message has no received_at")
+	case len(p.m.Source) > maxIdentity:
+		return fmt.Errorf("the message's source has %d bytes, at most %d are read", len(p.m.Source), maxIdentity)
+	case len(p.m.ID) > maxIdentity:
+		return fmt.Errorf("the message's id has %d bytes, at most %d are read", len(p.m.ID), maxIdentity)
 	}
 	if err := p.doc.parse(p.m.Payload); err != nil {
 		return err
 	}
-	switch k := p.doc.kind(0); k {
+	switch p.doc.kind(0) {
 	case object:
-		return p.outermost(0, chosen)
+		if err := p.outermost(0, chosen); err != nil {
+			return err
+		}
 	case array:
+		if err := p.elements(chosen); err != nil {
+			return err
+		}
 	default:
-		return fmt.Errorf("the payload is %s, not an object", k)
+		return p.noObject("the payload", 0)
 	}
+	if len(p.out) == p.first && (p.due > 0 || p.doc.end(0) == 1) {
+		return fmt.Errorf("no value: nothing in the payload makes a reading, %d skipped (null, beyond float64 or without a name)", p.skipped)
+	}
+	return nil
+}
+
+// elements reads the messages in the array that the payload is.
+func (p *Parser) elements(chosen *reader) error {
 	i := 0
 	for c := int32(1); c < p.doc.end(0); c = p.doc.end(c) {
-		if k := p.doc.kind(c); k != object {
-			return fmt.Errorf("element %d is %s, not an object", i, k)
+		if p.doc.kind(c) != object {
+			return p.noObject(fmt.Sprintf("element %d", i), c)
 		}
+		readings, skipped, due := len(p.out), p.skipped, p.due
 		if err := p.outermost(c, chosen); err != nil {
 			return fmt.Errorf("element %d: %w", i, err)
+		}
+		if len(p.out) == readings && p.skipped == skipped && p.due > due {
+			p.skipped++
 		}
 		i++
 	}
 	return nil
+}
+
+// noObject is the cause for value i, which should be an object. A string is
+// shown: where messages are read from, what cannot be read is passed on as a
+// string that says why.
+func (p *Parser) noObject(what string, i int32) error {
+	if p.doc.kind(i) == text {
+		return fmt.Errorf("%s is a string, not an object: %s", what, cut(p.doc.chars(i), 200))
+	}
+	return fmt.Errorf("%s is %s, not an object", what, p.doc.kind(i))
 }
 
 // choose finds the reader by what is said about the payload; nil: it has to be
@@ -261,7 +302,7 @@ func (p *Parser) device(id string) error {
 	}
 	switch {
 	case id == "":
-		return fmt.Errorf("no device: the payload has to name it (deviceId, device_id, devEui, …), or its transport")
+		return errors.New("no device: the payload has to name it (deviceId, device_id, devEui, …), or its transport")
 	case len(id) > maxDevice:
 		return fmt.Errorf("the device %s has %d bytes, at most %d are read", quote(id), len(id), maxDevice)
 	}

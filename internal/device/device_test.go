@@ -87,6 +87,9 @@ func TestParse(t *testing.T) {
 	up := func(rest string) string {
 		return `{"deduplicationId":"x","time":"2024-05-01T12:00:00.5+02:00","deviceInfo":{"deviceName":"Desk","devEui":"70b3d5e75e00aa01"}` + rest + `}`
 	}
+	told := func(time string) func(*mesh.Message) {
+		return func(m *mesh.Message) { m.Attributes = map[string]string{"time": time} }
+	}
 	parser := device.NewParser(dictionary(t))
 	for _, c := range []struct {
 		name     string
@@ -113,9 +116,20 @@ func TestParse(t *testing.T) {
 		{name: "array of messages", payload: `[{"deviceId":"d","ts":60,"a":1},{"deviceId":"e","ts":60,"a":2}]`, readings: "a=1\na=2 of e\n"},
 		{name: "array with a bad message", payload: `[{"deviceId":"d","ts":60,"a":1},{"a":2}]`, cause: "element 1: no device"},
 		{name: "array of no messages", payload: `[{"deviceId":"d","ts":60,"a":1},7]`, cause: "element 1 is a number, not an object"},
-		{name: "empty array", payload: `[]`},
-		{name: "nothing in it", payload: `{"deviceId":"d","ts":60,"metrics":{}}`},
-		{name: "empty containers", payload: `{"deviceId":"d","ts":60,"a":{},"b":[],"c":[{}]}`},
+
+		// No value.
+		{name: "empty array", payload: `[]`, cause: "no value: "},
+		{name: "a device alone", payload: `{"device_id":"only"}`, cause: "no value: "},
+		{name: "no metrics", payload: `{"deviceId":"d","ts":60,"fw":1,"metrics":{}}`, cause: "no value: "},
+		{name: "empty containers", payload: `{"deviceId":"d","ts":60,"a":{},"b":[],"c":[{}]}`, cause: "0 skipped"},
+		{name: "nothing but null and beyond float64", payload: `{"deviceId":"d","ts":60,"a":null,"b":{"c":[null,1e999]}}`, cause: "3 skipped"},
+		{name: "array of messages without a value", payload: `[{"deviceId":"d"},{"deviceId":"d","a":null}]`, cause: "2 skipped"},
+		{name: "array with messages without a value", payload: `[{"deviceId":"d"},{"deviceId":"d","ts":60,"a":1},{"deviceId":"d","a":null}]`, readings: "a=1\n", skipped: 2},
+		{name: "array of joins", payload: `[` + up("") + `,` + uplink(`"join_accept":{}`) + `]`},
+		{name: "array of a join and a message", payload: `[` + up("") + `,{"deviceId":"d","ts":60,"a":1}]`, readings: "a=1\n"},
+		{name: "array of a join and a message without a value", payload: `[` + up("") + `,{"deviceId":"d","ts":60}]`, cause: "no value: "},
+		{name: "TTN uplink decoded to nothing", payload: uplink(`"uplink_message":{"frm_payload":"AQ==","decoded_payload":{"a":null}}`), cause: "1 skipped"},
+		{name: "ChirpStack uplink decoded to nothing", payload: up(`,"data":"AQ==","object":{}`), cause: "no value: "},
 
 		// Values.
 		{name: "null and beyond float64 are skipped", payload: `{"deviceId":"d","ts":60,"a":null,"b":1e999,"c":-1e999,"d":[null,2],"e":{"f":null}}`,
@@ -164,6 +178,13 @@ func TestParse(t *testing.T) {
 		{name: "time never set", payload: `{"deviceId":"d","time":"0001-01-01T00:00:00Z","a":1}`, readings: "a=1 at 2022-10-06T11:23:20Z no_time\n"},
 		{name: "two times", payload: `{"deviceId":"d","time":"10:49","timestamp":60,"a":1}`, readings: "time=\"10:49\"\na=1\n"},
 		{name: "no time that can be read", payload: `{"deviceId":"d","time":"yesterday","a":1}`, cause: `time "time": "yesterday" is neither RFC 3339 nor Unix`},
+		{name: "time of the transport", payload: `{"deviceId":"d","a":1}`, with: told("1970-01-01T00:01:00Z"), readings: "a=1\n"},
+		{name: "time of the transport, plain form", payload: `{"deviceId":"d","metrics":{"a":1}}`, with: told("1970-01-01T01:01:00+01:00"), readings: "a=1\n"},
+		{name: "time of the transport, TTN", payload: `{"end_device_ids":{"device_id":"d"},"uplink_message":{"decoded_payload":{"a":1}}}`, with: told("1970-01-01T00:01:00Z"), readings: "a=1\n"},
+		{name: "time of the transport, ChirpStack", payload: `{"deviceInfo":{"devEui":"d"},"object":{"a":1}}`, with: told("1970-01-01T00:01:00Z"), readings: "a=1\n"},
+		{name: "the payload's time goes first", payload: `{"deviceId":"d","ts":60,"a":1}`, with: told("2024-05-01T10:00:00Z"), readings: "a=1\n"},
+		{name: "time of the transport never set", payload: `{"deviceId":"d","a":1}`, with: told("0001-01-01T00:00:00Z"), readings: "a=1 at 2022-10-06T11:23:20Z no_time\n"},
+		{name: "no time of the transport that can be read", payload: `{"deviceId":"d","a":1}`, with: told("noon"), cause: `attribute time: "noon" is neither`},
 		{name: "a time that is an object", payload: `{"deviceId":"d","timestamp":{"$date":60},"a":1}`, cause: `time "timestamp" is an object`},
 
 		// The Things Stack.
@@ -195,6 +216,9 @@ func TestParse(t *testing.T) {
 		{name: "a format nobody reads", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.Format = "morse" }, cause: `no reader for the format "morse"`},
 		{name: "a content type nobody reads", payload: `{}`, with: func(m *mesh.Message) { m.ContentType = "application/senml+json" }, cause: `no reader for the content type "application/senml+json"`},
 		{name: "JSON by another name", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.ContentType = "Application/Vnd.X+JSON; charset=utf-8" }, readings: "a=1\n"},
+		{name: "a long source", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.Source = strings.Repeat("s", 1025) }, cause: "the message's source has 1025 bytes, at most 1024 are read"},
+		{name: "a long id", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.ID = strings.Repeat("i", 100_000) }, cause: "the message's id has 100000 bytes, at most 1024 are read"},
+		{name: "source and id as long as can be", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.Source, m.ID = strings.Repeat("s", 1024), strings.Repeat("i", 1024) }, readings: "a=1\n"},
 		{name: "no receive time", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.ReceivedAt = 0 }, cause: "no received_at"},
 
 		// What is no JSON, or too much of it.
@@ -204,7 +228,10 @@ func TestParse(t *testing.T) {
 		{name: "two values", payload: `{"deviceId":"d","a":1}{}`, cause: "not JSON: more than one value"},
 		{name: "no UTF-8", payload: "{\"deviceId\":\"d\",\"a\":\"\xff\"}", cause: "not JSON: "},
 		{name: "half a surrogate pair", payload: `{"deviceId":"d","a":"\ud83d"}`, cause: "not JSON: "},
-		{name: "a string", payload: `"hello"`, cause: "the payload is a string, not an object"},
+		{name: "a string", payload: `"hello"`, cause: `the payload is a string, not an object: "hello"`},
+		{name: "a long string", payload: `"` + strings.Repeat("s", 300) + `"`, cause: `not an object: "` + strings.Repeat("s", 200) + `"…`},
+		{name: "a number", payload: `7`, cause: "the payload is a number, not an object"},
+		{name: "array with a string", payload: `["x"]`, cause: `element 0 is a string, not an object: "x"`},
 		{name: "as deep as can be", payload: deep(32), readings: strings.Repeat("a_", 31) + "b=1\n"},
 		{name: "too deep", payload: deep(33), cause: "nested deeper than 32 levels"},
 		{name: "as many as can be", payload: `{"deviceId":"d","ts":60,"a":{"b":[` + strings.Repeat("null,", 5000) + `1]}}`, readings: "a_b_5000=1\n", skipped: 5000},

@@ -200,8 +200,9 @@ func (d *document) str() (raw, chars span, err error) {
 }
 
 // quote shows foreign text in a cause, cut to a length that can be read.
-func quote[T string | []byte](s T) string {
-	const most = 80
+func quote[T string | []byte](s T) string { return cut(s, 80) }
+
+func cut[T string | []byte](s T, most int) string {
 	if len(s) > most {
 		return fmt.Sprintf("%q…", s[:most])
 	}

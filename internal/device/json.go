@@ -50,6 +50,7 @@ const maxAttributes = 1024
 // members are metrics.
 func (p *Parser) readJSON(i int32) error {
 	d := &p.doc
+	p.due++
 	p.top = p.top[:0]
 	var device, time, metrics int32
 	var deviceRank, timeRank int
@@ -111,7 +112,7 @@ func (p *Parser) scalar(c int32) string {
 }
 
 // time takes the time of the object from the first of some values that says
-// one; 0 is none.
+// one, 0 is none, else from what the transport says.
 func (p *Parser) time(values ...int32) error {
 	p.at.observed, p.at.quality = p.m.ReceivedAt, mesh.QualityNoTime
 	for _, c := range values {
@@ -134,6 +135,15 @@ func (p *Parser) time(values ...int32) error {
 		if set {
 			p.at.observed, p.at.quality = at, mesh.QualityOK
 			return nil
+		}
+	}
+	if s := p.m.Attributes["time"]; s != "" {
+		at, set, err := parseTime([]byte(s))
+		if err != nil {
+			return fmt.Errorf("attribute time: %w", err)
+		}
+		if set {
+			p.at.observed, p.at.quality = at, mesh.QualityOK
 		}
 	}
 	return nil

@@ -26,6 +26,7 @@ func (p *Parser) uplink(decoded, counter, port int32) error {
 	if k := p.doc.kind(decoded); k < object {
 		return fmt.Errorf("%s is %s, not an object", quote(p.doc.name(decoded)), k)
 	}
+	p.due++
 	b := p.scratch[:0]
 	for _, a := range [...]struct {
 		name string

@@ -4,7 +4,8 @@
 // It takes telemetry.received and makes one telemetry.flattened of all
 // readings and one telemetry.rejected of the messages that could not be read,
 // each with its cause and as it was received; neither, if there is nothing to
-// put in it. One bad message takes no other with it. How messages are read is
+// put in it, which is so for joins and the like alone. One bad message takes no
+// other with it. How messages are read is
 // said in package device, what names mean in the metric dictionary of the data
 // product iot-telemetry.
 //
@@ -14,7 +15,7 @@
 //
 // Values that are no readings (null, numbers beyond float64) are counted in
 // the extension skipped of telemetry.flattened, so that they can be counted
-// where events are kept.
+// where events are kept. A message of nothing but such values is rejected.
 package flatten
 
 import (

@@ -162,11 +162,28 @@ func TestNothingToSay(t *testing.T) {
 	for name, in := range map[string]string{
 		"no messages": `{"messages":[]}`,
 		"a join":      data(`{"end_device_ids":{"device_id":"d"},"join_accept":{}}`),
-		"only null":   data(`{"device_id":"d","co2":null}`),
 	} {
 		out, err := handler(t)(context.Background(), received(in))
 		if err != nil || len(out) != 0 {
 			t.Errorf("%s: %d events, %v, want none", name, len(out), err)
+		}
+	}
+}
+
+// A message that gives nothing is kept: else it would be nowhere.
+func TestNothingIsDropped(t *testing.T) {
+	in := data(`{"device_id":"only"}`, `{"device_id":"d","co2":null,"t":1e999}`, `{"device_id":"d","metrics":{}}`, `[]`)
+	out, err := handler(t)(context.Background(), received(in))
+	if err != nil || len(out) != 1 || out[0].Type() != mesh.TelemetryRejected {
+		t.Fatalf("%v, %v, want one %s", out, err, mesh.TelemetryRejected)
+	}
+	rejections, err := mesh.DecodeRejections(out[0].Data())
+	if err != nil || len(rejections) != 4 {
+		t.Fatalf("%d rejections, %v, want 4", len(rejections), err)
+	}
+	for i, skipped := range []int{0, 2, 0, 0} {
+		if r := rejections[i]; !strings.HasPrefix(r.Cause, "no value: ") || !strings.Contains(r.Cause, fmt.Sprintf("%d skipped", skipped)) {
+			t.Errorf("%s: cause %q, want that there is no value, and %d skipped", r.Payload, r.Cause, skipped)
 		}
 	}
 }
