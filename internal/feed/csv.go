@@ -72,8 +72,10 @@ func (f *Feed) csv(r *bufio.Reader, yield func(Message) bool) error {
 	}
 }
 
-func (f *Feed) broken(b []byte, line int, cause, row string) []byte {
-	return appendString(b, fmt.Sprintf("%s: line %d: %s: %s", f.name, line, cause, strings.TrimSpace(row)))
+// broken appends what is passed on instead of a message: the cause comes first,
+// where the one who rejects it shows it.
+func (f *Feed) broken(b []byte, line int, cause, text string) []byte {
+	return appendString(b, fmt.Sprintf("%s: line %d: %s: %s", f.name, line, cause, strings.TrimSpace(text)))
 }
 
 // window keeps the bytes that were read since a place in the file.

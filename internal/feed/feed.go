@@ -16,6 +16,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -121,23 +122,39 @@ func (f *Feed) open() *bufio.Reader {
 // left open takes. Brokers take no event much larger than 1 MiB.
 const maxMessage = 1 << 20
 
+// shownOfLine is how much of a line that is too long is passed on, in bytes: to
+// tell what it is, not to keep it.
+const shownOfLine = 4 << 10
+
+// ndjson passes on the lines of the file. Of one that is longer than a message
+// may be it passes on the beginning, as a JSON string that says so: no message,
+// so that it is rejected and kept.
 func (f *Feed) ndjson(r *bufio.Reader, yield func(Message) bool) error {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 64<<10), maxMessage)
-	line := 0
-	for lines.Scan() {
-		line++
-		body := bytes.TrimSpace(lines.Bytes())
+	var buf []byte
+	for line := 1; ; line++ {
+		buf = buf[:0]
+		length := 0
+		var part []byte
+		err := bufio.ErrBufferFull
+		for errors.Is(err, bufio.ErrBufferFull) {
+			part, err = r.ReadSlice('\n')
+			length += len(part)
+			buf = append(buf, part[:min(len(part), maxMessage-len(buf))]...)
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s: line %d: %w", f.name, line, err)
+		}
+		body := bytes.TrimSpace(buf)
+		if length > maxMessage {
+			body = f.broken(nil, line, fmt.Sprintf("longer than %d KiB: is it NDJSON, with a message a line? It begins", maxMessage>>10), string(buf[:shownOfLine]))
+		}
 		if len(body) > 0 && !yield(Message{line, oneLine(body)}) {
 			return errLeft
 		}
+		if err != nil {
+			return nil
+		}
 	}
-	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return fmt.Errorf("%s: line %d: longer than %d KiB: is it NDJSON, with a message a line?", f.name, line+1, maxMessage>>10)
-	} else if err != nil {
-		return fmt.Errorf("%s: line %d: %w", f.name, line+1, err)
-	}
-	return nil
 }
 
 // oneLine replaces the line breaks in b, which has some only where it is no

@@ -50,6 +50,26 @@ func TestNDJSON(t *testing.T) {
 	}
 }
 
+// A line that is too long costs itself alone.
+func TestNDJSONLongLine(t *testing.T) {
+	const most = 1 << 20
+	fits := "{\"a\":\"" + strings.Repeat("x", most-9) + "\"}"
+	for _, end := range []string{"", "\n", "\n{\"a\":3}"} {
+		got, err := messages(t, "m.ndjson", "{\"a\":1}\n{\"a\":\""+strings.Repeat("x", 3*most)+"\"}\n"+fits+end, feed.Columns{})
+		want := []string{
+			`1 {"a":1}`,
+			`2 "m.ndjson: line 2: longer than 1024 KiB: is it NDJSON, with a message a line? It begins: {\"a\":\"` + strings.Repeat("x", 4096-6) + `"`,
+			"3 " + fits,
+		}
+		if strings.Contains(end, "3") {
+			want = append(want, `4 {"a":3}`)
+		}
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("end %q: error %v, messages (-want +got):\n%.2000s", end, err, diff)
+		}
+	}
+}
+
 func TestJSON(t *testing.T) {
 	for _, c := range []struct {
 		name, content string
@@ -147,7 +167,6 @@ func TestErrors(t *testing.T) {
 		{"m.csv", "d,t,d\n", device, `m.csv: column "d" is there twice`},
 		{"m.csv", "d,t\n", feed.Columns{}, "m.csv: no column named that holds the device"},
 		{"m.csv", "d,t\nx,1\ny,\"" + long, device, "m.csv: after line 2: a row is longer than 1024 KiB: is a quote left open?"},
-		{"m.ndjson", "{}\n" + long, device, "m.ndjson: line 2: longer than 1024 KiB: is it NDJSON, with a message a line?"},
 		{"m.json", "[{},\n\"" + long, device, "m.json: line 2: a message from line 2 on is longer than 1024 KiB"},
 	} {
 		_, err := messages(t, c.file, c.content, c.columns)
