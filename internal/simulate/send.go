@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/telemesh/telemesh/internal/function"
 )
 
 // Sender sends messages to an ingest endpoint, at least once and in order.
@@ -125,21 +126,15 @@ func (s *Sender) post(ctx context.Context, body []byte) (after time.Duration, er
 		return 0, err
 	}
 	defer resp.Body.Close()
-	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-	if err != nil {
-		return 0, err
-	}
-	err = fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(said))
-	switch code := resp.StatusCode; {
-	case code/100 == 2:
+	if resp.StatusCode/100 == 2 {
 		return 0, nil
-	case code == http.StatusNotFound, code == http.StatusRequestTimeout, code == http.StatusConflict,
-		code == http.StatusTooManyRequests, code/100 == 5: // what Knative tries again too
-		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
-		return time.Duration(seconds) * time.Second, err
-	default:
+	}
+	err = function.StatusError(resp)
+	if !function.Retriable(resp.StatusCode) {
 		return 0, fmt.Errorf("%w: %w", errRefused, err)
 	}
+	seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+	return time.Duration(seconds) * time.Second, err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
