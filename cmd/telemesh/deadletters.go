@@ -285,13 +285,14 @@ func deadlettersRedrive() *cobra.Command {
 						return err
 					}
 				}
+				var errs []error
 				for _, id := range ids {
 					if err := l.redrive(cmd.Context(), id); err != nil {
-						return hint(fmt.Errorf("redrive %s: %w", id, err), "`telemesh deadletters show %s` tells more", id)
+						errs = append(errs, fmt.Errorf("redrive %s: %w", id, err))
 					}
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%d redriven; delivered while the mesh runs\n", len(ids))
-				return nil
+				fmt.Fprintf(cmd.OutOrStdout(), "%d redriven; delivered while the mesh runs\n", len(ids)-len(errs))
+				return hint(errors.Join(errs...), "`telemesh deadletters list` gives the ids and the causes")
 			})
 		},
 	}

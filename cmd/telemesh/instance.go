@@ -99,13 +99,15 @@ type instance struct {
 	dir       string
 	warehouse warehouse.Warehouse
 	mesh      *local.Mesh
+	config    local.Config
+	found     tally // what was there before the sheets were loaded
 	log       *slog.Logger
 
 	socket *http.Server
 }
 
-// open takes the folder and starts the mesh on it.
-func (o *options) open(ctx context.Context) (_ *instance, err error) {
+// open takes the folder, starts the mesh on it and loads the sheets.
+func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 	set, err := loadManifests(o.manifests)
 	if err != nil {
 		return nil, err
@@ -123,14 +125,37 @@ func (o *options) open(ctx context.Context) (_ *instance, err error) {
 	if in.warehouse, err = openWarehouse(ctx, o.data); err != nil {
 		return nil, err
 	}
-	in.mesh, err = local.Open(ctx, local.Config{
+	in.config = local.Config{
 		Dir: filepath.Join(o.data, "broker"), Manifests: set, Functions: functions.Table,
 		Warehouse: in.warehouse, Set: overrides, Log: in.log,
-	})
-	if err != nil {
-		return nil, inUse(fmt.Errorf("start the mesh: %w", err))
+	}
+	if err := in.start(ctx); err != nil {
+		return nil, err
+	}
+	if in.found, err = in.tally(ctx); err != nil {
+		return nil, err
+	}
+	if err := in.load(ctx, s); err != nil {
+		return nil, err
 	}
 	return in, in.serveSocket()
+}
+
+func (in *instance) start(ctx context.Context) (err error) {
+	if in.mesh, err = local.Open(ctx, in.config); err != nil {
+		return inUse(fmt.Errorf("start the mesh: %w", err))
+	}
+	return nil
+}
+
+// restart starts the functions anew: what they hold copies of, they read again.
+func (in *instance) restart(ctx context.Context) error {
+	err := in.mesh.Close(ctx)
+	in.mesh = nil
+	if err != nil {
+		return fmt.Errorf("stop the mesh: %w", err)
+	}
+	return in.start(ctx)
 }
 
 // inUse says what to do where another process holds the folder.

@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -42,69 +42,75 @@ func ingress(domain string) string {
 	return "http://" + manifest.IngressHost + "/" + domain + "/" + domain
 }
 
-// load makes events of what the sheets say anew and waits until it is stored.
+// load makes events of what the sheets say anew, and returns when it is stored
+// and every function looks at it.
 func (in *instance) load(ctx context.Context, s sheets) error {
-	if err := loadSheet(ctx, in, sheet.Placements, s.placements, placementsAt); err != nil {
+	if s == (sheets{}) {
+		return nil
+	}
+	// What an earlier run left on its way is stored first: the sheets are
+	// compared with what is stored.
+	if err := in.mesh.Idle(ctx); err != nil {
 		return err
 	}
-	if err := loadSheet(ctx, in, sheet.Actions, s.actions, actionsAt); err != nil {
+	placements, err := loadSheet(ctx, in, sheet.Placements, s.placements, placementsAt)
+	if err != nil {
 		return err
 	}
-	if err := loadSheet(ctx, in, sheet.Customers, s.customers, customersAt); err != nil {
+	actions, err := loadSheet(ctx, in, sheet.Actions, s.actions, actionsAt)
+	if err != nil {
 		return err
 	}
-	if s != (sheets{}) {
-		return in.mesh.Idle(ctx)
+	customers, err := loadSheet(ctx, in, sheet.Customers, s.customers, customersAt)
+	if err != nil || placements+actions+customers == 0 {
+		return err
 	}
-	return nil
+	if err := in.mesh.Idle(ctx); err != nil {
+		return err
+	}
+	return in.restart(ctx)
 }
 
-func loadSheet[R any](ctx context.Context, in *instance, kind sheet.Kind[R], path string, at source) error {
+// loadSheet posts what the file says anew, in so many events.
+func loadSheet[R any](ctx context.Context, in *instance, kind sheet.Kind[R], path string, at source) (events int, err error) {
 	if path == "" {
-		return nil
+		return 0, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
 	read, err := kind.Read(path, f)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, refused := range read.Refused {
 		fmt.Fprintf(os.Stderr, "telemesh: row refused: %v\n", refused)
 	}
-	return postChanges(ctx, in.mesh.Client(), in.warehouse, kind, read, at)
+	return postChanges(ctx, in, kind, read, at)
 }
 
-// postChanges posts what sheet says and the output port does not show yet.
-func postChanges[R any](ctx context.Context, client *http.Client, w warehouse.Warehouse, kind sheet.Kind[R], read sheet.Sheet[R], at source) error {
+// postChanges posts what a sheet says and the output port does not show yet.
+func postChanges[R any](ctx context.Context, in *instance, kind sheet.Kind[R], read sheet.Sheet[R], at source) (events int, err error) {
+	client := in.mesh.Client()
 	as := func(rows []R) ([]R, error) { return rows, nil }
-	stored, err := snapshot.New(client, at.port, 0, as).Get(ctx)
+	stored, err := snapshot.New(client, at.port, 0, as, in.log).Get(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	schema, table := splitTable(at.table)
-	last, err := scalar(ctx, w, fmt.Sprintf("SELECT coalesce(max(version), 0) FROM %s_internal.%s", schema, table))
+	schema, table, _ := strings.Cut(at.table, ".")
+	last, err := scalar(ctx, in.warehouse, fmt.Sprintf("SELECT coalesce(max(version), 0) FROM %s_internal.%s", schema, table))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, e := range kind.Events(kind.Changes(read, stored, last)) {
 		if err := function.Post(ctx, client, at.broker, e); err != nil {
-			return err
+			return events, err
 		}
+		events++
 	}
-	return nil
-}
-
-func splitTable(full string) (schema, table string) {
-	for i := range full {
-		if full[i] == '.' {
-			return full[:i], full[i+1:]
-		}
-	}
-	return "", full
+	return events, nil
 }
 
 // scalar runs a query that gives one integer.

@@ -72,7 +72,6 @@ is kept in one folder, --data.
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hint(err, "see `%s --help`", cmd.CommandPath())
 	})
-	cmd.SuggestionsMinimumDistance = 2
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.AddCommand(upCommand(), replayCommand(), queryCommand(), simulateCommand(), checkCommand(), deadlettersCommand(), warehouseCommand())
 	return cmd
@@ -82,9 +81,11 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	text := "see `telemesh --help` for the commands there are"
+	cmd.SuggestionsMinimumDistance = 2
+	path := cmd.CommandPath()
+	text := fmt.Sprintf("see `%s --help` for the commands there are", path)
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		text = fmt.Sprintf("did you mean `telemesh %s`?", strings.Join(near, "` or `telemesh "))
+		text = fmt.Sprintf("did you mean `%s %s`?", path, strings.Join(near, "` or `"+path+" "))
 	}
 	return hint(fmt.Errorf("unknown command %q", args[0]), "%s", text)
 }

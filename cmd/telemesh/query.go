@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
@@ -52,7 +54,7 @@ iot_analytics: co2_evolution, actions_timeline.`,
 		},
 	}
 	dataFlag(cmd, &data)
-	cmd.Flags().StringVar(&format, "format", "table", "table, csv or json")
+	cmd.Flags().StringVar(&format, "format", "table", "table, csv or json (an object a line)")
 	return cmd
 }
 
@@ -62,11 +64,25 @@ func attach(ctx context.Context, dir string) (warehouse.Warehouse, error) {
 	if err := folderExists(dir); err != nil {
 		return nil, err
 	}
-	if client, err := dialFolder(ctx, dir); err == nil {
-		return remote.Open("http://telemesh/warehouse", client, ""), nil
+	// Another query may hold the folder for a moment, or a mesh be about to
+	// start or to stop.
+	for began := time.Now(); ; {
+		if client, err := dialFolder(ctx, dir); err == nil {
+			return remote.Open("http://telemesh/warehouse", client, ""), nil
+		}
+		w, err := openWarehouse(ctx, dir)
+		if !errors.Is(err, duckdb.ErrInUse) || time.Since(began) > attachPatience {
+			return w, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
-	return openWarehouse(ctx, dir)
 }
+
+const attachPatience = 10 * time.Second
 
 // folderExists keeps commands that only look from making an empty folder.
 func folderExists(dir string) error {
@@ -177,8 +193,13 @@ func writeJSON(w io.Writer, rows *warehouse.Rows) error {
 			if i > 0 {
 				line = append(line, ',')
 			}
-			if t, ok := cell.(time.Time); ok {
-				cell = mesh.At(t)
+			switch v := cell.(type) {
+			case time.Time:
+				cell = mesh.At(v)
+			case float64:
+				if math.IsNaN(v) || math.IsInf(v, 0) {
+					cell = nil // JSON has no such numbers
+				}
 			}
 			name, err := json.Marshal(rows.Columns[i].Name)
 			if err != nil {

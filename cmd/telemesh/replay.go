@@ -43,7 +43,8 @@ rejected or dead-lettered, and says what became of them.
             column is a metric
 
 Replaying the same files again adds no row: a reading is known by its device,
-metric and event time. Ended in the middle, the same command goes on.
+metric and event time. (A message without a time takes that of its receipt.)
+Ended in the middle, the same command goes on.
 
 Exits 1 if anything was dead-lettered.`,
 		Example: `  telemesh replay --placements placements.csv messages.ndjson
@@ -61,15 +62,12 @@ Exits 1 if anything was dead-lettered.`,
 					err = errors.Join(err, f.Close())
 				}
 			}()
-			in, err := o.open(ctx)
+			in, err := o.open(ctx, s)
 			if err != nil {
-				return err
+				return interrupted(ctx, err)
 			}
 			defer func() { err = errors.Join(err, in.close()) }()
-			if err := in.load(ctx, s); err != nil {
-				return err
-			}
-			return in.replay(ctx, feeds, cmd.OutOrStdout())
+			return interrupted(ctx, in.replay(ctx, feeds, cmd.OutOrStdout()))
 		},
 	}
 	o.flags(cmd)
@@ -113,12 +111,18 @@ func (in *instance) tally(ctx context.Context) (t tally, err error) {
 	return t, err
 }
 
-// replay sends what the feeds hold, waits and reports.
-func (in *instance) replay(ctx context.Context, feeds []*feed.Feed, out io.Writer) error {
-	before, err := in.tally(ctx)
-	if err != nil {
-		return err
+// interrupted says what an interrupt means, in place of where it was noticed.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return hint(errors.New("interrupted"), "nothing is lost: the same command goes on")
 	}
+	return err
+}
+
+// replay sends what the feeds hold, waits and reports what came since the
+// folder was opened.
+func (in *instance) replay(ctx context.Context, feeds []*feed.Feed, out io.Writer) error {
+	before := in.found
 	began := time.Now()
 	messages, err := in.send(ctx, feeds)
 	if err != nil {
@@ -169,6 +173,9 @@ feeding:
 	for _, f := range feeds {
 		for m, err := range f.All() {
 			if err != nil {
+				if waiting > 0 {
+					flush()
+				}
 				return messages, errors.Join(err, posts.Wait())
 			}
 			body.Write(m.Body)
@@ -188,9 +195,10 @@ feeding:
 	return messages, posts.Wait()
 }
 
-// postMessages posts NDJSON and waits out a mesh that is busy.
+// postMessages posts NDJSON and waits out a mesh that is busy, saying so now
+// and then.
 func postMessages(ctx context.Context, client *http.Client, url string, body []byte) error {
-	for {
+	for attempt := 1; ; attempt++ {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 		if err != nil {
 			return err
@@ -206,6 +214,9 @@ func postMessages(ctx context.Context, client *http.Client, url string, body []b
 		err = errors.Join(fmt.Errorf("send messages to %s: %w", url, function.StatusError(resp)), resp.Body.Close())
 		if !function.Retriable(resp.StatusCode) {
 			return err
+		}
+		if attempt%10 == 0 {
+			fmt.Fprintf(os.Stderr, "telemesh: waiting: %v\nhint: an interrupt ends the replay, the same command goes on; is the disk full?\n", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -33,13 +33,10 @@ func BenchmarkReplay(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				run := options{data: b.TempDir(), set: []string{fmt.Sprintf("telemetry-ingest.BATCH_MAX_MESSAGES=%d", test.batch)}}
-				in, err := run.open(b.Context())
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := in.load(b.Context(), sheets{
+				in, err := run.open(b.Context(), sheets{
 					placements: filepath.Join(dir, "placements.csv"), actions: filepath.Join(dir, "actions.csv"), customers: filepath.Join(dir, "customers.csv"),
-				}); err != nil {
+				})
+				if err != nil {
 					b.Fatal(err)
 				}
 				feeds, err := openFeeds([]string{filepath.Join(dir, "messages.ndjson")}, feed.Columns{})

@@ -131,15 +131,18 @@ func (in *instance) simulate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client := in.mesh.Client()
-	if err := postChanges(ctx, client, in.warehouse, sheet.Customers, sheet.Sheet[mesh.Customer]{Rows: fleet.Customers()}, customersAt); err != nil {
+	if err := in.mesh.Idle(ctx); err != nil {
 		return err
 	}
-	if err := postChanges(ctx, client, in.warehouse, sheet.Placements, sheet.Sheet[mesh.Placement]{Rows: fleet.Placements()}, placementsAt); err != nil {
+	if _, err := postChanges(ctx, in, sheet.Customers, sheet.Sheet[mesh.Customer]{Rows: fleet.Customers()}, customersAt); err != nil {
+		return err
+	}
+	if _, err := postChanges(ctx, in, sheet.Placements, sheet.Sheet[mesh.Placement]{Rows: fleet.Placements()}, placementsAt); err != nil {
 		return err
 	}
 	logged := func(until time.Time) error {
-		return postChanges(ctx, client, in.warehouse, sheet.Actions, sheet.Sheet[mesh.Action]{Rows: fleet.ActionsUntil(until)}, actionsAt)
+		_, err := postChanges(ctx, in, sheet.Actions, sheet.Sheet[mesh.Action]{Rows: fleet.ActionsUntil(until)}, actionsAt)
+		return err
 	}
 	now := time.Now()
 	if err := logged(now); err != nil {
@@ -150,7 +153,7 @@ func (in *instance) simulate(ctx context.Context) error {
 	}
 	known := now
 	sender := simulate.Sender{
-		URL: ingestAt, Client: client, Log: in.log, Speed: 1, Live: now,
+		URL: ingestAt, Client: in.mesh.Client(), Log: in.log, Speed: 1, Live: now,
 		Acknowledged: func(next time.Time, _ int) error {
 			// The logbook is written by hand: an entry is there some minutes after.
 			if now := time.Now(); now.Sub(known) > time.Minute {

@@ -30,14 +30,11 @@ goes on where it was, also after a kill.`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			ctx := cmd.Context()
-			in, err := o.open(ctx)
+			in, err := o.open(ctx, s)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, in.close()) }()
-			if err := in.load(ctx, s); err != nil {
-				return err
-			}
 			out := cmd.OutOrStdout()
 			ingest, err := serveOn(ingestOn, in.mesh.Service("iot", "telemetry-ingest"))
 			if err != nil {

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/binding"
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"golang.org/x/net/http/httpguts"
 	"knative.dev/pkg/network/handlers"
 
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -165,6 +167,13 @@ func Post(ctx context.Context, client *http.Client, url string, e event.Event) e
 	req, err := cehttp.NewHTTPRequestFromEvent(ctx, url, e)
 	if err != nil {
 		return mesh.Permanentf("post %s %s: %w", e.Type(), e.ID(), err)
+	}
+	// What no header can carry fails in the client, where it looks as if the
+	// network had failed.
+	for header, values := range req.Header {
+		if !httpguts.ValidHeaderFieldValue(values[0]) {
+			return mesh.Permanentf("post %s %s: attribute %s: %q cannot be sent as a header", e.Type(), e.ID(), strings.ToLower(strings.TrimPrefix(header, "Ce-")), values[0])
+		}
 	}
 	resp, err := client.Do(req)
 	if err != nil {

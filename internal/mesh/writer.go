@@ -56,9 +56,6 @@ func (w *ReadingsWriter) open() {
 	w.n++
 }
 
-// Len is how many readings were added.
-func (w *ReadingsWriter) Len() int { return w.n }
-
 // Data ends the list and gives it. The writer must not be used after it.
 func (w *ReadingsWriter) Data() []byte {
 	if w.n == 0 {

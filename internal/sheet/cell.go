@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -15,6 +16,19 @@ func text[R any](name string, required bool, field func(*R) *string) column[R] {
 		func(row *R, cell string) error { *field(row) = cell; return nil },
 		func(row *R) string { return *field(row) },
 	}
+}
+
+// id is a text that may become an attribute of an event, and with it a header.
+func id[R any](name string, required bool, field func(*R) *string) column[R] {
+	c := text(name, required, field)
+	set := c.set
+	c.set = func(row *R, cell string) error {
+		if i := strings.IndexFunc(cell, unicode.IsControl); i >= 0 {
+			return fmt.Errorf("%q holds the control character %q", cell, cell[i])
+		}
+		return set(row, cell)
+	}
+	return c
 }
 
 func instant[R any](name string, field func(*R) *mesh.Instant) column[R] {

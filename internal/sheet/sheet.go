@@ -57,8 +57,8 @@ var Placements = Kind[mesh.Placement]{
 	eventType: mesh.PlacementsChanged,
 	encode:    func(rows []mesh.Placement) []byte { return mesh.Encode(mesh.Placements{Placements: rows}) },
 	columns: []column[mesh.Placement]{
-		text("device_id", true, func(p *mesh.Placement) *string { return &p.DeviceID }),
-		text("tenant_id", true, func(p *mesh.Placement) *string { return &p.TenantID }),
+		id("device_id", true, func(p *mesh.Placement) *string { return &p.DeviceID }),
+		id("tenant_id", true, func(p *mesh.Placement) *string { return &p.TenantID }),
 		text("building", false, func(p *mesh.Placement) *string { return &p.Building }),
 		text("floor", false, func(p *mesh.Placement) *string { return &p.Floor }),
 		text("room", false, func(p *mesh.Placement) *string { return &p.Room }),
@@ -93,9 +93,9 @@ var Actions = Kind[mesh.Action]{
 	eventType: mesh.ActionsLogged,
 	encode:    func(rows []mesh.Action) []byte { return mesh.Encode(mesh.Actions{Actions: rows}) },
 	columns: []column[mesh.Action]{
-		text("action_id", true, func(a *mesh.Action) *string { return &a.ActionID }),
-		text("tenant_id", true, func(a *mesh.Action) *string { return &a.TenantID }),
-		text("device_id", false, func(a *mesh.Action) *string { return &a.DeviceID }),
+		id("action_id", true, func(a *mesh.Action) *string { return &a.ActionID }),
+		id("tenant_id", true, func(a *mesh.Action) *string { return &a.TenantID }),
+		id("device_id", false, func(a *mesh.Action) *string { return &a.DeviceID }),
 		text("building", false, func(a *mesh.Action) *string { return &a.Building }),
 		text("room", false, func(a *mesh.Action) *string { return &a.Room }),
 		text("action", true, func(a *mesh.Action) *string { return &a.Action }),
@@ -122,7 +122,7 @@ var Customers = Kind[mesh.Customer]{
 	eventType: mesh.CustomersChanged,
 	encode:    func(rows []mesh.Customer) []byte { return mesh.Encode(mesh.Customers{Customers: rows}) },
 	columns: []column[mesh.Customer]{
-		text("customer_id", true, func(c *mesh.Customer) *string { return &c.CustomerID }),
+		id("customer_id", true, func(c *mesh.Customer) *string { return &c.CustomerID }),
 		text("name", true, func(c *mesh.Customer) *string { return &c.Name }),
 		text("sector", false, func(c *mesh.Customer) *string { return &c.Sector }),
 		text("country", false, func(c *mesh.Customer) *string { return &c.Country }),

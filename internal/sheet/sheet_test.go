@@ -305,3 +305,12 @@ func TestEvents(t *testing.T) {
 		t.Errorf("no changes make %d events, want none", len(none))
 	}
 }
+
+// A tenant's id is an attribute of events: what no header can carry would fail
+// on a cluster only.
+func TestIDWithControlCharacterIsRefused(t *testing.T) {
+	got, err := sheet.Customers.Read("c.csv", strings.NewReader("customer_id,name\n\"a\nb\",A\nc,\"two\nlines\"\n"))
+	if err != nil || len(got.Rows) != 1 || len(got.Refused) != 1 || got.Refused[0].Column != "customer_id" {
+		t.Errorf("read %+v, %v, want the first row refused for its customer_id and the second read", got, err)
+	}
+}

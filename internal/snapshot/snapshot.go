@@ -4,8 +4,8 @@
 // The port serves its whole table as NDJSON with an ETag. The copy is loaded
 // when it is first needed and asked for again, by If-None-Match, when it is
 // older than the refresh interval. A copy that cannot be refreshed is used on
-// for as long as the port is away; one that was never loaded is an error that
-// passes.
+// for as long as the port is away, which is logged; one that was never loaded
+// is an error that passes.
 package snapshot
 
 import (
@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type Snapshot[Row, T any] struct {
 	url     string
 	refresh time.Duration
 	build   func([]Row) (T, error)
+	log     *slog.Logger
 
 	current atomic.Pointer[copied[T]]
 	loading sync.Mutex // held while the port is asked
@@ -43,8 +45,8 @@ type copied[T any] struct {
 }
 
 // New makes a snapshot of the port at url. Rows are decoded by encoding/json.
-func New[Row, T any](client *http.Client, url string, refresh time.Duration, build func([]Row) (T, error)) *Snapshot[Row, T] {
-	return &Snapshot[Row, T]{client: client, url: url, refresh: refresh, build: build}
+func New[Row, T any](client *http.Client, url string, refresh time.Duration, build func([]Row) (T, error), log *slog.Logger) *Snapshot[Row, T] {
+	return &Snapshot[Row, T]{client: client, url: url, refresh: refresh, build: build, log: log}
 }
 
 // Get gives the copy, at most the refresh interval old while the port answers.
@@ -71,6 +73,8 @@ func (s *Snapshot[Row, T]) get(ctx context.Context, age time.Duration) (T, error
 	next, err := s.load(ctx, c)
 	if err != nil {
 		if c != nil {
+			s.log.Warn("output port not read, going on with the last copy", "port", s.url, "error", err)
+			s.current.Store(&copied[T]{c.value, c.etag, time.Now()}) // not again for every event
 			return c.value, nil
 		}
 		var none T

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,10 +18,12 @@ import (
 type port struct {
 	rows, etag string
 	away       bool
+	asked      int
 	full, same int // answers with rows, and that nothing changed
 }
 
 func (p *port) RoundTrip(r *http.Request) (*http.Response, error) {
+	p.asked++
 	if p.away {
 		return nil, fmt.Errorf("away")
 	}
@@ -48,7 +51,7 @@ func names(rows []row) (string, error) {
 func TestSnapshotFollowsItsPort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &port{rows: `{"name":"a"}` + "\n" + `{"name":"b"}` + "\n", etag: `"1"`, away: true}
-		s := snapshot.New(&http.Client{Transport: p}, "http://port", 10*time.Second, names)
+		s := snapshot.New(&http.Client{Transport: p}, "http://port", 10*time.Second, names, slog.New(slog.DiscardHandler))
 		get := func(from func(context.Context) (string, error), want string) {
 			t.Helper()
 			if got, err := from(t.Context()); err != nil || got != want {
@@ -76,8 +79,13 @@ func TestSnapshotFollowsItsPort(t *testing.T) {
 			t.Errorf("%d full and %d unchanged answers, want 2 and 1", p.full, p.same)
 		}
 
-		p.away = true
+		p.away, p.asked = true, 0
 		time.Sleep(11 * time.Second)
-		get(s.Get, "c")
+		for range 5 {
+			get(s.Get, "c")
+		}
+		if p.asked != 1 {
+			t.Errorf("asked a port that is away %d times within the refresh interval, want once", p.asked)
+		}
 	})
 }

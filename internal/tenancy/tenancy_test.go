@@ -37,14 +37,20 @@ func TestAtIsHalfOpen(t *testing.T) {
 	}
 }
 
-func TestOverlapNamesBoth(t *testing.T) {
+func TestOverlapNamesBothAndLeavesTheDeviceOut(t *testing.T) {
 	for _, placements := range [][]mesh.Placement{
 		{{DeviceID: "d", TenantID: "a", ValidFrom: 10, ValidTo: until(21)}, {DeviceID: "d", TenantID: "b", ValidFrom: 20}},
 		{{DeviceID: "d", TenantID: "a", ValidFrom: 10}, {DeviceID: "d", TenantID: "b", ValidFrom: 20, ValidTo: until(21)}},
 	} {
-		_, err := tenancy.NewIndex(placements)
+		index, err := tenancy.NewIndex(append(placements, mesh.Placement{DeviceID: "e", TenantID: "a"}))
 		if err == nil || !strings.Contains(err.Error(), `"a"`) || !strings.Contains(err.Error(), `"b"`) {
 			t.Errorf("NewIndex(%v) = %v, want an error that names a and b", placements, err)
+		}
+		if p := index.At("d", 15); p != nil {
+			t.Errorf("At(d) = %v, want nobody: it cannot be told who", p)
+		}
+		if index.At("e", 15) == nil {
+			t.Error("another device is left out too")
 		}
 	}
 }

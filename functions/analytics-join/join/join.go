@@ -36,9 +36,9 @@ func Start(ports function.Ports) (*function.Function, error) {
 		return nil, err
 	}
 	return &function.Function{Handler: New(
-		snapshot.New(ports.Client, cfg.PlacementsURL, cfg.Refresh, tenancy.NewIndex),
-		snapshot.New(ports.Client, cfg.ActionsURL, cfg.Refresh, NewLogbook),
-		snapshot.New(ports.Client, cfg.CustomersURL, cfg.Refresh, NewCustomers),
+		snapshot.New(ports.Client, cfg.PlacementsURL, cfg.Refresh, tenancy.Build(ports.Log), ports.Log),
+		snapshot.New(ports.Client, cfg.ActionsURL, cfg.Refresh, NewLogbook, ports.Log),
+		snapshot.New(ports.Client, cfg.CustomersURL, cfg.Refresh, NewCustomers, ports.Log),
 	)}, nil
 }
 

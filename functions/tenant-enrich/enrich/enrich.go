@@ -33,7 +33,9 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &function.Function{Handler: New(snapshot.New(ports.Client, cfg.AssignmentsURL, cfg.AssignmentsRefresh, tenancy.NewIndex))}, nil
+	return &function.Function{Handler: New(
+		snapshot.New(ports.Client, cfg.AssignmentsURL, cfg.AssignmentsRefresh, tenancy.Build(ports.Log), ports.Log),
+	)}, nil
 }
 
 // Assignments is where the handler finds who held a device.
