@@ -64,6 +64,9 @@ func TestTopLevel(t *testing.T) {
 		"go.mod", "go.sum", "hack", "internal", "ko.yaml", "products", "triggers"}
 	got := map[string]bool{}
 	for _, file := range strings.Fields(string(out)) {
+		if info, err := os.Stat(filepath.Join(testdata.Root(t), file)); err == nil && info.Size() > 1<<20 {
+			t.Errorf("%s has %d bytes: nothing that large belongs in the repository", file, info.Size())
+		}
 		top, _, _ := strings.Cut(file, "/")
 		got[top] = true
 	}
