@@ -109,11 +109,7 @@ func received(messages []mesh.Message) event.Event {
 		m := &messages[i]
 		id = append(id, m.Source, m.ID, strconv.FormatInt(int64(m.ReceivedAt), 10))
 	}
-	e := mesh.NewEvent(mesh.TelemetryReceived, mesh.Source(name), mesh.EncodeMessages(messages), id...)
-	if device := messages[0].DeviceID; device != "" && len(messages) == 1 {
-		e.SetExtension(mesh.ExtPartitionKey, device)
-	}
-	return e
+	return mesh.NewEvent(mesh.TelemetryReceived, mesh.Source(name), mesh.EncodeMessages(messages), id...)
 }
 
 func (b *batcher) close(ctx context.Context) error {

@@ -8,13 +8,26 @@
 // message is not read here: one that nobody can read becomes
 // telemetry.rejected further on, and its neighbours are not held up by it.
 //
-// 202 says that the broker has accepted every message of the request. After
-// any other answer the sender sends again; messages that were accepted in
-// spite of it do no harm, since ids are deterministic. 400 is a CloudEvent
-// that is none; what it said is kept as telemetry.rejected.
+// 202 says that the broker has accepted every message of the request:
+//
+//	{"accepted":3}
+//
+// 400 says the same of all that could be accepted. The others claim to be
+// CloudEvents and are none, or have a source or id over 1 KiB; they are kept as
+// telemetry.rejected, and are not to be sent again as they are. Events are
+// counted from 0, at most 100 causes are told:
+//
+//	{"accepted":2,"refused":1,"causes":[{"event":1,"cause":"…"}]}
+//
+// After 5xx, or no answer, the sender sends the request again: not all of it
+// is accepted or kept. Messages that were accepted in spite of it come twice.
+// Those that tell their time, in the payload or as a CloudEvent's time, do no
+// harm, since their readings have the same ids; those that tell none are
+// readings of another instant each time.
 package ingest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -24,13 +37,14 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
-	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/jsonsplit"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -100,13 +114,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no message in the body", http.StatusBadRequest)
 		return
 	}
-	messages, err := Split(r.Header, body, mesh.At(time.Now()))
-	if err != nil {
-		s.reject(w, r, body, err)
-		return
-	}
-	if err := s.batcher.add(r.Context(), messages); err != nil {
-		s.log.Warn("messages not accepted", "messages", len(messages), "error", err)
+	messages, refused := Split(r.Header, body, mesh.At(time.Now()))
+	if err := errors.Join(s.batcher.add(r.Context(), messages), s.keep(r.Context(), refused)); err != nil {
+		s.log.Warn("messages not accepted", "messages", len(messages), "refused", len(refused), "error", err)
 		if mesh.IsPermanent(err) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
@@ -116,31 +126,63 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusAccepted)
-	fmt.Fprintf(w, "{\"accepted\":%d}\n", len(messages))
+	if len(refused) == 0 {
+		w.WriteHeader(http.StatusAccepted)
+		fmt.Fprintf(w, "{\"accepted\":%d}\n", len(messages))
+		return
+	}
+	w.WriteHeader(http.StatusBadRequest)
+	answer := answer{Accepted: len(messages), Refused: len(refused)}
+	for _, r := range refused[:min(len(refused), maxCauses)] {
+		answer.Causes = append(answer.Causes, cause{r.Event, r.Cause})
+	}
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		s.log.Debug("answer not written", "error", err)
+	}
 }
 
-// reject keeps a body that is no CloudEvent though it says so, and answers 400.
-func (s *Server) reject(w http.ResponseWriter, r *http.Request, body []byte, cause error) {
-	m := newMessage(mesh.Source(name), body, r.Header.Get("Content-Type"), mesh.At(time.Now()))
-	m.Attributes = map[string]string{}
-	for header := range r.Header {
-		m.Attributes[header] = r.Header.Get(header)
+// answer is what a sender is told whose request was not accepted whole.
+type answer struct {
+	Accepted int     `json:"accepted"`
+	Refused  int     `json:"refused"`
+	Causes   []cause `json:"causes"`
+}
+
+type cause struct {
+	Event int    `json:"event"`
+	Cause string `json:"cause"`
+}
+
+// maxCauses is enough to see what is wrong with a sender.
+const maxCauses = 100
+
+// keep hands over what is refused.
+func (s *Server) keep(ctx context.Context, refused []Refusal) error {
+	for some := range slices.Chunk(refused, s.batcher.maxMessages) {
+		rejections := make([]mesh.Rejection, len(some))
+		var id []string
+		for i, r := range some {
+			rejections[i] = r.Rejection
+			id = append(id, r.Message.ID, r.Cause)
+		}
+		e := mesh.NewEvent(mesh.TelemetryRejected, mesh.Source(name), mesh.EncodeRejections(rejections), id...)
+		if err := s.post(ctx, e); err != nil {
+			return fmt.Errorf("keep %d refused events: %w", len(some), err)
+		}
 	}
-	delete(m.Attributes, "Authorization") // a secret is no part of what is kept
-	e := mesh.NewEvent(mesh.TelemetryRejected, mesh.Source(name),
-		mesh.EncodeRejections([]mesh.Rejection{{Message: m, Cause: cause.Error()}}), m.ID, cause.Error())
-	if err := s.post(r.Context(), e); err != nil {
-		s.log.Warn("rejected request not kept", "error", err)
-	}
-	http.Error(w, cause.Error(), http.StatusBadRequest)
+	return nil
+}
+
+// Refusal is what claims to be a CloudEvent and is none.
+type Refusal struct {
+	mesh.Rejection
+	Event int // its place in the request, from 0
 }
 
 // Split makes messages of one request that came at now. They are received one
 // after the other, a microsecond apart: those that tell no time take this one,
-// and must not all say something of the same instant. It fails only for what
-// claims to be a CloudEvent and is none.
-func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, error) {
+// and must not all say something of the same instant.
+func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, []Refusal) {
 	contentType := header.Get("Content-Type")
 	mediaType, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
@@ -148,17 +190,17 @@ func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, e
 	}
 	switch {
 	case mediaType == event.ApplicationCloudEventsBatchJSON:
-		var events []event.Event
-		if err := json.Unmarshal(body, &events); err != nil {
-			return nil, fmt.Errorf("read CloudEvents batch: %w", err)
-		}
-		return fromEvents(events, now)
+		return fromBatch(header, body, now)
 	case mediaType == event.ApplicationCloudEventsJSON || header.Get("Ce-Specversion") != "":
 		e, err := cehttp.NewEventFromHTTPRequest(&http.Request{Header: header, Body: io.NopCloser(bytes.NewReader(body))})
 		if err != nil {
-			return nil, fmt.Errorf("read CloudEvent: %w", err)
+			return nil, []Refusal{refuse(header, body, now, 0, fmt.Errorf("read CloudEvent: %w", err))}
 		}
-		return fromEvents([]event.Event{*e}, now)
+		m, err := fromEvent(e, now)
+		if err != nil {
+			return nil, []Refusal{refuse(header, body, now, 0, err)}
+		}
+		return []mesh.Message{m}, nil
 	}
 	// JSON needs no content type further on: it is what a message is by default.
 	var parts [][]byte
@@ -181,40 +223,56 @@ func newMessage(source string, payload []byte, contentType string, now mesh.Inst
 	return mesh.Message{ID: mesh.Hash(source, string(payload)), Source: source, ContentType: contentType, ReceivedAt: now, Payload: payload}
 }
 
-// elements splits JSON of unknown shape: an array into its elements, several
-// lines that begin with JSON into lines. What is neither, broken JSON too, is
-// one message.
+// elements splits JSON of unknown shape: arrays into their elements, and values
+// that stand after each other. Where one of them is broken and there are whole
+// lines, the lines are the messages; else what is broken is a message of its
+// own, as far as brackets tell its end.
 func elements(body []byte) [][]byte {
-	trimmed := bytes.TrimLeft(body, " \t\r\n")
-	if len(trimmed) > 0 && trimmed[0] == '[' {
-		if parts, ok := array(trimmed); ok {
-			return parts
-		}
+	body = bytes.TrimSpace(body)
+	if len(body) == 0 || body[0] != '[' && json.Valid(body) {
 		return [][]byte{body}
 	}
-	if first, rest, found := bytes.Cut(trimmed, []byte{'\n'}); found && len(bytes.TrimSpace(rest)) > 0 && json.Valid(first) {
-		return lines(trimmed)
-	}
-	return [][]byte{body}
-}
-
-func array(body []byte) (parts [][]byte, ok bool) {
-	decoder := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	if _, err := decoder.ReadToken(); err != nil {
-		return nil, false
-	}
-	for decoder.PeekKind() != ']' {
-		part, err := decoder.ReadValue()
-		if err != nil {
-			return nil, false
+	var parts [][]byte
+	whole := true
+	values := jsonsplit.New(bufio.NewReader(bytes.NewReader(body)), len(body))
+	for {
+		_, part, err := values.Next()
+		if err != nil { // the end: bytes give no other error
+			whole = whole && err == io.EOF
+			break
 		}
+		whole = whole && json.Valid(part)
 		parts = append(parts, bytes.Clone(part))
 	}
-	if _, err := decoder.ReadToken(); err != nil {
-		return nil, false
+	switch {
+	case !whole && areLines(body):
+		return lines(body)
+	case !whole && len(parts) == 0:
+		return [][]byte{body}
 	}
-	_, err := decoder.ReadToken()
-	return parts, err == io.EOF
+	return parts
+}
+
+// areLines says whether one of the lines in body is a message. Objects within
+// what is printed over several lines are none: they are indented, or they stand
+// in an array, behind a bracket or comma or before one.
+func areLines(body []byte) bool {
+	array := body[0] == '['
+	within := false // the line before ends within an array
+	found := false  // the line before is a message, unless this one goes on with the array
+	for line := range bytes.Lines(body) {
+		text := bytes.TrimSpace(line)
+		if len(text) == 0 {
+			continue
+		}
+		if found && text[0] != ',' && text[0] != ']' {
+			return true
+		}
+		found = !within && (line[0] == '{' || line[0] == '[') && json.Valid(text)
+		last := text[len(text)-1]
+		within = array && (last == ',' || last == '[')
+	}
+	return found
 }
 
 func lines(body []byte) [][]byte {
@@ -227,30 +285,74 @@ func lines(body []byte) [][]byte {
 	return parts
 }
 
-// fromEvents makes each event a message with its own identity; its other
-// attributes stay with it.
-func fromEvents(events []event.Event, now mesh.Instant) ([]mesh.Message, error) {
-	messages := make([]mesh.Message, len(events))
-	for i := range events {
-		e := &events[i]
-		if err := e.Validate(); err != nil {
-			return nil, fmt.Errorf("CloudEvent %d of %d: %w", i+1, len(events), err)
-		}
-		attributes := map[string]string{"type": e.Type()}
-		if s := e.Subject(); s != "" {
-			attributes["subject"] = s
-		}
-		if t := e.Time(); !t.IsZero() {
-			attributes["time"] = t.Format(time.RFC3339Nano)
-		}
-		for name, value := range e.Extensions() {
-			attributes[name] = fmt.Sprint(value)
-		}
-		contentType := e.DataContentType()
-		if contentType == event.ApplicationJSON {
-			contentType = ""
-		}
-		messages[i] = mesh.Message{ID: e.ID(), Source: e.Source(), ContentType: contentType, Attributes: attributes, ReceivedAt: now + mesh.Instant(i), Payload: e.Data()}
+// fromBatch makes messages of CloudEvents in batched mode. One that is broken
+// takes no other with it.
+func fromBatch(header http.Header, body []byte, now mesh.Instant) (messages []mesh.Message, refused []Refusal) {
+	if trimmed := bytes.TrimSpace(body); len(trimmed) == 0 || trimmed[0] != '[' {
+		return nil, []Refusal{refuse(header, body, now, 0, errors.New("read CloudEvents batch: no JSON array"))}
 	}
-	return messages, nil
+	for i, part := range elements(body) {
+		at := now + mesh.Instant(i)
+		var e event.Event
+		err := json.Unmarshal(part, &e)
+		if err != nil {
+			err = fmt.Errorf("read CloudEvent: %w", err)
+		}
+		var m mesh.Message
+		if err == nil {
+			m, err = fromEvent(&e, at)
+		}
+		if err != nil {
+			refused = append(refused, refuse(header, part, at, i, err))
+			continue
+		}
+		messages = append(messages, m)
+	}
+	return messages, refused
+}
+
+// maxIdentity, in bytes, of an event's source and of its id: every reading of
+// it repeats them.
+const maxIdentity = 1 << 10
+
+// fromEvent makes an event a message with its own identity; its other
+// attributes stay with it.
+func fromEvent(e *event.Event, now mesh.Instant) (mesh.Message, error) {
+	switch err := e.Validate(); {
+	case err != nil:
+		return mesh.Message{}, fmt.Errorf("CloudEvent: %w", err)
+	case len(e.Source()) > maxIdentity:
+		return mesh.Message{}, fmt.Errorf("CloudEvent: its source has %d bytes, at most %d are accepted", len(e.Source()), maxIdentity)
+	case len(e.ID()) > maxIdentity:
+		return mesh.Message{}, fmt.Errorf("CloudEvent: its id has %d bytes, at most %d are accepted", len(e.ID()), maxIdentity)
+	}
+	attributes := map[string]string{"type": e.Type()}
+	if s := e.Subject(); s != "" {
+		attributes["subject"] = s
+	}
+	if t := e.Time(); !t.IsZero() {
+		attributes["time"] = t.Format(time.RFC3339Nano)
+	}
+	for name, value := range e.Extensions() {
+		attributes[name] = fmt.Sprint(value)
+	}
+	contentType := e.DataContentType()
+	if contentType == event.ApplicationJSON {
+		contentType = ""
+	}
+	return mesh.Message{ID: e.ID(), Source: e.Source(), ContentType: contentType, Attributes: attributes, ReceivedAt: now, Payload: e.Data()}, nil
+}
+
+// refuse makes the refusal of what stands at place i of a request, with what
+// may be kept of the header.
+func refuse(header http.Header, body []byte, now mesh.Instant, i int, cause error) Refusal {
+	m := newMessage(mesh.Source(name), body, header.Get("Content-Type"), now)
+	m.Attributes = map[string]string{}
+	for name, values := range function.KeptHeader(header) {
+		// A long one would be repeated by every refusal of a batch.
+		if value := values[0]; len(value) <= maxIdentity {
+			m.Attributes[name] = value
+		}
+	}
+	return Refusal{mesh.Rejection{Message: m, Cause: cause.Error()}, i}
 }

@@ -3,6 +3,7 @@ package ingest_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -98,7 +100,23 @@ func TestBodyBecomesMessages(t *testing.T) {
 		{"ndjson", "application/x-ndjson", "{\"a\":1}\n\n{\"a\":2}\r\n", nil, []string{`{"a":1} {"a":2}`}},
 		{"ndjson called json", "application/json", "{\"a\":1}\n{broken\n{\"a\":3}\n", nil, []string{`{"a":1} {broken {"a":3}`}},
 		{"broken object", "application/json", `{"a":`, nil, []string{`{"a":`}},
-		{"broken array", "application/json", `[{"a":1},`, nil, []string{`[{"a":1},`}},
+		{"array cut off", "application/json", `[{"a":1},{"a":`, nil, []string{`{"a":1} {"a":`}},
+		{"array without an end", "application/json", `[{"a":1}`, nil, []string{`{"a":1}`}},
+		{"array with a broken element", "application/json", `[{"a":1},{"a":oops, "b":[1,2]},{"a":3}]`, nil, []string{`{"a":1} {"a":oops, "b":[1,2]} {"a":3}`}},
+		{"array with a broken element, an element a line", "application/json", "[\n{\"a\":1},\n{\"a\": oops},\n{\"a\":3}\n]\n", nil, []string{`{"a":1} {"a": oops} {"a":3}`}},
+		{"array of one after a broken one", "application/json", "[{\"a\":1},\noops,\n{\"a\":3}\n]", nil, []string{`{"a":1} oops {"a":3}`}},
+		{"array with something behind it", "application/json", `[{"a":1}] oops`, nil, []string{`{"a":1} oops`}},
+		{"arrays a line", "application/json", "[{\"a\":1},{\"a\":2}]\n[{\"a\":3}]", nil, []string{`{"a":1} {"a":2} {"a":3}`}},
+		{"objects after each other", "application/json", `{"a":1}{"a":2} {"a":3}`, nil, []string{`{"a":1} {"a":2} {"a":3}`}},
+		{"objects over lines after each other", "application/x-www-form-urlencoded", "{\n  \"a\": [\n    1,\n    {}\n  ]\n}\n{\n  \"a\": 2\n}\n", nil,
+			[]string{"{\n  \"a\": [\n    1,\n    {}\n  ]\n} {\n  \"a\": 2\n}"}},
+		{"broken object over lines before another", "application/json", "{\n  \"a\": oops\n}\n{\n  \"a\": [\n    {\"b\":2}\n  ]\n}", nil,
+			[]string{"{\n  \"a\": oops\n} {\n  \"a\": [\n    {\"b\":2}\n  ]\n}"}},
+		{"ndjson as curl sends it, first line broken", "application/x-www-form-urlencoded", "{\"a\":\n{\"a\":2}\n{\"a\":3}\n", nil, []string{`{"a": {"a":2} {"a":3}`}},
+		{"ndjson as curl sends it, first of two lines broken", "application/x-www-form-urlencoded", "{\"a\":\"\n{\"a\":2}", nil, []string{`{"a":" {"a":2}`}},
+		{"ndjson as curl sends it, first line a broken array", "application/x-www-form-urlencoded", "[{\"a\":1}, oops\n{\"a\":2}\n{\"a\":3}\n", nil, []string{`[{"a":1}, oops {"a":2} {"a":3}`}},
+		{"ndjson as curl sends it, last line broken", "application/x-www-form-urlencoded", "{\"a\":1}\n\n{\"a\":2}\n{\"a\"", nil, []string{`{"a":1} {"a":2} {"a"`}},
+		{"brackets alone", "application/json", "[,", nil, []string{"[,"}},
 		{"other format", "application/octet-stream", "\x00\xff", nil, []string{"\x00\xff"}},
 		{"binary CloudEvent", "application/json", `{"a":1}`,
 			[]string{"Ce-Specversion", "1.0", "Ce-Id", "7", "Ce-Source", "/x", "Ce-Type", "t"}, []string{`{"a":1}`}},
@@ -220,7 +238,7 @@ func TestRefusedRequests(t *testing.T) {
 
 func TestBrokenCloudEventIsKept(t *testing.T) {
 	b := &broker{}
-	w := post(server(b, ingest.Config{}), "application/json", `{"a":1}`, "Ce-Specversion", "1.0", "Ce-Type", "t", "Authorization", "Bearer x")
+	w := post(server(b, ingest.Config{}), "application/json", `{"a":1}`, "Ce-Specversion", "1.0", "Ce-Type", "t", "Authorization", "Bearer x", "Cookie", "x", "X-Api-Key", "x")
 	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "source") {
 		t.Errorf("answer %d %s, want 400 that names the missing source", w.Code, w.Body)
 	}
@@ -234,25 +252,206 @@ func TestBrokenCloudEventIsKept(t *testing.T) {
 	if r := rejections[0]; string(r.Payload) != `{"a":1}` || !strings.Contains(r.Cause, "source") || r.Attributes["Ce-Type"] != "t" {
 		t.Errorf("rejection = %+v, want the bytes, the headers and the cause", r)
 	}
-	if bytes.Contains(b.events[0].Data(), []byte("Bearer")) {
-		t.Error("the rejection holds the secret of the request")
+	want := map[string]string{"Ce-Specversion": "1.0", "Ce-Type": "t", "Content-Type": "application/json"}
+	if diff := cmp.Diff(want, rejections[0].Attributes); diff != "" {
+		t.Errorf("attributes (-want +got):\n%s", diff)
 	}
 }
 
+// The same request at the same instant is the same event; at another one it has
+// the same messages, received at another time.
 func TestIDsAreDeterministic(t *testing.T) {
-	ids := func(body string) (event, message string) {
-		b := &broker{}
-		messages, err := ingest.Split(http.Header{}, []byte(body), 1)
+	ids := func(body string, after time.Duration) (event, message string) {
+		synctest.Test(t, func(t *testing.T) { // where the clock begins at the same instant each time
+			time.Sleep(after)
+			b := &broker{}
+			post(server(b, ingest.Config{}), "application/json", body)
+			messages, err := mesh.DecodeMessages(b.events[0].Data())
+			if err != nil {
+				t.Fatal(err)
+			}
+			event, message = b.events[0].ID(), messages[0].ID
+		})
+		return event, message
+	}
+	event, message := ids(`{"a":1}`, 0)
+	for _, other := range []struct {
+		body                   string
+		after                  time.Duration
+		sameEvent, sameMessage bool
+	}{
+		{`{"a":1}`, 0, true, true},
+		{`{"a":1}`, time.Second, false, true},
+		{`{"a":2}`, 0, false, false},
+	} {
+		e, m := ids(other.body, other.after)
+		if (e == event) != other.sameEvent || (m == message) != other.sameMessage {
+			t.Errorf("%s after %s: the same event %t, message %t, want %t, %t", other.body, other.after, e == event, m == message, other.sameEvent, other.sameMessage)
+		}
+	}
+}
+
+// Sent again, an event that tells its time gives the same readings, though its
+// payload tells none.
+func TestCloudEventSentAgain(t *testing.T) {
+	dictionary, err := flatten.Dictionary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	handle := flatten.New(dictionary, slog.New(slog.DiscardHandler))
+	seen := map[string]bool{}
+	for after := range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Duration(after) * time.Hour)
+			b := &broker{}
+			post(server(b, ingest.Config{}), "application/json", `{"device_id":"d","co2":661}`,
+				"Ce-Specversion", "1.0", "Ce-Id", "7", "Ce-Source", "/x", "Ce-Type", "t", "Ce-Time", "2026-01-02T03:04:05.5+01:00")
+			out, err := handle(t.Context(), b.events[0])
+			if err != nil || len(out) != 1 {
+				t.Fatalf("%d events, %v, want 1", len(out), err)
+			}
+			readings, err := mesh.DecodeReadings(out[0].Data())
+			if err != nil || len(readings) != 1 {
+				t.Fatalf("%d readings, %v, want 1", len(readings), err)
+			}
+			if r := readings[0]; r.ObservedAt.String() != "2026-01-02T02:04:05.5Z" || r.Quality != mesh.QualityOK {
+				t.Errorf("observed at %s, quality %q, want the event's time", r.ObservedAt, r.Quality)
+			}
+			seen[readings[0].ReadingID] = true
+		})
+	}
+	if len(seen) != 1 {
+		t.Errorf("%d reading ids, want 1", len(seen))
+	}
+}
+
+// rejections gives what was kept.
+func (b *broker) rejections(t *testing.T) []mesh.Rejection {
+	t.Helper()
+	var all []mesh.Rejection
+	for _, e := range b.events {
+		if e.Type() != mesh.TelemetryRejected {
+			continue
+		}
+		some, err := mesh.DecodeRejections(e.Data())
 		if err != nil {
 			t.Fatal(err)
 		}
-		post(server(b, ingest.Config{}), "application/json", body)
-		return b.events[0].ID(), messages[0].ID
+		all = append(all, some...)
 	}
-	_, m1 := ids(`{"a":1}`)
-	_, m2 := ids(`{"a":1}`)
-	_, m3 := ids(`{"a":2}`)
-	if m1 != m2 || m1 == m3 {
-		t.Errorf("message ids %s %s %s, want the first two alike and the third another", m1, m2, m3)
+	return all
+}
+
+func TestBatchWithBadEvents(t *testing.T) {
+	good := func(id int) string {
+		return fmt.Sprintf(`{"specversion":"1.0","id":"%d","source":"/x","type":"t","data":{"a":%d}}`, id, id)
+	}
+	bad := []string{
+		`{"specversion":"1.0","id":"1","type":"t","data":{}}`,
+		`{"specversion":"1.0",oops}`,
+		`7`,
+		`{"specversion":"1.0","id":"` + strings.Repeat("i", 1025) + `","source":"/x","type":"t"}`,
+		`{"specversion":"1.0","id":"1","source":"/` + strings.Repeat("s", 100_000) + `","type":"t"}`,
+	}
+	causes := []string{"source", "read CloudEvent", "read CloudEvent", "its id has 1025 bytes, at most 1024", "its source has 100001 bytes, at most 1024"}
+	body := "[" + good(0)
+	for i, e := range bad {
+		body += ",\n" + e + "," + good(i+1)
+	}
+	b := &broker{}
+	w := post(server(b, ingest.Config{BatchMaxMessages: 3}), "application/cloudevents-batch+json", body+"]", "Cookie", "secret", "X-Api-Key", "secret")
+	var answer struct {
+		Accepted, Refused int
+		Causes            []struct {
+			Event int
+			Cause string
+		}
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != http.StatusBadRequest {
+		t.Fatalf("answer %d %s, %v, want 400 in JSON", w.Code, w.Body, err)
+	}
+	if answer.Accepted != 6 || answer.Refused != 5 || len(answer.Causes) != 5 {
+		t.Errorf("answer %s, want 6 accepted and 5 refused with their causes", w.Body)
+	}
+	accepted := 0
+	for _, e := range b.events {
+		if bytes.Contains(e.Data(), []byte("secret")) {
+			t.Error("a secret of the request is kept")
+		}
+		if e.Type() == mesh.TelemetryReceived {
+			messages, err := mesh.DecodeMessages(e.Data())
+			if err != nil {
+				t.Fatal(err)
+			}
+			accepted += len(messages)
+		}
+	}
+	if accepted != 6 {
+		t.Errorf("%d messages handed over, want 6", accepted)
+	}
+	rejections := b.rejections(t)
+	if len(rejections) != 5 {
+		t.Fatalf("%d rejections, want 5", len(rejections))
+	}
+	for i, r := range rejections {
+		if string(r.Payload) != bad[i] || !strings.Contains(r.Cause, causes[i]) {
+			t.Errorf("rejection %d is %.100s: %s, want one with %q", i, r.Payload, r.Cause, causes[i])
+		}
+		if c := answer.Causes[i]; c.Event != 2*i+1 || c.Cause != r.Cause {
+			t.Errorf("the answer says of event %d: %s, want event %d: %s", c.Event, c.Cause, 2*i+1, r.Cause)
+		}
+	}
+}
+
+func TestManyBadEventsAreAnsweredInBrief(t *testing.T) {
+	b := &broker{}
+	w := post(server(b, ingest.Config{}), "application/cloudevents-batch+json", "[{}"+strings.Repeat(",{}", 1999)+"]")
+	if n := strings.Count(w.Body.String(), `"cause":`); n != 100 || !strings.HasPrefix(w.Body.String(), `{"accepted":0,"refused":2000,`) {
+		t.Errorf("answer %.100s… with %d causes, want 2000 refused and 100 causes", w.Body, n)
+	}
+	if n := len(b.rejections(t)); n != 2000 {
+		t.Errorf("%d rejections, want 2000", n)
+	}
+	if len(b.events) != 4 {
+		t.Errorf("%d events, want 4 of 500 rejections", len(b.events))
+	}
+}
+
+func TestBatchThatIsNoArray(t *testing.T) {
+	for _, body := range []string{`{"specversion":"1.0"}`, `oops`} {
+		b := &broker{}
+		w := post(server(b, ingest.Config{}), "application/cloudevents-batch+json", body)
+		if r := b.rejections(t); w.Code != http.StatusBadRequest || len(r) != 1 || string(r[0].Payload) != body {
+			t.Errorf("%s: answer %d %s, rejections %v, want 400 and the body kept", body, w.Code, w.Body, r)
+		}
+	}
+}
+
+// What is not kept must come again.
+func TestRejectionThatCannotBeKept(t *testing.T) {
+	w := post(server(&broker{err: errors.New("away")}, ingest.Config{}), "application/json", `{"a":1}`, "Ce-Specversion", "1.0", "Ce-Type", "t")
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "away") {
+		t.Errorf("answer %d %s, want 503 with the cause", w.Code, w.Body)
+	}
+}
+
+// Bodies made to be slow take no more time than others of their size: at any
+// power above linear these would take minutes.
+func TestHostileBodies(t *testing.T) {
+	const size = 1 << 20
+	for _, unit := range []string{"[", "{", "[\n", "{\n", "[]\n{\n", "]", "\"", "\"\n", ",", "[,", "{}x\n", "\\"} {
+		body := strings.Repeat(unit, size/len(unit))
+		began := time.Now()
+		messages, refused := ingest.Split(http.Header{}, []byte(body), 1)
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("%q over and over: %s", unit, took)
+		}
+		if len(messages) == 0 || len(refused) > 0 {
+			t.Errorf("%q over and over: %d messages, %d refused, want all of it in messages", unit, len(messages), len(refused))
+		}
+		again, _ := ingest.Split(http.Header{}, []byte(body), 1)
+		if !cmp.Equal(messages, again) {
+			t.Errorf("%q over and over: split otherwise the second time", unit)
+		}
 	}
 }
