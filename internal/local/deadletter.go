@@ -16,6 +16,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/manifest"
 )
 
@@ -40,7 +41,7 @@ type Cause struct {
 
 // Request is a request that the ingress refused.
 type Request struct {
-	Header    http.Header
+	Header    http.Header // what function.KeptHeader keeps of it
 	Body      []byte
 	Truncated bool // Body is its beginning
 }
@@ -84,7 +85,7 @@ func OpenDeadLetters(ctx context.Context, dir string, log *slog.Logger) (*DeadLe
 	d, err := newDeadLetters(ctx, s.js)
 	if err != nil {
 		s.close()
-		return nil, err
+		return nil, s.explain(err)
 	}
 	d.closeFn = s.close
 	d.redrive = func(ctx context.Context, broker, trigger manifest.Ref, frame []byte) error {
@@ -148,10 +149,7 @@ func (d *DeadLetters) keep(ctx context.Context, stream string, l letter, frame [
 }
 
 func (d *DeadLetters) keepRefused(r *http.Request, body []byte, broker manifest.Ref, cause error) error {
-	request := &Request{Header: r.Header.Clone(), Body: body}
-	for _, secret := range []string{"Authorization", "Proxy-Authorization", "Cookie"} {
-		request.Header.Del(secret)
-	}
+	request := &Request{Header: function.KeptHeader(r.Header), Body: body}
 	if len(body) > maxRefusedBody {
 		request.Body, request.Truncated = body[:maxRefusedBody], true
 	}
@@ -226,6 +224,42 @@ func (d *DeadLetters) List(ctx context.Context) iter.Seq2[DeadLetter, error] {
 			}
 		}
 	}
+}
+
+// Latest gives up to n dead letters, newest first: those of triggers, then the
+// requests that the ingress refused, of which junk may bring any number. It
+// reads no others.
+func (d *DeadLetters) Latest(ctx context.Context, n int) ([]DeadLetter, error) {
+	var latest []DeadLetter
+	for _, name := range []string{lettersStream, refusedStream} {
+		stream, err := d.js.Stream(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("list the latest dead letters: %w", err)
+		}
+		info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+		if err != nil {
+			return nil, fmt.Errorf("list the latest dead letters: %w", err)
+		}
+		gone := make(map[uint64]bool, len(info.State.Deleted))
+		for _, seq := range info.State.Deleted {
+			gone[seq] = true
+		}
+		for seq := info.State.LastSeq; seq > 0 && seq >= info.State.FirstSeq && len(latest) < n; seq-- {
+			if gone[seq] {
+				continue
+			}
+			msg, err := stream.GetMsg(ctx, seq)
+			if errors.Is(err, jetstream.ErrMsgNotFound) { // redriven or discarded since
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list the latest dead letters: %w", err)
+			}
+			l, _ := readLetter(letterID(name, seq), msg.Data)
+			latest = append(latest, l)
+		}
+	}
+	return latest, nil
 }
 
 func letterID(stream string, seq uint64) string {

@@ -94,13 +94,20 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 var errFrame = errors.New("no frame of an event: the store is damaged, or of another version")
 
-// readFrame gives the event of a frame and its TTL. Small data stays where it
-// is in b.
-func readFrame(b []byte) (e event.Event, ttl int32, err error) {
+// parts are those of a frame, and hold it.
+type parts struct {
+	ttl        int32
+	texts      uint64 // how many names and values there are
+	attributes []byte // these, each after its length
+	data       []byte // an S2 block if packed
+	packed     bool
+}
+
+func partsOf(b []byte) (p parts, err error) {
 	if len(b) == 0 || b[0] != framePlain && b[0] != frameS2 {
-		return e, 0, errFrame
+		return p, errFrame
 	}
-	kind, rest := b[0], b[1:]
+	rest := b[1:]
 	number := func() uint64 {
 		v, n := binary.Uvarint(rest)
 		if n <= 0 {
@@ -110,41 +117,46 @@ func readFrame(b []byte) (e event.Event, ttl int32, err error) {
 		rest = rest[n:]
 		return v
 	}
-	// One copy for all attributes: they are short and live as long as each other.
-	var attributes string
-	text := func() string {
+	p.packed = b[0] == frameS2
+	p.ttl = int32(number())
+	p.texts = number()
+	if p.texts < 2 || p.texts > uint64(len(rest)) || p.texts%2 == 1 {
+		return p, errFrame
+	}
+	p.attributes = rest
+	for range p.texts {
 		n := number()
 		if n > uint64(len(rest)) {
-			err, rest = errFrame, nil
-			return ""
+			return p, errFrame
 		}
-		s := attributes[len(attributes)-len(rest):][:n]
 		rest = rest[n:]
+	}
+	p.data = rest
+	p.attributes = p.attributes[:len(p.attributes)-len(rest)]
+	return p, err
+}
+
+// readFrame gives the event of a frame and its TTL.
+func readFrame(b []byte) (e event.Event, ttl int32, err error) {
+	p, err := partsOf(b)
+	if err != nil {
+		return e, 0, err
+	}
+	// One copy for all attributes: they are short and live as long as each other.
+	attributes := string(p.attributes)
+	text := func() string { // partsOf has read every length before
+		length, n := binary.Uvarint(p.attributes)
+		end := n + int(length)
+		s := attributes[n:end]
+		p.attributes, attributes = p.attributes[end:], attributes[end:]
 		return s
 	}
-	ttl = int32(number())
-	pairs := number()
-	if pairs < 2 || pairs > uint64(len(rest)) || pairs%2 == 1 {
-		return e, 0, errFrame
-	}
-	end := rest
-	for range pairs {
-		n := number()
-		if n > uint64(len(rest)) {
-			return e, 0, errFrame
-		}
-		rest = rest[n:]
-	}
-	data := rest
-	attributes = string(end[:len(end)-len(data)])
-	rest = end[:len(end)-len(data)]
-
 	if text(); text() == event.CloudEventsVersionV03 {
 		e = event.New(event.CloudEventsVersionV03)
 	} else {
 		e = event.New()
 	}
-	for range pairs/2 - 1 {
+	for range p.texts/2 - 1 {
 		switch name, value := text(), text(); name {
 		case "id":
 			e.SetID(value)
@@ -168,25 +180,31 @@ func readFrame(b []byte) (e event.Event, ttl int32, err error) {
 			e.SetExtension(name, value)
 		}
 	}
-	if err != nil {
-		return e, 0, err
-	}
 	switch {
-	case kind == frameS2:
-		if e.DataEncoded, err = s2.Decode(nil, data); err != nil {
+	case p.packed:
+		if e.DataEncoded, err = s2.Decode(nil, p.data); err != nil {
 			return e, 0, fmt.Errorf("%w: %w", errFrame, err)
 		}
-	case len(data) > 0:
-		e.DataEncoded = bytes.Clone(data)
+	case len(p.data) > 0:
+		e.DataEncoded = bytes.Clone(p.data)
 	}
-	return e, ttl, nil
+	return e, p.ttl, nil
 }
 
-// weight is about what an event in a frame of that many bytes takes in memory.
-// Compressed data is taken to be ten times as long.
+// weight is what an event in a frame takes in memory while it is delivered:
+// the frame, and its data unpacked.
 func weight(frame []byte) int64 {
-	if len(frame) > 0 && frame[0] == frameS2 {
-		return 10 * int64(len(frame))
+	size := int64(len(frame))
+	p, err := partsOf(frame)
+	if err != nil {
+		return size
 	}
-	return int64(len(frame))
+	if !p.packed {
+		return size + int64(len(p.data))
+	}
+	unpacked, err := s2.DecodedLen(p.data)
+	if err != nil {
+		return size
+	}
+	return size + int64(unpacked)
 }

@@ -83,3 +83,21 @@ func FuzzReadFrame(f *testing.F) {
 		}
 	})
 }
+
+// Compressed data may be a thousand times as long: what counts is the memory.
+func TestWeightIsOfTheDataUnpacked(t *testing.T) {
+	for _, size := range []int{0, 100, 1 << 20} {
+		e := newEvent("1", "t", "")
+		e.DataEncoded = make([]byte, size)
+		b, err := frame(&e, 255, time.Unix(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := weight(b), int64(len(b)+size); got != want {
+			t.Errorf("weight of %d bytes in a frame of %d = %d, want %d", size, len(b), got, want)
+		}
+	}
+	if got := weight([]byte("damaged")); got != 7 {
+		t.Errorf("weight of what is no frame = %d, want its length", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -73,6 +74,10 @@ func statusOf(err error) int {
 	return http.StatusServiceUnavailable
 }
 
+func tooLarge(e *event.Event) refusal {
+	return refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("event %s is larger than %d bytes: bring its data in several", e.ID(), maxEvent)}
+}
+
 // accept stores the events and returns when all of them are durable.
 func (b *broker) accept(ctx context.Context, ttl int32, events ...event.Event) error {
 	if ttl <= 0 {
@@ -82,6 +87,10 @@ func (b *broker) accept(ctx context.Context, ttl int32, events ...event.Event) e
 	now := time.Now()
 	for i := range events {
 		e := &events[i]
+		// What is compressed here is not where it goes, nor in memory.
+		if len(e.DataEncoded) > maxEvent {
+			return tooLarge(e)
+		}
 		err := e.Validate()
 		if err == nil {
 			frames[i], err = frame(e, ttl, now)
@@ -90,7 +99,7 @@ func (b *broker) accept(ctx context.Context, ttl int32, events ...event.Event) e
 			return refusal{http.StatusBadRequest, fmt.Sprintf("no valid CloudEvent: %v", err)}
 		}
 		if len(frames[i]) > maxEvent {
-			return refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("event %s is larger than %d bytes", e.ID(), maxEvent)}
+			return tooLarge(e)
 		}
 	}
 	type publication struct {
@@ -246,7 +255,7 @@ func (m *Mesh) ingress(w http.ResponseWriter, r *http.Request, enter func() erro
 			b.refused.Add(1)
 		}
 		if kept := m.letters.keepRefused(r, body, ref, err); kept != nil {
-			m.log.Error("refused request not kept", "broker", ref.String(), "error", kept)
+			m.store.log.tell(slog.LevelError, "refused request not kept", kept, "broker", ref.String())
 		}
 	}
 	http.Error(w, err.Error(), status)

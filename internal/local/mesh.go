@@ -81,7 +81,7 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.Close(context.WithoutCancel(ctx)))
+			err = errors.Join(m.store.explain(err), m.Close(context.WithoutCancel(ctx)))
 		}
 	}()
 	if m.letters, err = newDeadLetters(ctx, m.store.js); err != nil {
@@ -253,7 +253,6 @@ type TriggerStatus struct {
 	Pending      int64  // accepted, and neither delivered nor dead-lettered
 	InFlight     int64  // of these, with the subscriber now
 	Delivered    int64
-	Filtered     int64 // read and not wanted
 	Retried      int64 // attempts that failed and are made again
 	DeadLettered int64
 }
@@ -279,8 +278,7 @@ func (m *Mesh) Status() Status {
 		s.Triggers = append(s.Triggers, TriggerStatus{
 			Trigger: t.ref, Broker: t.broker.ref, Subscriber: t.address,
 			Pending: t.pending.Load(), InFlight: int64(len(t.slots)),
-			Delivered: t.delivered.Load(), Filtered: t.filtered.Load(),
-			Retried: t.retried.Load(), DeadLettered: t.deadLettered.Load(),
+			Delivered: t.delivered.Load(), Retried: t.retried.Load(), DeadLettered: t.deadLettered.Load(),
 		})
 	}
 	return s

@@ -362,3 +362,33 @@ func TestBackoffIsKnatives(t *testing.T) {
 		t.Errorf("backoff 1000 = %v, want no overflow", got)
 	}
 }
+
+// Zeros are small where they are stored, and large wherever they are read.
+func TestAnEventTooLargeInMemoryIsRefused(t *testing.T) {
+	large := func(context.Context, event.Event) ([]event.Event, error) {
+		e := newEvent("large", "b", "")
+		e.DataEncoded = make([]byte, maxEvent+1)
+		return []event.Event{e}, nil
+	}
+	var got inbox
+	m := open(t, Config{
+		Manifests: manifests(t, brokerYAML+serviceYAML("large")+serviceYAML("sink")+
+			triggerYAML("large", "a", toService("large"), "")+triggerYAML("sink", "b", toService("sink"), "")),
+		Functions: handlers(map[string]function.Handler{"large": large, "sink": got.handle}),
+	})
+	post(t, m.Client(), newEvent("1", "a", "x"))
+	idle(t, m)
+	all := letters(t, m.DeadLetters())
+	if len(all) != 1 || all[0].Cause.Status != http.StatusRequestEntityTooLarge || all[0].Attempts != 1 ||
+		!strings.Contains(all[0].Cause.Text, "event large is larger than 67108864 bytes") || all[0].Event.ID() != "1" {
+		t.Errorf("dead letters %+v, want event 1 after one attempt with 413", all)
+	}
+	if ids := got.ids(); len(ids) != 0 {
+		t.Errorf("delivered: %v, want nothing", ids)
+	}
+	e := newEvent("2", "a", "")
+	e.DataEncoded = make([]byte, maxEvent+1)
+	if status := post(t, m.Client(), e); status != http.StatusRequestEntityTooLarge {
+		t.Errorf("status %d, want 413", status)
+	}
+}

@@ -30,6 +30,8 @@ const (
 
 // store is JetStream inside the process. Nothing listens on the network.
 type store struct {
+	dir    string
+	log    *seldom // of what goes wrong with it
 	lock   *os.File
 	server *server.Server
 	// Two connections, so that a large event on its way in does not hold up
@@ -42,7 +44,7 @@ func openStore(dir string, log *slog.Logger) (_ *store, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open data folder: %w", err)
 	}
-	s := &store{}
+	s := &store{dir: dir, log: &seldom{log: log}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -65,7 +67,7 @@ func openStore(dir string, log *slog.Logger) (_ *store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open data folder %s: %w", dir, err)
 	}
-	s.server.SetLoggerV2(natsLog{log}, false, false, false)
+	s.server.SetLoggerV2(natsLog{s.log}, false, false, false)
 	s.server.Start()
 	if !s.server.ReadyForConnections(apiTimeout) || !s.server.JetStreamEnabled() {
 		return nil, fmt.Errorf("open data folder %s: the event store did not start: is the disk full or read-only?", dir)
@@ -73,7 +75,7 @@ func openStore(dir string, log *slog.Logger) (_ *store, err error) {
 	connect := func(name string) (*nats.Conn, jetstream.JetStream, error) {
 		nc, err := nats.Connect("", nats.InProcessServer(s.server), nats.Name(name),
 			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-				log.Error("event store", "connection", name, "error", err)
+				s.log.tell(slog.LevelError, "event store", err, "connection", name)
 			}))
 		if err != nil {
 			return nil, nil, fmt.Errorf("connect to the event store: %w", err)
@@ -106,8 +108,24 @@ func (s *store) close() {
 	}
 }
 
+// errCodeStorage is JetStream's "insufficient storage resources available". It
+// takes three quarters of what is free at its start for itself.
+const errCodeStorage = 10047
+
+// explain says of a lack of storage what to do about it.
+func (s *store) explain(err error) error {
+	if full, ok := errors.AsType[*jetstream.APIError](err); ok && full.ErrorCode == errCodeStorage {
+		return fmt.Errorf("make room on the disk of %s and start again, nothing is lost: %w", s.dir, err)
+	}
+	return err
+}
+
 // natsLog passes on what the embedded server finds worth a warning.
-type natsLog struct{ *slog.Logger }
+type natsLog struct{ *seldom }
+
+func (l natsLog) event(level slog.Level, f string, args ...any) {
+	l.tell(level, "event store", fmt.Errorf(f, args...))
+}
 
 func (natsLog) Noticef(string, ...any) {}
 func (natsLog) Debugf(string, ...any)  {}
@@ -115,13 +133,8 @@ func (natsLog) Tracef(string, ...any)  {}
 func (l natsLog) Warnf(f string, args ...any) {
 	// It warns of large payloads for the network's sake, and there is none.
 	if !strings.HasPrefix(f, "Maximum payloads over") {
-		l.Warn("event store", "error", fmt.Sprintf(f, args...))
+		l.event(slog.LevelWarn, f, args...)
 	}
 }
-
-func (l natsLog) Errorf(f string, args ...any) {
-	l.Error("event store", "error", fmt.Sprintf(f, args...))
-}
-func (l natsLog) Fatalf(f string, args ...any) {
-	l.Error("event store", "error", fmt.Sprintf(f, args...))
-}
+func (l natsLog) Errorf(f string, args ...any) { l.event(slog.LevelError, f, args...) }
+func (l natsLog) Fatalf(f string, args ...any) { l.event(slog.LevelError, f, args...) }

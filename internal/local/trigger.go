@@ -66,7 +66,7 @@ type trigger struct {
 	consumer   jetstream.Consumer
 	messages   *puller
 
-	pending, delivered, filtered, retried, deadLettered atomic.Int64
+	pending, delivered, retried, deadLettered atomic.Int64
 
 	mu      sync.Mutex
 	failing map[uint64]*failure // events that failed, by their sequence in the stream
@@ -268,7 +268,6 @@ func (t *trigger) handle(ctx context.Context, msg *nats.Msg) {
 		return
 	}
 	if msg.Subject != redriveSubject(t.broker.stream, consumerName(t.ref)) && t.filter.Filter(ctx, e) == eventfilter.FailFilter {
-		t.filtered.Add(1)
 		t.done(msg, seq)
 		return
 	}
@@ -292,7 +291,14 @@ func (t *trigger) handle(ctx context.Context, msg *nats.Msg) {
 		t.mesh.failures.add(Failure{time.Now().UTC(), t.ref, e.ID(), e.Type(), r.status, r.text})
 		if function.Retriable(r.status) && f.attempts <= t.delivery.retry {
 			t.retried.Add(1)
-			t.again(msg, seq, f, t.delivery.backoff(f.attempts-1, r))
+			level := slog.LevelDebug
+			if f.attempts == 1 {
+				level = slog.LevelWarn
+			}
+			wait := t.delivery.backoff(f.attempts-1, r)
+			t.log.Log(ctx, level, "attempt failed: the event is tried again", "event.id", e.ID(), "event.type", e.Type(),
+				"status", r.status, "attempt", f.attempts, "of", t.delivery.retry+1, "wait", wait, "error", r.text)
+			t.again(msg, seq, f, wait)
 			return
 		}
 		f.cause = &Cause{Status: r.status, Destination: destination, Text: r.text}
@@ -353,7 +359,7 @@ func (t *trigger) settle(ctx context.Context, msg *nats.Msg, seq uint64, f *fail
 	}, msg.Data)
 	if err != nil {
 		if ctx.Err() == nil {
-			t.log.Error("dead letter not kept: the event is tried again", "error", err)
+			t.mesh.store.log.tell(slog.LevelError, "dead letter not kept: the event is tried again", err, "trigger", t.ref.String())
 			t.again(msg, seq, f, storeAgain)
 		}
 		return
