@@ -38,13 +38,13 @@ func (s *status) Status(ctx context.Context) (portal.Status, error) {
 	mesh := s.in.mesh.Status()
 	for _, b := range mesh.Brokers {
 		out.Brokers = append(out.Brokers, portal.Broker{
-			Name: b.Broker.String(), Ingress: "http://" + s.broker + "/" + b.Broker.String(), Accepted: b.Accepted,
+			Name: b.Broker.String(), Ingress: "http://" + s.broker + "/" + b.Broker.String(), Accepted: b.Accepted, Refused: b.Refused,
 		})
 	}
 	for _, t := range mesh.Triggers {
 		out.Triggers = append(out.Triggers, portal.Trigger{
 			Name: t.Trigger.String(), Broker: t.Broker.String(), Subscriber: t.Subscriber,
-			Pending: t.Pending, Delivered: t.Delivered, Retried: t.Retried, DeadLettered: t.DeadLettered,
+			Pending: t.Pending, InFlight: t.InFlight, Delivered: t.Delivered, Retried: t.Retried, DeadLettered: t.DeadLettered,
 		})
 	}
 	if err := s.tables(ctx, &out); err != nil {
@@ -53,10 +53,20 @@ func (s *status) Status(ctx context.Context) (portal.Status, error) {
 	if err := s.rooms(ctx, &out); err != nil {
 		return out, err
 	}
-	for d, err := range s.in.mesh.DeadLetters().List(ctx) {
-		if err != nil {
-			return out, err
-		}
+	for _, f := range mesh.Failures {
+		out.Failures = append(out.Failures, portal.Failure{
+			At: f.At, Trigger: f.Trigger.String(), EventID: f.EventID, Type: f.EventType, Status: f.Status, Text: f.Text,
+		})
+	}
+	var err error
+	if out.AllDeadLetters, err = s.in.mesh.DeadLetters().Count(ctx); err != nil {
+		return out, err
+	}
+	latest, err := s.in.mesh.DeadLetters().Latest(ctx, statusDeadLetters)
+	if err != nil {
+		return out, err
+	}
+	for _, d := range latest {
 		letter := portal.DeadLetter{ID: d.ID, Cause: d.Cause.Text, At: d.At}
 		if d.Trigger.Name != "" {
 			letter.Trigger = d.Trigger.String()
@@ -64,7 +74,7 @@ func (s *status) Status(ctx context.Context) (portal.Status, error) {
 		if d.Event != nil {
 			letter.Type = d.Event.Type()
 		}
-		out.DeadLetters = append([]portal.DeadLetter{letter}, out.DeadLetters[:min(len(out.DeadLetters), statusDeadLetters-1)]...)
+		out.DeadLetters = append(out.DeadLetters, letter)
 	}
 	return out, nil
 }

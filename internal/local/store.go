@@ -115,7 +115,7 @@ const errCodeStorage = 10047
 // explain says of a lack of storage what to do about it.
 func (s *store) explain(err error) error {
 	if full, ok := errors.AsType[*jetstream.APIError](err); ok && full.ErrorCode == errCodeStorage {
-		return fmt.Errorf("make room on the disk of %s and start again, nothing is lost: %w", s.dir, err)
+		return fmt.Errorf("make room on the disk of %s and start again, what it holds stays: %w", s.dir, err)
 	}
 	return err
 }

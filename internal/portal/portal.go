@@ -35,7 +35,10 @@ type Status struct {
 	Triggers    []Trigger
 	Tables      []Table
 	Rooms       []Room
-	DeadLetters []DeadLetter // the newest ones first
+	Failures    []Failure    // the latest, newest first
+	DeadLetters []DeadLetter // the latest, newest first
+	// AllDeadLetters is how many there are.
+	AllDeadLetters int
 }
 
 // Broker is what a broker took in.
@@ -43,12 +46,16 @@ type Broker struct {
 	Name     string // iot/iot
 	Ingress  string // URL to POST events to
 	Accepted int64  // events
+	Refused  int64  // requests, for good
 }
 
 // Trigger is how far the deliveries of a trigger are, in events.
 type Trigger struct {
-	Name, Broker, Subscriber                  string
-	Pending, Delivered, Retried, DeadLettered int64
+	Name, Broker, Subscriber string
+	Pending                  int64
+	InFlight                 int64 // of the pending ones, with the subscriber now
+	Delivered, Retried       int64
+	DeadLettered             int64
 }
 
 // Table is an output port.
@@ -64,6 +71,16 @@ type Room struct {
 	CO2                           float64 // ppm
 	OutsideCO2                    float64 // ppm; 0: not known
 	ObservedAt                    time.Time
+}
+
+// Failure is one attempt to deliver an event that failed. Another may follow.
+type Failure struct {
+	At      time.Time
+	Trigger string
+	EventID string
+	Type    string // of the event
+	Status  int    // of HTTP, or what it would have been
+	Text    string
 }
 
 // DeadLetter is an event that could not be delivered.
@@ -83,6 +100,7 @@ var (
 
 	page = template.Must(template.New("status").Funcs(template.FuncMap{
 		"count":   count,
+		"total":   func(n int) string { return count(int64(n)) },
 		"age":     age,
 		"utc":     utc,
 		"ppm":     func(v float64) string { return count(int64(v + 0.5)) },

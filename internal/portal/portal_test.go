@@ -27,14 +27,14 @@ func busy() Status {
 	return Status{
 		At: now, Since: now.Add(-3 * time.Hour), Ingest: "http://127.0.0.1:8080/ingest", Data: "/home/ada/telemesh/data",
 		Brokers: []Broker{
-			{"iot/iot", "http://127.0.0.1:8080/iot/iot", 1_234_567},
-			{"analytics/analytics", "http://127.0.0.1:8080/analytics/analytics", 98_765},
-			{"crm/crm", "http://127.0.0.1:8080/crm/crm", 1},
+			{"iot/iot", "http://127.0.0.1:8080/iot/iot", 1_234_567, 0},
+			{"analytics/analytics", "http://127.0.0.1:8080/analytics/analytics", 98_765, 0},
+			{"crm/crm", "http://127.0.0.1:8080/crm/crm", 1, 1_204},
 		},
 		Triggers: []Trigger{
-			{"telemetry-flatten", "iot/iot", "iot/telemetry-flatten", 12, 1_234_000, 3, 0},
-			{"tenant-enrich", "iot/iot", "iot/tenant-enrich", 0, 1_233_988, 0, 0},
-			{"iot-analytics-sink", "analytics/analytics", "analytics/iot-analytics-sink", 0, 98_764, 0, 1},
+			{"telemetry-flatten", "iot/iot", "iot/telemetry-flatten", 12, 8, 1_234_000, 3, 0},
+			{"tenant-enrich", "iot/iot", "iot/tenant-enrich", 0, 0, 1_233_988, 0, 0},
+			{"iot-analytics-sink", "analytics/analytics", "analytics/iot-analytics-sink", 0, 0, 98_764, 0, 1},
 		},
 		Tables: []Table{
 			{"iot_telemetry.readings", 146_112, now.Add(-4 * time.Second)},
@@ -47,6 +47,11 @@ func busy() Status {
 			{"harbour-offices", "Harbour Offices A", "1", "1.04", 1500, 425, now.Add(-26 * time.Hour)},
 			{"mill-clinic", "Mill Clinic A", "", "Waiting room", 2345, 0, now.Add(-72 * time.Hour)},
 		},
+		Failures: []Failure{
+			{now.Add(-2 * time.Second), "iot/telemetry-flatten", "8f3a", "dev.telemesh.telemetry.received.v1", 503, "query placements: connection refused"},
+			{now.Add(-90 * time.Second), "analytics/iot-analytics-sink", "77c1", "dev.telemesh.analytics.joined.v1", 400, `decode readings: no member "readings"`},
+		},
+		AllDeadLetters: 1_205,
 		DeadLetters: []DeadLetter{
 			{"0f3a9c", "iot-analytics-sink", "dev.telemesh.analytics.joined.v1", `decode readings: <script>alert("x")</script> & no member "readings"`, now.Add(-90 * time.Second)},
 		},
@@ -76,8 +81,11 @@ func TestStatusPage(t *testing.T) {
 	shown := text(w.Body.String())
 	for _, want := range []string{
 		"2026-03-02 12:00:00 UTC, started 3 h ago",
-		"iot/iot http://127.0.0.1:8080/iot/iot 1 234 567",
-		"telemetry-flatten iot/iot → iot/telemetry-flatten 12 1 234 000 3 0",
+		"iot/iot http://127.0.0.1:8080/iot/iot 1 234 567 0",
+		"crm/crm http://127.0.0.1:8080/crm/crm 1 1 204",
+		"telemetry-flatten iot/iot → iot/telemetry-flatten 12 8 1 234 000 3 0",
+		"iot/telemetry-flatten telemetry.received 8f3a 503 query placements: connection refused 2 s ago",
+		"The latest 1 of 1 205;",
 		"iot_telemetry.readings 146 112 4 s ago",
 		"iot_analytics.readings 146 000 ahead by 1 h",
 		"customers.customers 3",
@@ -93,7 +101,7 @@ func TestStatusPage(t *testing.T) {
 			t.Errorf("page does not show %q:\n%s", want, shown)
 		}
 	}
-	if !strings.Contains(w.Body.String(), "<title>(1) Telemesh</title>") {
+	if !strings.Contains(w.Body.String(), "<title>(1 205) Telemesh</title>") {
 		t.Error("title does not count the dead letters")
 	}
 }
@@ -103,10 +111,11 @@ func TestStatusPageEscapes(t *testing.T) {
 	const evil = `<script>alert("x")</script>`
 	s := busy()
 	s.Ingest, s.Data = evil, evil
-	s.Brokers = []Broker{{evil, evil, 1}}
+	s.Brokers = []Broker{{evil, evil, 1, 0}}
 	s.Triggers = []Trigger{{Name: evil, Broker: evil, Subscriber: evil}}
 	s.Tables = []Table{{Name: evil}}
 	s.Rooms = []Room{{Tenant: evil, Building: evil, Floor: evil, Room: evil}}
+	s.Failures = []Failure{{Trigger: evil, EventID: evil, Type: evil, Text: evil}}
 	s.DeadLetters = []DeadLetter{{ID: evil, Trigger: evil, Type: evil, Cause: evil}}
 	for _, source := range []Source{fixed{status: s}, fixed{err: errors.New(evil)}} {
 		body := get(t, source, "GET", "/").Body.String()
@@ -143,8 +152,8 @@ func TestStatusPageWithoutData(t *testing.T) {
 			t.Errorf("page does not show %q:\n%s", want, shown)
 		}
 	}
-	if strings.Contains(shown, "Dead letters") {
-		t.Error("page shows dead letters where there are none")
+	if strings.Contains(shown, "Dead letters") || strings.Contains(shown, "failed attempts") {
+		t.Error("page shows dead letters or failures where there are none")
 	}
 }
 
