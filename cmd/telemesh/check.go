@@ -2,9 +2,12 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/telemesh/telemesh/functions"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/products"
@@ -16,7 +19,8 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Say where manifests and contracts do not fit together",
 		Long: `Reads brokers/, triggers/, config/ and products/ and says what does not fit: a
-Trigger whose Broker or subscriber is not there, an event type that is made and
+Trigger whose Broker or subscriber is not there, an image of a function that is
+not there, an event type that is made and
 read by nobody or read and made by nobody, functions that could wake each other
 for ever. Exits 1 if there is any finding.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests names the folder"),
@@ -29,7 +33,10 @@ for ever. Exits 1 if there is any finding.`,
 			if err != nil {
 				return fmt.Errorf("read contracts: %w", err)
 			}
-			findings := manifest.Check(set)
+			if len(set.Brokers) == 0 {
+				return hint(fmt.Errorf("there is no Broker in %s", dir), "--manifests takes a folder with brokers/, triggers/ and config/")
+			}
+			findings := append(manifest.Check(set), manifest.CheckFunctions(set, slices.Sorted(maps.Keys(functions.Table)))...)
 			for _, f := range findings {
 				fmt.Fprintln(cmd.OutOrStdout(), f)
 			}

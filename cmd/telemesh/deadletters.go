@@ -59,6 +59,7 @@ type letters interface {
 	list(ctx context.Context, each func(deadletter) error) error
 	get(ctx context.Context, id string) (deadletter, error)
 	redrive(ctx context.Context, id string) error
+	discard(ctx context.Context, id string) error
 	Close() error
 }
 
@@ -103,6 +104,8 @@ func (l localLetters) get(ctx context.Context, id string) (deadletter, error) {
 }
 
 func (l localLetters) redrive(ctx context.Context, id string) error { return l.Redrive(ctx, id) }
+
+func (l localLetters) discard(ctx context.Context, id string) error { return l.Discard(ctx, id) }
 
 // remoteLetters speaks with control of the process that holds the folder.
 type remoteLetters struct{ client *http.Client }
@@ -149,6 +152,10 @@ func (r remoteLetters) redrive(ctx context.Context, id string) error {
 	return r.do(ctx, http.MethodPost, "/"+url.PathEscape(id)+"/redrive", nil)
 }
 
+func (r remoteLetters) discard(ctx context.Context, id string) error {
+	return r.do(ctx, http.MethodDelete, "/"+url.PathEscape(id), nil)
+}
+
 // control serves the other commands of the folder, over its socket.
 func (in *instance) control() http.Handler {
 	mux := http.NewServeMux()
@@ -173,20 +180,24 @@ func (in *instance) control() http.Handler {
 	mux.HandleFunc("POST /deadletters/{id}/redrive", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, store.redrive(r.Context(), r.PathValue("id")))
 	})
+	mux.HandleFunc("DELETE /deadletters/{id}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, store.discard(r.Context(), r.PathValue("id")))
+	})
 	return mux
 }
 
 func deadlettersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deadletters",
-		Short: "Show what could not be delivered, and deliver it again",
+		Short: "Show what could not be delivered, deliver it again or give it up",
 		Long: `A dead letter is an event that a function refused for good or that all retries
 could not deliver, or a request that was no CloudEvent. It is kept with its cause
-until it is redriven: delivered again, to the trigger that failed and to no other.`,
+until it is redriven (delivered again, to the trigger that failed and to no
+other) or discarded.`,
 		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(deadlettersList(), deadlettersShow(), deadlettersRedrive())
+	cmd.AddCommand(deadlettersList(), deadlettersShow(), deadlettersRedrive(), deadlettersDiscard())
 	return cmd
 }
 
@@ -285,20 +296,44 @@ func deadlettersRedrive() *cobra.Command {
 						return err
 					}
 				}
-				var errs []error
-				for _, id := range ids {
-					if err := l.redrive(cmd.Context(), id); err != nil {
-						errs = append(errs, fmt.Errorf("redrive %s: %w", id, err))
-					}
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%d redriven; delivered while the mesh runs\n", len(ids)-len(errs))
-				return hint(errors.Join(errs...), "`telemesh deadletters list` gives the ids and the causes")
+				n, err := each(ids, func(id string) error { return l.redrive(cmd.Context(), id) })
+				fmt.Fprintf(cmd.OutOrStdout(), "%d redriven; delivered while the mesh runs\n", n)
+				return err
 			})
 		},
 	}
 	dataFlag(cmd, &o.data)
 	cmd.Flags().BoolVar(&all, "all", false, "all that were events")
 	return cmd
+}
+
+func deadlettersDiscard() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "discard ID…",
+		Short: "Give dead letters up: they are gone",
+		Args:  arguments(cobra.MinimumNArgs(1), "the ids of dead letters"),
+		RunE: func(cmd *cobra.Command, ids []string) error {
+			return o.withLetters(cmd.Context(), func(l letters) error {
+				n, err := each(ids, func(id string) error { return l.discard(cmd.Context(), id) })
+				fmt.Fprintf(cmd.OutOrStdout(), "%d discarded\n", n)
+				return err
+			})
+		},
+	}
+	dataFlag(cmd, &o.data)
+	return cmd
+}
+
+// each does all it can and gives for how many ids it was done.
+func each(ids []string, do func(id string) error) (done int, err error) {
+	var errs []error
+	for _, id := range ids {
+		if err := do(id); err != nil {
+			errs = append(errs, fmt.Errorf("dead letter %s: %w", id, err))
+		}
+	}
+	return len(ids) - len(errs), hint(errors.Join(errs...), "`telemesh deadletters list` gives the ids and the causes")
 }
 
 func (o *options) withLetters(ctx context.Context, do func(letters) error) error {

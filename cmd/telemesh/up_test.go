@@ -134,6 +134,15 @@ func TestUp(t *testing.T) {
 		return strings.Count(again, "\n") == 3 && !strings.Contains(again, "\n"+id+" ")
 	})
 
+	telemesh(t, "deadletters", "discard", "--data", data, "r1")
+	if left := telemesh(t, "deadletters", "list", "--data", data); strings.Contains(left, "\nr1 ") || strings.Count(left, "\n") != 2 {
+		t.Errorf("after a discard:\n%s", left)
+	}
+	missing := command(t.Context(), t, "deadletters", "discard", "--data", data, "r1")
+	if out, err := missing.CombinedOutput(); err == nil || !strings.Contains(string(out), "0 discarded") || !strings.Contains(string(out), "hint: ") {
+		t.Errorf("discarding what is not there: %v\n%s", err, out)
+	}
+
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
