@@ -19,10 +19,9 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Say where manifests and contracts do not fit together",
 		Long: `Reads brokers/, triggers/, config/ and products/ and says what does not fit: a
-Trigger whose Broker or subscriber is not there, an image of a function that is
-not there, an event type that is made and
-read by nobody or read and made by nobody, functions that could wake each other
-for ever. Exits 1 if there is any finding.`,
+Trigger whose Broker or subscriber is not there, a Service whose function is not
+there, an event type that is made and read by nobody or read and made by nobody,
+functions that could wake each other for ever. Exits 1 if there is any finding.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests names the folder"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := loadManifests(dir)

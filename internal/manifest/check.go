@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 )
@@ -49,6 +50,20 @@ func Check(s Set) []Finding {
 		}
 		return a.Line - b.Line
 	})
+	return c.findings
+}
+
+// CheckFunctions says which Services have an image of a function of telemesh
+// that is none of the known ones. Other images run on a cluster only.
+func CheckFunctions(s Set, known []string) []Finding {
+	c := checker{Set: s}
+	for _, service := range s.Services {
+		if name := service.Function(); name != "" && !slices.Contains(known, name) {
+			i := slices.IndexFunc(service.Spec.Template.Spec.Containers, func(one corev1.Container) bool { return one.Image == service.container().Image })
+			c.find(service.At(fmt.Sprintf("spec.template.spec.containers[%d].image", i)), "Service "+service.Ref().String(),
+				"name one of "+strings.Join(known, ", "), "image: there is no function %q", name)
+		}
+	}
 	return c.findings
 }
 

@@ -271,6 +271,19 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// What no program has, `telemesh up` could not start.
+func TestCheckFunctions(t *testing.T) {
+	s := mustLoad(t, service("sink", "", "")+service("other", "", "")+
+		strings.Replace(service("foreign", "", ""), functions, "example.com/", 1))
+	if got := CheckFunctions(s, []string{"other", "sink"}); len(got) != 0 {
+		t.Errorf("CheckFunctions = %v, want nothing", got)
+	}
+	got := CheckFunctions(s, []string{"other", "x"})
+	if want := `config/x.yaml:12: Service iot/sink: image: there is no function "sink": name one of other, x`; len(got) != 1 || got[0].String() != want {
+		t.Errorf("CheckFunctions = %v, want %s", got, want)
+	}
+}
+
 func TestCheckFindsCircleAcrossBrokers(t *testing.T) {
 	toBroker := func(name string) string {
 		return "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: " + name + ", namespace: " + name + "}}"
