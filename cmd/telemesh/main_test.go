@@ -11,7 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/telemesh/telemesh/internal/testdata"
+	"github.com/telemesh/telemesh/internal/dataset"
 )
 
 // asMain makes the test binary the command.
@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 
 // What the README tells a reader to type works, in an empty folder.
 func TestReadme(t *testing.T) {
-	readme, err := os.ReadFile(filepath.Join(testdata.Root(t), "README.md"))
+	readme, err := os.ReadFile(filepath.Join(dataset.Root(t), "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/testdata"
 )
 
 const (
@@ -76,7 +76,7 @@ func instant(t testing.TB, s string) mesh.Instant {
 // The people who published the recordings give them wide and long. What the
 // mesh makes of the wide file is the long one.
 func TestWideFileBecomesLongFile(t *testing.T) {
-	wide, long := testdata.Path(t, wideFile), testdata.Path(t, longFile)
+	wide, long := dataset.Path(t, wideFile), dataset.Path(t, longFile)
 	// Their names as the dictionary has them.
 	metrics := map[string]string{
 		"co2__ppm": "co2", "temp_in__degC": "temperature", "rel_humidity__0": "relative_humidity_fraction",
@@ -164,7 +164,7 @@ func read(t testing.TB, path string) string {
 // A device changes hands in the middle of the recording: the rows split at
 // that instant, and the join follows.
 func TestTenantChangeSplitsTheRows(t *testing.T) {
-	wide := testdata.Path(t, wideFile)
+	wide := dataset.Path(t, wideFile)
 	dir, data := t.TempDir(), t.TempDir()
 	const device, moved = "925038/CO2-meter-SCD4x", "2022-10-20T10:00:00Z"
 	placements := write(t, filepath.Join(dir, "placements.csv"), `device_id,tenant_id,building,floor,room,persons,outside_co2,valid_from,valid_to

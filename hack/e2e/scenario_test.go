@@ -17,11 +17,11 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/feed"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/snapshot"
-	"github.com/telemesh/telemesh/internal/testdata"
 )
 
 // Addresses of the mesh, the same on a cluster and in the embedded runtime.
@@ -70,7 +70,7 @@ func newScenario(t *testing.T) scenario {
 			{CustomerID: "office", Name: "Kantoor Zuid", Country: "NL", Version: 1},
 		},
 	}
-	data := cmp.Or(os.Getenv("TELEMESH_TESTDATA"), filepath.Join(testdata.Root(t), "..", "shared", "data"))
+	data := cmp.Or(os.Getenv("TELEMESH_DATASETS"), filepath.Join(dataset.Root(t), "..", "shared", "data"))
 	path := filepath.Join(data, "indoor-air", "windesheim-b4b2022", "925038_raw_properties.csv")
 	if _, err := os.Stat(path); err != nil {
 		t.Logf("the Windesheim data set is not here, the messages are made up: %v", err)
@@ -131,7 +131,7 @@ func shown[Row any](t *testing.T, client *http.Client, url string, rows []Row, k
 	t.Helper()
 	byKey := func(a, b Row) int { return cmp.Compare(key(a), key(b)) }
 	want := slices.SortedFunc(slices.Values(rows), byKey)
-	port := snapshot.New(client, url, 0, func(rows []Row) ([]Row, error) { return rows, nil })
+	port := snapshot.New(client, url, 0, func(rows []Row) ([]Row, error) { return rows, nil }, slog.New(slog.DiscardHandler))
 	until(t, patience, url, func() string {
 		got, err := port.Newer(t.Context())
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/telemesh/telemesh/internal/contract"
-	"github.com/telemesh/telemesh/internal/testdata"
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/products"
 )
 
@@ -99,7 +99,7 @@ func TestLoad(t *testing.T) {
 func TestSchemas(t *testing.T) {
 	compiler := jsonschema.NewCompiler()
 	compile := func(name string) *jsonschema.Schema {
-		s, err := compiler.Compile(testdata.Path(t, name))
+		s, err := compiler.Compile(dataset.Path(t, name))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,15 +10,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/testdata"
 )
 
 // dictionary is the one that telemetry-flatten has.
 func dictionary(t testing.TB) *device.Dictionary {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(testdata.Root(t), "products/iot-telemetry/metrics.yaml"))
+	text, err := os.ReadFile(filepath.Join(dataset.Root(t), "products/iot-telemetry/metrics.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,16 +12,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/testdata"
 )
 
 // The decoded payloads of real LoRaWAN devices, in the envelopes of both
 // network servers and bare: each value has its reading, and what the
 // dictionary does not know keeps name and value.
 func TestDecodedPayloadsOfRealDevices(t *testing.T) {
-	root := testdata.Path(t, "lorawan")
+	root := dataset.Path(t, "lorawan")
 	p := device.NewParser(dictionary(t))
 	uplinks, undecoded, mapped, passed := 0, 0, 0, 0
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -141,7 +141,7 @@ func below(name, last string) string {
 
 // Every message of the wild gives readings or says why it gives none.
 func TestEnvelopesOfTheWild(t *testing.T) {
-	root := testdata.Path(t, "envelopes")
+	root := dataset.Path(t, "envelopes")
 	p := device.NewParser(dictionary(t))
 	want := map[string]string{ // a part of the cause, or the number of readings
 		"chirpstack-v4/ack.json": "0", "chirpstack-v4/join.json": "0", "chirpstack-v4/status.json": "0", "chirpstack-v4/txack.json": "0",
@@ -189,7 +189,7 @@ func TestEnvelopesOfTheWild(t *testing.T) {
 // summer time, whatever the metrics are called. The wide file has what the
 // building management system (bms) says as float32, the long one as float64.
 func TestWideIsLong(t *testing.T) {
-	dir := testdata.Path(t, "indoor-air/windesheim-b4b2022")
+	dir := dataset.Path(t, "indoor-air/windesheim-b4b2022")
 	p := device.NewParser(dictionary(t))
 	flatten := func(source, at string, metrics ...string) []mesh.Reading {
 		readings, skipped, err := p.Parse(nil, message(fmt.Sprintf(`{"device_id":%q,"time":%q,"metrics":{%s}}`, source, at, strings.Join(metrics, ","))))

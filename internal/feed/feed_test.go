@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/feed"
-	"github.com/telemesh/telemesh/internal/testdata"
 )
 
 // messages reads a file of that name and content: each message as "LINE BODY",
@@ -182,7 +182,7 @@ func TestErrors(t *testing.T) {
 // Every cell of a real wide file that is not empty is in a message, with its
 // digits.
 func TestWindesheim(t *testing.T) {
-	path := testdata.Path(t, "indoor-air/windesheim-b4b2022/925038_raw_properties.csv")
+	path := dataset.Path(t, "indoor-air/windesheim-b4b2022/925038_raw_properties.csv")
 	in, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +228,7 @@ func TestWindesheim(t *testing.T) {
 }
 
 func BenchmarkCSV(b *testing.B) {
-	path := testdata.Path(b, "indoor-air/windesheim-b4b2022/925038_raw_properties.csv")
+	path := dataset.Path(b, "indoor-air/windesheim-b4b2022/925038_raw_properties.csv")
 	b.ReportAllocs()
 	for b.Loop() {
 		f, err := feed.Open(path, feed.Columns{Device: []string{"id", "source"}, Time: "timestamp"})

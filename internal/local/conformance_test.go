@@ -11,9 +11,9 @@ import (
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/local/conformance"
 	"github.com/telemesh/telemesh/internal/manifest"
-	"github.com/telemesh/telemesh/internal/testdata"
 )
 
 // embedded runs each Broker of the suite in a mesh of its own, behind TCP.
@@ -55,7 +55,7 @@ func TestConformance(t *testing.T) { conformance.Test(t, embedded{}) }
 
 // The tables of Knative's own tests of its filters.
 func TestConformanceToKnativeFilters(t *testing.T) {
-	data, err := os.ReadFile(testdata.Path(t, "cloudevents/knative-trigger-filters/cases.json"))
+	data, err := os.ReadFile(dataset.Path(t, "cloudevents/knative-trigger-filters/cases.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/telemesh/telemesh/internal/testdata"
+	"github.com/telemesh/telemesh/internal/dataset"
 )
 
 // load reads one file of the given text, named config/x.yaml.
@@ -320,7 +320,7 @@ func TestTypes(t *testing.T) {
 
 // The manifests of the mesh itself: they load, and they fit together.
 func TestMesh(t *testing.T) {
-	root := testdata.Root(t)
+	root := dataset.Root(t)
 	s, err := Load(Dir(root)...)
 	if err != nil {
 		t.Fatal(err)

@@ -20,8 +20,8 @@ import (
 	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/functions"
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/manifest"
-	"github.com/telemesh/telemesh/internal/testdata"
 	"github.com/telemesh/telemesh/triggers"
 )
 
@@ -56,7 +56,7 @@ func folders(t *testing.T, dir string) []string {
 }
 
 func TestTopLevel(t *testing.T) {
-	out, err := exec.Command("git", "-C", testdata.Root(t), "ls-files").Output()
+	out, err := exec.Command("git", "-C", dataset.Root(t), "ls-files").Output()
 	if err != nil {
 		t.Skipf("git ls-files: %v", err)
 	}
@@ -64,7 +64,7 @@ func TestTopLevel(t *testing.T) {
 		"go.mod", "go.sum", "hack", "internal", "ko.yaml", "products", "triggers"}
 	got := map[string]bool{}
 	for _, file := range strings.Fields(string(out)) {
-		if info, err := os.Stat(filepath.Join(testdata.Root(t), file)); err == nil && info.Size() > 1<<20 {
+		if info, err := os.Stat(filepath.Join(dataset.Root(t), file)); err == nil && info.Size() > 1<<20 {
 			t.Errorf("%s has %d bytes: nothing that large belongs in the repository", file, info.Size())
 		}
 		top, _, _ := strings.Cut(file, "/")
@@ -75,7 +75,7 @@ func TestTopLevel(t *testing.T) {
 			t.Errorf("%s at the top level: the layout has no room for it", name)
 		}
 	}
-	if link, err := os.Readlink(filepath.Join(testdata.Root(t), ".ko.yaml")); err != nil || link != "ko.yaml" {
+	if link, err := os.Readlink(filepath.Join(dataset.Root(t), ".ko.yaml")); err != nil || link != "ko.yaml" {
 		t.Errorf(".ko.yaml is a link to %q, %v: ko reads only .ko.yaml, people look for ko.yaml", link, err)
 	}
 }
@@ -83,7 +83,7 @@ func TestTopLevel(t *testing.T) {
 // A function is a folder, a main, a handler package of one word, an entry of
 // the table and the image of at least one Service.
 func TestFunctionIsWholeEverywhere(t *testing.T) {
-	root := filepath.Join(testdata.Root(t), "functions")
+	root := filepath.Join(dataset.Root(t), "functions")
 	names := folders(t, root)
 	var table []string
 	for name := range functions.Table {
@@ -163,7 +163,7 @@ func TestManifestsFitTogether(t *testing.T) {
 func deps(t *testing.T, pattern string) []string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", pattern)
-	cmd.Dir = testdata.Root(t)
+	cmd.Dir = dataset.Root(t)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list -deps %s: %v", pattern, err)
@@ -207,7 +207,7 @@ func TestDependenciesRunOneWay(t *testing.T) {
 }
 
 func TestOnePackageCommentEach(t *testing.T) {
-	root := testdata.Root(t)
+	root := dataset.Root(t)
 	comments := map[string]int{}
 	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -244,7 +244,7 @@ func isDirective(doc *ast.CommentGroup) bool { return strings.TrimSpace(doc.Text
 
 // Every image that a manifest names is a main of this module.
 func TestImagesAreMains(t *testing.T) {
-	root := testdata.Root(t)
+	root := dataset.Root(t)
 	images := regexp.MustCompile(`ko://(\S+)`)
 	for _, dir := range []string{"config", "triggers", "brokers"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(file string, d fs.DirEntry, err error) error {
@@ -271,7 +271,7 @@ func TestImagesAreMains(t *testing.T) {
 
 // A page of decisions begins with its day and says what was not chosen.
 func TestDecisionsAreDated(t *testing.T) {
-	pages, err := filepath.Glob(filepath.Join(testdata.Root(t), "docs", "decisions", "*.md"))
+	pages, err := filepath.Glob(filepath.Join(dataset.Root(t), "docs", "decisions", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
-// Package testdata finds the public data sets that some tests run on. They
+// Package dataset finds the public data sets that some tests run on. They
 // are not part of the repository: their licences differ.
-package testdata
+package dataset
 
 import (
 	"os"
@@ -28,17 +28,17 @@ func Root(t testing.TB) string {
 }
 
 // Path gives the path of a file or folder of the data sets: below
-// TELEMESH_TESTDATA, else below shared/data beside the repository. The test is
+// TELEMESH_DATASETS, else below shared/data beside the repository. The test is
 // skipped where it is not there.
 func Path(t testing.TB, name string) string {
 	t.Helper()
-	dir := os.Getenv("TELEMESH_TESTDATA")
+	dir := os.Getenv("TELEMESH_DATASETS")
 	if dir == "" {
 		dir = filepath.Join(filepath.Dir(Root(t)), "shared", "data")
 	}
 	path := filepath.Join(dir, filepath.FromSlash(name))
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("the data set %s is not here; set TELEMESH_TESTDATA to the folder that holds it", name)
+		t.Skipf("the data set %s is not here; set TELEMESH_DATASETS to the folder that holds it", name)
 	}
 	return path
 }
