@@ -16,7 +16,6 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -35,9 +34,8 @@ import (
 
 // Config is the configuration of the function.
 type Config struct {
-	Table          string `envconfig:"TABLE" required:"true"` // the output port, as iot_metadata.placements
-	WarehouseURL   string `envconfig:"WAREHOUSE_URL"`
-	WarehouseToken string `envconfig:"WAREHOUSE_TOKEN"` // empty: the warehouse asks for none
+	Table string `envconfig:"TABLE" required:"true"` // the output port, as iot_metadata.placements
+	remote.Config
 }
 
 // Start makes the function.
@@ -46,12 +44,9 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := ports.Warehouse
-	if w == nil {
-		if config.WarehouseURL == "" {
-			return nil, errors.New("WAREHOUSE_URL is not set, and there is no other warehouse")
-		}
-		w = remote.Open(config.WarehouseURL, ports.Client, config.WarehouseToken)
+	w, err := config.Open(ports.Warehouse, ports.Client)
+	if err != nil {
+		return nil, err
 	}
 	table, err := find(config.Table)
 	if err != nil {

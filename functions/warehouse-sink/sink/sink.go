@@ -16,7 +16,6 @@ package sink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -27,24 +26,15 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
-// Config is the configuration of the function.
-type Config struct {
-	WarehouseURL   string `envconfig:"WAREHOUSE_URL"`
-	WarehouseToken string `envconfig:"WAREHOUSE_TOKEN"` // empty: the warehouse asks for none
-}
-
 // Start makes the function.
 func Start(ports function.Ports) (*function.Function, error) {
-	config, err := function.Config[Config]()
+	config, err := function.Config[remote.Config]()
 	if err != nil {
 		return nil, err
 	}
-	w := ports.Warehouse
-	if w == nil {
-		if config.WarehouseURL == "" {
-			return nil, errors.New("WAREHOUSE_URL is not set, and there is no other warehouse")
-		}
-		w = remote.Open(config.WarehouseURL, ports.Client, config.WarehouseToken)
+	w, err := config.Open(ports.Warehouse, ports.Client)
+	if err != nil {
+		return nil, err
 	}
 	return &function.Function{Handler: New(w)}, nil
 }

@@ -35,6 +35,23 @@ func Open(url string, client *http.Client, token string) *Warehouse {
 	return &Warehouse{url: strings.TrimSuffix(url, "/"), client: client, token: token}
 }
 
+// Config names a warehouse in the environment of a function.
+type Config struct {
+	URL   string `envconfig:"WAREHOUSE_URL"`
+	Token string `envconfig:"WAREHOUSE_TOKEN"` // empty: the warehouse asks for none
+}
+
+// Open gives the warehouse that the function was handed, else the one named.
+func (c Config) Open(handed warehouse.Warehouse, client *http.Client) (warehouse.Warehouse, error) {
+	switch {
+	case handed != nil:
+		return handed, nil
+	case c.URL == "":
+		return nil, errors.New("WAREHOUSE_URL is not set, and there is no other warehouse")
+	}
+	return Open(c.URL, client, c.Token), nil
+}
+
 // Close refuses what comes after it. The warehouse itself stays open.
 func (w *Warehouse) Close() error {
 	w.closed.Store(true)
