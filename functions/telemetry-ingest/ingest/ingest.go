@@ -38,6 +38,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -354,5 +355,5 @@ func refuse(header http.Header, body []byte, now mesh.Instant, i int, cause erro
 			m.Attributes[name] = value
 		}
 	}
-	return Refusal{mesh.Rejection{Message: m, Cause: cause.Error()}, i}
+	return Refusal{mesh.Rejection{Message: m, Cause: strings.TrimSpace(cause.Error())}, i}
 }
