@@ -67,14 +67,16 @@ func attachLetters(ctx context.Context, o *options) (letters, error) {
 	if err := folderExists(o.data); err != nil {
 		return nil, err
 	}
-	if client, err := dialFolder(ctx, o.data); err == nil {
-		return remoteLetters{client}, nil
-	}
-	store, err := local.OpenDeadLetters(ctx, filepath.Join(o.data, "broker"), o.log())
-	if err != nil {
-		return nil, inUse(fmt.Errorf("open dead letters of %s: %w", o.data, err))
-	}
-	return localLetters{store}, nil
+	return patiently(ctx, func() (letters, error) {
+		if client, err := dialFolder(ctx, o.data); err == nil {
+			return remoteLetters{client}, nil
+		}
+		store, err := local.OpenDeadLetters(ctx, filepath.Join(o.data, "broker"), o.log())
+		if err != nil {
+			return nil, inUse(fmt.Errorf("open dead letters of %s: %w", o.data, err))
+		}
+		return localLetters{store}, nil
+	})
 }
 
 type localLetters struct{ *local.DeadLetters }
@@ -160,7 +162,14 @@ func (r remoteLetters) discard(ctx context.Context, id string) error {
 func (in *instance) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/warehouse/", http.StripPrefix("/warehouse", remote.Handler(in.warehouse, "")))
-	store := localLetters{in.mesh.DeadLetters()}
+	with := func(do func(localLetters) error) error {
+		in.starting.RLock()
+		defer in.starting.RUnlock()
+		if in.mesh == nil {
+			return errors.New("the mesh did not start again")
+		}
+		return do(localLetters{in.mesh.DeadLetters()})
+	}
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
@@ -168,20 +177,24 @@ func (in *instance) control() http.Handler {
 	}
 	mux.HandleFunc("GET /deadletters", func(w http.ResponseWriter, r *http.Request) {
 		out := json.NewEncoder(w)
-		answer(w, store.list(r.Context(), func(d deadletter) error { return out.Encode(d) }))
+		answer(w, with(func(l localLetters) error {
+			return l.list(r.Context(), func(d deadletter) error { return out.Encode(d) })
+		}))
 	})
 	mux.HandleFunc("GET /deadletters/{id}", func(w http.ResponseWriter, r *http.Request) {
-		d, err := store.get(r.Context(), r.PathValue("id"))
-		if err == nil {
-			err = json.NewEncoder(w).Encode(d)
-		}
-		answer(w, err)
+		answer(w, with(func(l localLetters) error {
+			d, err := l.get(r.Context(), r.PathValue("id"))
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(w).Encode(d)
+		}))
 	})
 	mux.HandleFunc("POST /deadletters/{id}/redrive", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, store.redrive(r.Context(), r.PathValue("id")))
+		answer(w, with(func(l localLetters) error { return l.redrive(r.Context(), r.PathValue("id")) }))
 	})
 	mux.HandleFunc("DELETE /deadletters/{id}", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, store.discard(r.Context(), r.PathValue("id")))
+		answer(w, with(func(l localLetters) error { return l.discard(r.Context(), r.PathValue("id")) }))
 	})
 	return mux
 }

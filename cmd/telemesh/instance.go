@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,6 +100,7 @@ type instance struct {
 	dir       string
 	warehouse warehouse.Warehouse
 	mesh      *local.Mesh
+	starting  sync.RWMutex // held while mesh is another one; only the socket reads it from outside
 	config    local.Config
 	found     tally // what was there before the sheets were loaded
 	log       *slog.Logger
@@ -122,7 +124,7 @@ func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 			err = errors.Join(err, in.close())
 		}
 	}()
-	if in.warehouse, err = openWarehouse(ctx, o.data); err != nil {
+	if in.warehouse, err = patiently(ctx, func() (warehouse.Warehouse, error) { return openWarehouse(ctx, o.data) }); err != nil {
 		return nil, err
 	}
 	in.config = local.Config{
@@ -135,14 +137,14 @@ func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 	if in.found, err = in.tally(ctx); err != nil {
 		return nil, err
 	}
-	if err := in.load(ctx, s); err != nil {
+	if err := in.serveSocket(); err != nil {
 		return nil, err
 	}
-	return in, in.serveSocket()
+	return in, in.load(ctx, s)
 }
 
 func (in *instance) start(ctx context.Context) (err error) {
-	if in.mesh, err = local.Open(ctx, in.config); err != nil {
+	if in.mesh, err = patiently(ctx, func() (*local.Mesh, error) { return local.Open(ctx, in.config) }); err != nil {
 		return inUse(fmt.Errorf("start the mesh: %w", err))
 	}
 	return nil
@@ -150,12 +152,33 @@ func (in *instance) start(ctx context.Context) (err error) {
 
 // restart starts the functions anew: what they hold copies of, they read again.
 func (in *instance) restart(ctx context.Context) error {
+	in.starting.Lock()
+	defer in.starting.Unlock()
 	err := in.mesh.Close(ctx)
 	in.mesh = nil
 	if err != nil {
 		return fmt.Errorf("stop the mesh: %w", err)
 	}
 	return in.start(ctx)
+}
+
+// patience is how long a store that is in use is waited for: a command that
+// only looks has it for a moment, and a mesh that stops gives it up.
+const patience = 3 * time.Second
+
+// patiently opens a store, again while another process has it.
+func patiently[T any](ctx context.Context, open func() (T, error)) (T, error) {
+	for began := time.Now(); ; {
+		store, err := open()
+		if !errors.Is(err, duckdb.ErrInUse) && !errors.Is(err, local.ErrInUse) || time.Since(began) > patience {
+			return store, err
+		}
+		select {
+		case <-ctx.Done():
+			return store, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // inUse says what to do where another process holds the folder.

@@ -20,7 +20,6 @@ import (
 
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
@@ -64,25 +63,13 @@ func attach(ctx context.Context, dir string) (warehouse.Warehouse, error) {
 	if err := folderExists(dir); err != nil {
 		return nil, err
 	}
-	// Another query may hold the folder for a moment, or a mesh be about to
-	// start or to stop.
-	for began := time.Now(); ; {
+	return patiently(ctx, func() (warehouse.Warehouse, error) {
 		if client, err := dialFolder(ctx, dir); err == nil {
 			return remote.Open("http://telemesh/warehouse", client, ""), nil
 		}
-		w, err := openWarehouse(ctx, dir)
-		if !errors.Is(err, duckdb.ErrInUse) || time.Since(began) > attachPatience {
-			return w, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+		return openWarehouse(ctx, dir)
+	})
 }
-
-const attachPatience = 10 * time.Second
 
 // folderExists keeps commands that only look from making an empty folder.
 func folderExists(dir string) error {

@@ -114,7 +114,7 @@ func (in *instance) tally(ctx context.Context) (t tally, err error) {
 // interrupted says what an interrupt means, in place of where it was noticed.
 func interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return hint(errors.New("interrupted"), "nothing is lost: the same command goes on")
+		return hint(errors.New("interrupted"), "nothing is lost: the same command goes on; only messages without a time come twice then")
 	}
 	return err
 }

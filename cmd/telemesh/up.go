@@ -32,6 +32,9 @@ goes on where it was, also after a kill.`,
 			ctx := cmd.Context()
 			in, err := o.open(ctx, s)
 			if err != nil {
+				if ctx.Err() != nil {
+					return nil // interrupted
+				}
 				return err
 			}
 			defer func() { err = errors.Join(err, in.close()) }()

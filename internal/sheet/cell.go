@@ -23,8 +23,8 @@ func id[R any](name string, required bool, field func(*R) *string) column[R] {
 	c := text(name, required, field)
 	set := c.set
 	c.set = func(row *R, cell string) error {
-		if i := strings.IndexFunc(cell, unicode.IsControl); i >= 0 {
-			return fmt.Errorf("%q holds the control character %q", cell, cell[i])
+		if strings.ContainsFunc(cell, unicode.IsControl) {
+			return fmt.Errorf("%q holds a control character", cell)
 		}
 		return set(row, cell)
 	}

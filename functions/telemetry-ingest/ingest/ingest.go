@@ -37,7 +37,6 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -115,7 +114,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no message in the body", http.StatusBadRequest)
 		return
 	}
-	messages, refused := Split(r.Header, body, mesh.At(time.Now()))
+	messages, refused, err := Split(r.Header, body, mesh.At(time.Now()))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	}
 	if err := errors.Join(s.batcher.add(r.Context(), messages), s.keep(r.Context(), refused)); err != nil {
 		s.log.Warn("messages not accepted", "messages", len(messages), "refused", len(refused), "error", err)
 		if mesh.IsPermanent(err) {
@@ -159,7 +162,14 @@ const maxCauses = 100
 
 // keep hands over what is refused.
 func (s *Server) keep(ctx context.Context, refused []Refusal) error {
-	for some := range slices.Chunk(refused, s.batcher.maxMessages) {
+	for len(refused) > 0 {
+		n, size := 0, 0
+		for n < len(refused) && n < s.batcher.maxMessages && (n == 0 || size < s.batcher.maxBytes) {
+			size += len(refused[n].Message.Payload) + len(refused[n].Cause)
+			n++
+		}
+		some := refused[:n]
+		refused = refused[n:]
 		rejections := make([]mesh.Rejection, len(some))
 		var id []string
 		for i, r := range some {
@@ -182,8 +192,9 @@ type Refusal struct {
 
 // Split makes messages of one request that came at now. They are received one
 // after the other, a microsecond apart: those that tell no time take this one,
-// and must not all say something of the same instant.
-func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, []Refusal) {
+// and must not all say something of the same instant. The error is that of a
+// body of more than 100,000 messages.
+func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, []Refusal, error) {
 	contentType := header.Get("Content-Type")
 	mediaType, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
@@ -195,13 +206,13 @@ func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, [
 	case mediaType == event.ApplicationCloudEventsJSON || header.Get("Ce-Specversion") != "":
 		e, err := cehttp.NewEventFromHTTPRequest(&http.Request{Header: header, Body: io.NopCloser(bytes.NewReader(body))})
 		if err != nil {
-			return nil, []Refusal{refuse(header, body, now, 0, fmt.Errorf("read CloudEvent: %w", err))}
+			return nil, []Refusal{refuse(kept(header), body, now, 0, fmt.Errorf("read CloudEvent: %w", err))}, nil
 		}
 		m, err := fromEvent(e, now)
 		if err != nil {
-			return nil, []Refusal{refuse(header, body, now, 0, err)}
+			return nil, []Refusal{refuse(kept(header), body, now, 0, err)}, nil
 		}
-		return []mesh.Message{m}, nil
+		return []mesh.Message{m}, nil, nil
 	}
 	// JSON needs no content type further on: it is what a message is by default.
 	var parts [][]byte
@@ -213,12 +224,21 @@ func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, [
 	default:
 		parts = [][]byte{body}
 	}
+	if len(parts) > maxParts {
+		return nil, nil, errTooMany
+	}
 	messages := make([]mesh.Message, len(parts))
 	for i, part := range parts {
 		messages[i] = newMessage(mesh.Source(name), part, mediaType, now+mesh.Instant(i))
 	}
-	return messages, nil
+	return messages, nil, nil
 }
+
+// maxParts, messages of a request, bounds what a small body of very many may
+// take in memory.
+const maxParts = 100_000
+
+var errTooMany = fmt.Errorf("more than %d messages in one request: send them in parts", maxParts)
 
 func newMessage(source string, payload []byte, contentType string, now mesh.Instant) mesh.Message {
 	return mesh.Message{ID: mesh.Hash(source, string(payload)), Source: source, ContentType: contentType, ReceivedAt: now, Payload: payload}
@@ -243,7 +263,9 @@ func elements(body []byte) [][]byte {
 			break
 		}
 		whole = whole && json.Valid(part)
-		parts = append(parts, bytes.Clone(part))
+		if parts = append(parts, bytes.Clone(part)); len(parts) > maxParts {
+			return parts
+		}
 	}
 	switch {
 	case !whole && areLines(body):
@@ -277,10 +299,12 @@ func areLines(body []byte) bool {
 }
 
 func lines(body []byte) [][]byte {
-	parts := make([][]byte, 0, bytes.Count(body, []byte{'\n'})+1)
+	var parts [][]byte
 	for line := range bytes.Lines(body) {
 		if line = bytes.TrimSpace(line); len(line) > 0 {
-			parts = append(parts, line)
+			if parts = append(parts, line); len(parts) > maxParts {
+				break
+			}
 		}
 	}
 	return parts
@@ -288,11 +312,16 @@ func lines(body []byte) [][]byte {
 
 // fromBatch makes messages of CloudEvents in batched mode. One that is broken
 // takes no other with it.
-func fromBatch(header http.Header, body []byte, now mesh.Instant) (messages []mesh.Message, refused []Refusal) {
+func fromBatch(header http.Header, body []byte, now mesh.Instant) (messages []mesh.Message, refused []Refusal, err error) {
+	attributes := kept(header)
 	if trimmed := bytes.TrimSpace(body); len(trimmed) == 0 || trimmed[0] != '[' {
-		return nil, []Refusal{refuse(header, body, now, 0, errors.New("read CloudEvents batch: no JSON array"))}
+		return nil, []Refusal{refuse(attributes, body, now, 0, errors.New("read CloudEvents batch: no JSON array"))}, nil
 	}
-	for i, part := range elements(body) {
+	parts := elements(body)
+	if len(parts) > maxParts {
+		return nil, nil, errTooMany
+	}
+	for i, part := range parts {
 		at := now + mesh.Instant(i)
 		var e event.Event
 		err := json.Unmarshal(part, &e)
@@ -304,12 +333,12 @@ func fromBatch(header http.Header, body []byte, now mesh.Instant) (messages []me
 			m, err = fromEvent(&e, at)
 		}
 		if err != nil {
-			refused = append(refused, refuse(header, part, at, i, err))
+			refused = append(refused, refuse(attributes, part, at, i, err))
 			continue
 		}
 		messages = append(messages, m)
 	}
-	return messages, refused
+	return messages, refused, nil
 }
 
 // maxIdentity, in bytes, of an event's source and of its id: every reading of
@@ -344,16 +373,26 @@ func fromEvent(e *event.Event, now mesh.Instant) (mesh.Message, error) {
 	return mesh.Message{ID: e.ID(), Source: e.Source(), ContentType: contentType, Attributes: attributes, ReceivedAt: now, Payload: e.Data()}, nil
 }
 
-// refuse makes the refusal of what stands at place i of a request, with what
-// may be kept of the header.
-func refuse(header http.Header, body []byte, now mesh.Instant, i int, cause error) Refusal {
-	m := newMessage(mesh.Source(name), body, header.Get("Content-Type"), now)
-	m.Attributes = map[string]string{}
+// kept is what may be kept of a header, as attributes of what is refused.
+func kept(header http.Header) map[string]string {
+	attributes := map[string]string{}
 	for name, values := range function.KeptHeader(header) {
 		// A long one would be repeated by every refusal of a batch.
 		if value := values[0]; len(value) <= maxIdentity {
-			m.Attributes[name] = value
+			attributes[name] = value
 		}
 	}
-	return Refusal{mesh.Rejection{Message: m, Cause: strings.TrimSpace(cause.Error())}, i}
+	return attributes
+}
+
+// refuse makes the refusal of what stands at place i of a request. A cause may
+// quote what is wrong at any length; the bytes are kept besides.
+func refuse(attributes map[string]string, body []byte, now mesh.Instant, i int, err error) Refusal {
+	m := newMessage(mesh.Source(name), body, attributes["Content-Type"], now)
+	m.Attributes = attributes
+	cause := strings.TrimSpace(err.Error())
+	if len(cause) > maxIdentity {
+		cause = strings.ToValidUTF8(cause[:maxIdentity], "") + " …"
+	}
+	return Refusal{mesh.Rejection{Message: m, Cause: cause}, i}
 }
