@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -156,7 +157,7 @@ func TestJoinedSurvivesTheWire(t *testing.T) {
 			want[1].LastAction, want[1].LastActionAt = "window opened", want[1].ObservedAt-90e6
 		}
 		data := mesh.EncodeJoined(want)
-		if !json.Valid(data) {
+		if !json.Valid(data) || !utf8.Valid(data) {
 			t.Fatalf("%s is no JSON", data)
 		}
 		got, err := mesh.DecodeJoined(data)
@@ -187,10 +188,18 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 		{ID: "5", ReceivedAt: at, Payload: []byte("\xff\x00")},
 		{ID: "6 \"quoted\"", ReceivedAt: at, Payload: []byte("null")},
 		{ID: "7", ReceivedAt: at, Payload: []byte("{\"a\":1,\"a\":\"\xff\"}")},
+		{ID: "8", ReceivedAt: at, Payload: []byte(" {\"a\":1}")},
+		{ID: "9", ReceivedAt: at, Payload: []byte("{\"a\":1}\r\n")},
+		{ID: "10", ReceivedAt: at, Payload: []byte("{\"a\":\"\\ud800\"}")},
+		{ID: "11", ReceivedAt: at, Payload: []byte("a\x00b")},
+		{ID: "12", ReceivedAt: at, Payload: []byte{}},
+		// JSON decoders take a depth of 10,000, with what is around the payload.
+		{ID: "13", ReceivedAt: at, Payload: []byte(strings.Repeat("[", 9999) + strings.Repeat("]", 9999))},
+		{ID: "14", ReceivedAt: at, Payload: []byte(`["` + strings.Repeat("]", 9999) + `"` + strings.Repeat(",[0", 9998) + strings.Repeat("]", 9999))},
 	}
 	for n := range len(want) + 1 {
 		data := mesh.EncodeMessages(want[:n])
-		if !json.Valid(data) {
+		if !json.Valid(data) || !utf8.Valid(data) {
 			t.Fatalf("%s is no JSON", data)
 		}
 		got, err := mesh.DecodeMessages(data)
@@ -206,13 +215,35 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 			}
 		}
 	}
-	rejections := []mesh.Rejection{{Message: want[1], Cause: "line 2: no number"}, {Message: want[4], Cause: "x"}}
+	var rejections []mesh.Rejection
+	for i, m := range want {
+		rejections = append(rejections, mesh.Rejection{Message: m, Cause: fmt.Sprint("cause ", i), Position: mesh.PositionAt(i - 1)})
+	}
+	none, some := int64(0), int64(3)
+	rejections[0].Reader, rejections[1].Readings, rejections[2].Readings = "json", &none, &some
+	if data := mesh.EncodeRejections(rejections); !json.Valid(data) || !utf8.Valid(data) {
+		t.Errorf("%s is no JSON", data)
+	}
 	got, err := mesh.DecodeRejections(mesh.EncodeRejections(rejections))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(rejections, got); diff != "" {
 		t.Errorf("rejections (-want +got):\n%s", diff)
+	}
+}
+
+// A position that nobody set is not that of the first byte.
+func TestPosition(t *testing.T) {
+	for offset, want := range map[int]mesh.Position{-2: 0, -1: 0, 0: 1, 41: 42} {
+		p := mesh.PositionAt(offset)
+		if p != want || p.Offset() != max(offset, -1) {
+			t.Errorf("PositionAt(%d) = %d at %d, want %d", offset, p, p.Offset(), want)
+		}
+	}
+	data := string(mesh.EncodeRejections([]mesh.Rejection{{Cause: "x"}, {Cause: "y", Position: mesh.PositionAt(0)}}))
+	if strings.Count(data, "position") != 1 || !strings.Contains(data, `"y","position":0,`) {
+		t.Errorf("%s has not the one position 0", data)
 	}
 }
 

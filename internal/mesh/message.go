@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -30,8 +31,8 @@ type Message struct {
 //	{"messages":[{"id","source","device_id"?,"format"?,"content_type"?,
 //	  "attributes"?,"received_at","payload" or "payload_base64"}]}
 //
-// A payload that is valid JSON stands in it byte for byte; any other as
-// base64.
+// A payload that is JSON stands in it byte for byte; any other as base64, so
+// that every payload comes out of it as it was.
 func EncodeMessages(messages []Message) []byte {
 	size := 32
 	for i := range messages {
@@ -65,7 +66,7 @@ func (m *Message) appendJSON(b []byte) []byte {
 		b[len(b)-1] = '}'
 	}
 	b = appendInstant(b, `,"received_at":`, m.ReceivedAt)
-	if stdjson.Valid(m.Payload) {
+	if embeddable(m.Payload) {
 		b = append(append(b, `,"payload":`...), m.Payload...)
 	} else {
 		b = append(b, `,"payload_base64":"`...)
@@ -73,6 +74,43 @@ func (m *Message) appendJSON(b []byte) []byte {
 		b = append(b, '"')
 	}
 	return append(b, '}')
+}
+
+// embeddable says whether a payload can stand in JSON and come out of it as it
+// was. White space around a value is no part of it, and a string that is no
+// UTF-8, or a value too deep for decoders, makes the whole event no JSON.
+func embeddable(payload []byte) bool {
+	return len(payload) > 0 && payload[0] > ' ' && payload[len(payload)-1] > ' ' &&
+		utf8.Valid(payload) && stdjson.Valid(payload) && !deep(payload)
+}
+
+// maxEmbedded is half the depth that decoders take: events have a few levels
+// of their own, structured ones one more.
+const maxEmbedded = 5000
+
+// deep says whether a JSON value is nested deeper than maxEmbedded.
+func deep(value []byte) bool {
+	if bytes.Count(value, []byte("["))+bytes.Count(value, []byte("{")) <= maxEmbedded {
+		return false
+	}
+	depth := 0
+	for i := 0; i < len(value); i++ {
+		switch value[i] {
+		case '"':
+			for i++; value[i] != '"'; i++ {
+				if value[i] == '\\' {
+					i++
+				}
+			}
+		case '[', '{':
+			if depth++; depth > maxEmbedded {
+				return true
+			}
+		case ']', '}':
+			depth--
+		}
+	}
+	return false
 }
 
 // DecodeMessages reads the data of a telemetry.received event. Payload is a
@@ -99,15 +137,8 @@ func DecodeMessages(data []byte) ([]Message, error) {
 		return nil, fmt.Errorf(`decode messages: no member "messages"`)
 	}
 	out = out[:0]
-	for _, m := range *general.Messages {
-		payload := []byte(m.Payload)
-		if m.Payload == nil {
-			payload = m.PayloadBase64
-		}
-		out = append(out, Message{
-			ID: m.ID, Source: m.Source, DeviceID: m.DeviceID, Format: m.Format, ContentType: m.ContentType,
-			Attributes: m.Attributes, ReceivedAt: m.ReceivedAt, Payload: payload,
-		})
+	for i := range *general.Messages {
+		out = append(out, (*general.Messages)[i].message())
 	}
 	return out, nil
 }
@@ -126,6 +157,17 @@ type jsonMessage struct {
 	ReceivedAt    Instant           `json:"received_at"`
 	Payload       jsontext.Value    `json:"payload"`
 	PayloadBase64 []byte            `json:"payload_base64"`
+}
+
+func (m *jsonMessage) message() Message {
+	payload := []byte(m.Payload)
+	if m.Payload == nil {
+		payload = m.PayloadBase64
+	}
+	return Message{
+		ID: m.ID, Source: m.Source, DeviceID: m.DeviceID, Format: m.Format, ContentType: m.ContentType,
+		Attributes: m.Attributes, ReceivedAt: m.ReceivedAt, Payload: payload,
+	}
 }
 
 // message consumes a message; payloads is what p scans, in bytes that the
@@ -170,20 +212,48 @@ func (p *scan) message(m *Message, payloads []byte, same *sameInstant) {
 // Rejection is a message that could not be read, with the cause.
 type Rejection struct {
 	Message
-	Cause string // what is wrong with it, and where
+	Cause    string   // what is wrong with it, and where
+	Reader   string   // the format it was read as; empty: none was chosen
+	Position Position // where in Payload the cause is
+	// Readings is how many readings the message gave when it was read after all;
+	// nil: it was not. Cause is why it had been rejected, then.
+	Readings *int64
 }
 
+// Position is a place in a payload, as 1 + the offset of a byte. The zero
+// Position is none: the cause is the payload as a whole, or nobody knows.
+type Position int
+
+// PositionAt gives the position of the byte at an offset, none if offset is
+// negative.
+func PositionAt(offset int) Position { return Position(max(offset, -1) + 1) }
+
+// Offset gives the offset of the byte, -1 if there is none.
+func (p Position) Offset() int { return int(p) - 1 }
+
 // EncodeRejections gives the data of a telemetry.rejected event:
-// {"rejected":[{"cause", …the message as it was received}]}.
+//
+//	{"rejected":[{"cause","reader"?,"position"?,"readings"?, …the message as in
+//	  EncodeMessages}]}
+//
+// position is the offset of a byte.
 func EncodeRejections(rejections []Rejection) []byte {
 	b := []byte(`{"rejected":[`)
 	for i := range rejections {
+		r := &rejections[i]
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendString(append(b, "\n"+`{"cause":`...), rejections[i].Cause)
+		b = appendString(append(b, "\n"+`{"cause":`...), r.Cause)
+		b = appendMember(b, `,"reader":`, r.Reader)
+		if offset := r.Position.Offset(); offset >= 0 {
+			b = appendInt(b, `,"position":`, int64(offset))
+		}
+		if r.Readings != nil {
+			b = appendInt(b, `,"readings":`, *r.Readings)
+		}
 		at := len(b)
-		b = rejections[i].Message.appendJSON(b)
+		b = r.Message.appendJSON(b)
 		b[at] = ',' // the brace that opens the message continues the object
 	}
 	return append(b, "]}"...)
@@ -194,6 +264,9 @@ func DecodeRejections(data []byte) ([]Rejection, error) {
 	var general struct {
 		Rejected *[]struct {
 			Cause       string `json:"cause"`
+			Reader      string `json:"reader"`
+			Position    *int   `json:"position"`
+			Readings    *int64 `json:"readings"`
 			jsonMessage `json:",inline"`
 		} `json:"rejected"`
 	}
@@ -205,14 +278,11 @@ func DecodeRejections(data []byte) ([]Rejection, error) {
 	}
 	var out []Rejection
 	for _, r := range *general.Rejected {
-		payload := []byte(r.Payload)
-		if r.Payload == nil {
-			payload = r.PayloadBase64
+		rejection := Rejection{Message: r.jsonMessage.message(), Cause: r.Cause, Reader: r.Reader, Readings: r.Readings}
+		if r.Position != nil {
+			rejection.Position = PositionAt(*r.Position)
 		}
-		out = append(out, Rejection{Cause: r.Cause, Message: Message{
-			ID: r.ID, Source: r.Source, DeviceID: r.DeviceID, Format: r.Format, ContentType: r.ContentType,
-			Attributes: r.Attributes, ReceivedAt: r.ReceivedAt, Payload: payload,
-		}})
+		out = append(out, rejection)
 	}
 	return out, nil
 }
