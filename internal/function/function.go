@@ -1,6 +1,8 @@
 // Package function makes a handler a Service: it decodes the configuration,
 // serves HTTP, turns requests into events and events into replies, and says
-// by the status what the Broker should do with the event next.
+// by the status what the Broker should do with the event next. What fetches
+// messages itself instead of being woken is a source: it runs as long as its
+// process.
 //
 // A function is written as a Start: it reads its Config from the environment,
 // takes what it needs of the world from Ports, and returns what it serves. Its
@@ -24,11 +26,15 @@ import (
 // is not tried again; any other is.
 type Handler func(ctx context.Context, in event.Event) ([]event.Event, error)
 
-// Function is what a Service serves.
+// Function is what a Service serves, or what a source does.
 type Function struct {
-	Handler Handler                     // woken by events; nil: serves HTTP only
-	HTTP    http.Handler                // what is no event; nil: nothing else is served
-	Close   func(context.Context) error // ends what Start began, after the last request; nil: nothing
+	Handler Handler      // woken by events; nil: serves HTTP only
+	HTTP    http.Handler // what is no event; nil: nothing else is served
+	// Run is what a source does, from its start on: it fetches what wakes
+	// nobody. It returns once ctx is done, after it has handed over what it took;
+	// if it returns before that, the process ends. nil: it is no source.
+	Run   func(ctx context.Context) error
+	Close func(context.Context) error // ends what Start began, after the last request and after Run; nil: nothing
 }
 
 // Ports is what a function may reach besides its configuration.

@@ -30,7 +30,8 @@ type serving struct {
 }
 
 // Main runs a function as a process: it serves on PORT until SIGTERM or an
-// interrupt, lets running requests end, and exits.
+// interrupt, lets running requests end, and what Run took be handed over, and
+// exits.
 func Main(name string, start Start) {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("function", name)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -71,26 +72,49 @@ func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Fun
 	server := &http.Server{Handler: drainer, ReadHeaderTimeout: 10 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
-	log.Info("serving", "address", listener.Addr().String())
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
+	running, stop := context.WithCancel(ctx)
+	ran := make(chan error, 1) // closed behind what Run returns
+	if fn.Run != nil {
+		go func() {
+			ran <- fn.Run(running)
+			close(ran)
+		}()
 	}
-	drainer.Drain()
+	log.Info("serving", "address", listener.Addr().String())
+	var failed error
+	select {
+	case failed = <-ended:
+	case failed = <-ran:
+		if failed == nil && ctx.Err() == nil {
+			failed = errors.New("the source ended by itself")
+		}
+	case <-ctx.Done():
+		drainer.Drain()
+	}
+	stop()
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownAfter)
 	defer cancel()
-	err := server.Shutdown(ctx)
-	if fn.Close != nil {
-		err = errors.Join(err, fn.Close(ctx))
+	if fn.Run != nil {
+		select {
+		case err := <-ran:
+			failed = errors.Join(failed, err)
+		case <-ctx.Done():
+			failed = errors.Join(failed, fmt.Errorf("end the source: %w", ctx.Err()))
+		}
 	}
-	return err
+	failed = errors.Join(failed, server.Shutdown(ctx))
+	if fn.Close != nil {
+		failed = errors.Join(failed, fn.Close(ctx))
+	}
+	return failed
 }
 
 // Serve serves events by the handler and everything else by HTTP. Several events
 // of one handler call are posted to sink.
 func (fn *Function) Serve(log *slog.Logger, sink string, client *http.Client) http.Handler {
 	switch {
+	case fn.Handler == nil && fn.HTTP == nil: // a source: its probes are all that comes
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	case fn.Handler == nil:
 		return fn.HTTP
 	case fn.HTTP == nil:

@@ -185,6 +185,61 @@ func TestShutdownWaitsForRequests(t *testing.T) {
 	}
 }
 
+// A source answers its probes while it runs, and hands over what it took before
+// what it needs for that is closed.
+func TestSourceRunsUntilTheProcessEnds(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var order []string
+	fn := &Function{
+		Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			order = append(order, "drained")
+			return nil
+		},
+		Close: func(context.Context) error { order = append(order, "closed"); return nil },
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, listener, silent, fn, "", nil) }()
+	resp, err := http.Get("http://" + listener.Addr().String() + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("probe: status %d, want 200", resp.StatusCode)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("serve = %v, want nil", err)
+	}
+	if diff := cmp.Diff([]string{"drained", "closed"}, order); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+}
+
+// A process that serves probes and fetches nothing would look well for ever.
+func TestSourceThatEndsEndsTheProcess(t *testing.T) {
+	for name, err := range map[string]error{"with an error": errors.New("no such host"), "by itself": nil} {
+		listener, listenErr := net.Listen("tcp", "127.0.0.1:0")
+		if listenErr != nil {
+			t.Fatal(listenErr)
+		}
+		closed := false
+		fn := &Function{
+			Run:   func(context.Context) error { return err },
+			Close: func(context.Context) error { closed = true; return nil },
+		}
+		got := serve(t.Context(), listener, silent, fn, "", nil)
+		if got == nil || err != nil && !errors.Is(got, err) || !closed {
+			t.Errorf("%s: serve = %v, closed %v, want its error and closed", name, got, closed)
+		}
+	}
+}
+
 func TestConfigNamesWhatIsMissing(t *testing.T) {
 	type config struct {
 		URL string `envconfig:"SOME_URL" required:"true"`
