@@ -140,7 +140,7 @@ func TestParse(t *testing.T) {
 
 		// Names.
 		{name: "spellings", payload: `{"deviceId":"d","ts":60,"co2__ppm":1,"TempC_SHT":2,"PM2.5":3,"PM1_0":4,"PM10":5,"rel_humidity__0":0.526,"battery_mv":2987}`,
-			readings: "co2=1 ppm\ntemperature=2 Cel\npm2_5=3 ug/m3\npm1=4 ug/m3\npm10=5 ug/m3\nrelative_humidity_fraction=0.526 1\nbattery_voltage=2.987 V\n"},
+			readings: "co2=1 ppm\ntemperature=2 Cel\npm2_5=3 ug/m3\npm1=4 ug/m3\npm10=5 ug/m3\nrelative_humidity_fraction=0.526 1\ndevice_battery_voltage=2.987 V\n"},
 		{name: "Fahrenheit", payload: `{"deviceId":"d","ts":60,"temp_f":212}`, readings: "temperature=100 Cel\n"},
 		{name: "a converted number has no literal", payload: `{"deviceId":"d","ts":60,"temp_f":-40.000000000000000000001}`, readings: "temperature=-40 Cel\n"},
 		{name: "unknown names pass as they are", payload: `{"deviceId":"d","ts":60,"Foo Bar-3°":1}`, readings: "Foo Bar-3°=1\n"},
@@ -190,7 +190,7 @@ func TestParse(t *testing.T) {
 		// The Things Stack.
 		{name: "TTN uplink", payload: uplink(`"uplink_message":{"f_port":2,"f_cnt":17,"frm_payload":"AQ==","decoded_payload":{"temperature":21.5,"occupied":false,"device_id":3,"time":4},
 				"settings":{"time":"2019-01-01T00:00:00Z"},"received_at":"2024-05-01T10:00:00.100200300Z"}`),
-			readings: strings.ReplaceAll("temperature=21.5 Cel$occupied=false$device_id=3$time=4$", "$", ` of 70B3D5E75E00AA01 at 2024-05-01T10:00:00.1002Z with {"f_cnt":17,"f_port":2}`+"\n")},
+			readings: strings.ReplaceAll("temperature=21.5 Cel$occupied=false$device_id=3$time=4$device_f_cnt=17 1$", "$", ` of 70B3D5E75E00AA01 at 2024-05-01T10:00:00.1002Z with {"f_port":2}`+"\n")},
 		{name: "TTN uplink from storage", payload: `{"result":{"end_device_ids":{"device_id":"desk-1"},"received_at":"2024-05-01T10:00:00Z","uplink_message":{"decoded_payload":{"a":[1]},"received_at":"0001-01-01T00:00:00Z"}}}`,
 			readings: "a_0=1 of desk-1 at 2024-05-01T10:00:00Z\n"},
 		{name: "TTN uplink without time", payload: `{"end_device_ids":{"device_id":"desk-1"},"uplink_message":{"decoded_payload":{"a":1}}}`,
@@ -203,10 +203,11 @@ func TestParse(t *testing.T) {
 
 		// ChirpStack.
 		{name: "ChirpStack uplink", payload: up(`,"fCnt":10,"fPort":1,"data":"AQ==","object":{"co2":500,"nested":{"x":1}}`),
-			readings: strings.ReplaceAll("co2=500 ppm$nested_x=1$", "$", ` of 70B3D5E75E00AA01 at 2024-05-01T10:00:00.5Z with {"f_cnt":10,"f_port":1}`+"\n")},
+			readings: strings.ReplaceAll("co2=500 ppm$nested_x=1$device_f_cnt=10 1$", "$", ` of 70B3D5E75E00AA01 at 2024-05-01T10:00:00.5Z with {"f_port":1}`+"\n")},
 		{name: "ChirpStack uplink nobody decoded", payload: up(`,"data":"AQ==","object":null`), cause: "no codec"},
 		{name: "ChirpStack join", payload: up(`,"devAddr":"00189440"`)},
-		{name: "ChirpStack status", payload: up(`,"margin":10,"batteryLevel":88.3`)},
+		{name: "ChirpStack status", payload: up(`,"margin":10,"batteryLevel":88.3`),
+			readings: strings.ReplaceAll("device_margin=10 dB$device_battery_level=88.3 %$", "$", " of 70B3D5E75E00AA01 at 2024-05-01T10:00:00.5Z\n")},
 		{name: "ChirpStack integration", payload: up(`,"integrationName":"x","object":{"a":1}`)},
 		{name: "ChirpStack by attributes", payload: `{"time":"1970-01-01T00:01:00Z","object":{"a":1}}`,
 			with: func(m *mesh.Message) { m.Attributes = map[string]string{"event": "up", "devEui": "d"} }, readings: "a=1\n"},
@@ -235,7 +236,16 @@ func TestParse(t *testing.T) {
 		{name: "as deep as can be", payload: deep(32), readings: strings.Repeat("a_", 31) + "b=1\n"},
 		{name: "too deep", payload: deep(33), cause: "nested deeper than 32 levels"},
 		{name: "as many as can be", payload: `{"deviceId":"d","ts":60,"a":{"b":[` + strings.Repeat("null,", 5000) + `1]}}`, readings: "a_b_5000=1\n", skipped: 5000},
-		{name: "too many", payload: `{"deviceId":"d","ts":60,"a":[0` + strings.Repeat(",1", 4096) + `]}`, cause: "more than 4096 readings"},
+		{name: "too many", payload: `{"deviceId":"d","ts":60,"a":[0` + strings.Repeat(",1", 10_000) + `]}`, cause: "more than 10000 readings"},
+		{name: "a text as long as can be", payload: `{"deviceId":"d","ts":60,"a":"` + strings.Repeat("x", 16<<10) + `"}`, readings: `a="` + strings.Repeat("x", 16<<10) + "\"\n"},
+		{name: "too long a text", payload: `{"deviceId":"d","ts":60,"a":"` + strings.Repeat("x", 16<<10+1) + `"}`, cause: `the text "a" has 16385 bytes`},
+		{name: "too early", payload: `{"deviceId":"d","ts":"1969-12-31T23:59:59Z","a":1}`, cause: "not in the years 1970 to 2261"},
+		{name: "a time in a zone", payload: `{"deviceId":"d","ts":"1970-01-01T01:01:00","a":1}`, readings: "a=1\n",
+			with: func(m *mesh.Message) { m.Attributes = map[string]string{"timezone": "Europe/Amsterdam"} }},
+		{name: "no time zone", payload: `{"deviceId":"d","ts":60,"a":1}`, cause: "attribute timezone",
+			with: func(m *mesh.Message) { m.Attributes = map[string]string{"timezone": "Nowhere"} }},
+		{name: "a topic is a device", payload: `{"ts":60,"a":1}`, readings: "a=1 of home/desk\n",
+			with: func(m *mesh.Message) { m.Attributes = map[string]string{"topic": "home/desk"} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := message(c.payload)

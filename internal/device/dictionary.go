@@ -21,13 +21,12 @@ type spelling struct {
 	between [2]float64 // both 0: any
 }
 
-// plausible says whether v may be in the unit that the name stands for, and is
-// a number in the metric's unit, too.
-func (s *spelling) plausible(v float64) bool {
-	if s.convert != nil && math.IsInf(s.convert(v), 0) {
-		return false
+// plausible says whether v, once it is converted, may be in the metric's unit.
+func (s *spelling) plausible(v float64, convert func(float64) float64) bool {
+	if convert != nil {
+		v = convert(v)
 	}
-	return s.between[0] == s.between[1] || v >= s.between[0] && v <= s.between[1]
+	return !math.IsInf(v, 0) && (s.between[0] == s.between[1] || v >= s.between[0] && v <= s.between[1])
 }
 
 // file is the dictionary as YAML; the file in products/iot-telemetry explains
@@ -48,13 +47,33 @@ type file struct {
 // conversions are from one UCUM unit to another. They divide where they can:
 // 1/100 and 1.8 are no float64, 100, 5 and 9 are.
 var conversions = map[[2]string]func(float64) float64{
-	{"[degF]", "Cel"}:  func(v float64) float64 { return (v - 32) * 5 / 9 },
-	{"K", "Cel"}:       func(v float64) float64 { return v - 273.15 },
-	{"Pa", "hPa"}:      func(v float64) float64 { return v / 100 },
-	{"kPa", "hPa"}:     func(v float64) float64 { return v * 10 },
-	{"mV", "V"}:        func(v float64) float64 { return v / 1000 },
-	{"mg/m3", "ug/m3"}: func(v float64) float64 { return v * 1000 },
-	{"ppm", "ppb"}:     func(v float64) float64 { return v * 1000 },
+	{"[degF]", "Cel"}:    func(v float64) float64 { return (v - 32) * 5 / 9 },
+	{"K", "Cel"}:         func(v float64) float64 { return v - 273.15 },
+	{"mCel", "Cel"}:      func(v float64) float64 { return v / 1000 },
+	{"1", "%"}:           func(v float64) float64 { return v * 100 },
+	{"%", "1"}:           func(v float64) float64 { return v / 100 },
+	{"bar", "hPa"}:       func(v float64) float64 { return v * 1000 },
+	{"mbar", "hPa"}:      func(v float64) float64 { return v },
+	{"mm[Hg]", "hPa"}:    func(v float64) float64 { return v * 1.33322387415 },
+	{"[in_i'Hg]", "hPa"}: func(v float64) float64 { return v * 33.8638864 },
+	{"ng/m3", "ug/m3"}:   func(v float64) float64 { return v / 1000 },
+	{"ppb", "ppm"}:       func(v float64) float64 { return v / 1000 },
+	{"[g]", "m[g]"}:      func(v float64) float64 { return v * 1000 },
+	{"Pa", "hPa"}:        func(v float64) float64 { return v / 100 },
+	{"kPa", "hPa"}:       func(v float64) float64 { return v * 10 },
+	{"mV", "V"}:          func(v float64) float64 { return v / 1000 },
+	{"mg/m3", "ug/m3"}:   func(v float64) float64 { return v * 1000 },
+	{"ppm", "ppb"}:       func(v float64) float64 { return v * 1000 },
+}
+
+// conversion gives what converts from one UCUM unit to another, nil if they are
+// the same; ok is false where there is none.
+func conversion(from, to string) (convert func(float64) float64, ok bool) {
+	if from == to {
+		return nil, true
+	}
+	convert, ok = conversions[[2]string{from, to}]
+	return convert, ok
 }
 
 // ReadDictionary reads a dictionary from YAML.
@@ -76,7 +95,7 @@ func ReadDictionary(text []byte) (*Dictionary, error) {
 			return nil, err
 		}
 		for _, in := range m.In {
-			s := spelling{metric: m.Metric, unit: m.Unit, convert: conversions[[2]string{in.Unit, m.Unit}]}
+			s := spelling{metric: m.Metric, unit: m.Unit, between: m.Between, convert: conversions[[2]string{in.Unit, m.Unit}]}
 			if s.convert == nil {
 				return nil, fmt.Errorf("read metric dictionary: metric %s: no conversion from %q to %q", m.Metric, in.Unit, m.Unit)
 			}

@@ -103,7 +103,7 @@ func (d *document) parse(payload []byte) error {
 	err := d.value(span{})
 	if err == nil {
 		if _, err = d.decoder.ReadToken(); err == nil {
-			return errors.New("not JSON: more than one value")
+			return fault(int(d.decoder.InputOffset())-1, "not JSON: more than one value")
 		} else if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -115,9 +115,9 @@ func (d *document) parse(payload []byte) error {
 	case !errors.As(err, &syntax):
 		return err
 	case errors.Is(err, jsontext.ErrDuplicateName):
-		return fmt.Errorf("an object has the name %s twice", quote(syntax.JSONPointer.LastToken()))
+		return fault(int(syntax.ByteOffset), "an object has the name %s twice", quote(syntax.JSONPointer.LastToken()))
 	}
-	return errors.New("not JSON: " + strings.TrimPrefix(err.Error(), "jsontext: "))
+	return fault(int(syntax.ByteOffset), "not JSON: %s", strings.TrimPrefix(err.Error(), "jsontext: "))
 }
 
 // value reads the next value, a member of that name.
@@ -128,7 +128,7 @@ func (d *document) value(name span) error {
 	switch k := d.decoder.PeekKind(); k {
 	case '{', '[':
 		if d.decoder.StackDepth() == maxDepth {
-			return fmt.Errorf("nested deeper than %d levels at offset %d", maxDepth, d.decoder.InputOffset())
+			return fault(int(d.decoder.InputOffset()), "nested deeper than %d levels", maxDepth)
 		}
 		if _, err := d.decoder.ReadToken(); err != nil {
 			return err

@@ -27,50 +27,83 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(seed), "dev", "application/json; charset=utf-8", "")
 		f.Add([]byte(seed), "dev", "", "chirpstack-v4")
 	}
+	for _, c := range cases(f) {
+		f.Add(c.message.Payload, c.message.DeviceID, c.message.ContentType, c.message.Format)
+	}
 	d := dictionary(f)
 	old := device.NewParser(d)
 	f.Fuzz(func(t *testing.T, payload []byte, deviceID, contentType, format string) {
 		m := message(string(payload))
 		m.DeviceID, m.ContentType, m.Format = deviceID, contentType, format
-		readings, skipped, err := old.Parse(nil, m)
-		again, skippedAgain, errAgain := device.NewParser(d).Parse(nil, m)
-		if diff := cmp.Diff(again, readings); diff != "" || skipped != skippedAgain || fmt.Sprint(err) != fmt.Sprint(errAgain) {
-			t.Fatalf("an old parser gives %d %v, a new one %d %v (-new +old):\n%s", skipped, err, skippedAgain, errAgain, diff)
-		}
-		if string(payload) != string(m.Payload) {
-			t.Fatal("the payload was changed")
-		}
-		if err != nil {
-			if len(readings) > 0 || len(err.Error()) > 2000 {
-				t.Errorf("%d readings beside a cause of %d bytes", len(readings), len(err.Error()))
-			}
-			return
-		}
-		if !json.Valid(payload) {
-			t.Errorf("%d readings of what is no JSON", len(readings))
-		}
-		if len(readings) > 4096 {
-			t.Errorf("%d readings", len(readings))
-		}
-		seen := map[string]bool{}
-		for _, r := range readings {
-			switch {
-			case r.DeviceID == "" || r.Metric == "" || len(r.Metric) > 256 || len(r.DeviceID) > 256:
-				t.Errorf("metric %q of device %q", r.Metric, r.DeviceID)
-			case math.IsNaN(r.Value) || math.IsInf(r.Value, 0):
-				t.Errorf("%s = %v", r.Metric, r.Value)
-			case r.ReadingID != mesh.ReadingID(r.DeviceID, r.Metric, r.ObservedAt):
-				t.Errorf("%s has the id %s", r.Metric, r.ReadingID)
-			case seen[r.ReadingID] && payload[0] == '{':
-				t.Errorf("%s comes twice", r.Metric)
-			case r.Attributes != "" && !json.Valid([]byte(r.Attributes)):
-				t.Errorf("attributes %s", r.Attributes)
-			}
-			seen[r.ReadingID] = true
-		}
-		back, err := mesh.DecodeReadings(mesh.EncodeReadings(readings))
-		if err != nil || len(back) != len(readings) {
-			t.Errorf("%d of %d readings come back, %v", len(back), len(readings), err)
-		}
+		fuzz(t, d, old, m)
 	})
+}
+
+// fuzzFormat looks for payloads that one reader does not stand, among those of
+// its examples and what is like them. A reader that is told by attributes gets
+// those of each example in turn.
+func fuzzFormat(f *testing.F, format string) {
+	attributes := []map[string]string{nil}
+	for _, c := range cases(f) {
+		if c.format == format {
+			attributes = append(attributes, c.message.Attributes)
+			f.Add(c.message.Payload, uint8(len(attributes)-1))
+			f.Add(c.message.Payload, uint8(0))
+		}
+	}
+	d := dictionary(f)
+	old := device.NewParser(d)
+	f.Fuzz(func(t *testing.T, payload []byte, of uint8) {
+		m := message(string(payload))
+		m.DeviceID, m.Format, m.Attributes = "d", format, attributes[int(of)%len(attributes)]
+		fuzz(t, d, old, m)
+	})
+}
+
+func FuzzJSON(f *testing.F)       { fuzzFormat(f, "json") }
+func FuzzTopicValue(f *testing.F) { fuzzFormat(f, "topic-value") }
+func FuzzTTN(f *testing.F)        { fuzzFormat(f, "ttn-v3") }
+func FuzzChirpStack(f *testing.F) { fuzzFormat(f, "chirpstack-v4") }
+
+func fuzz(t *testing.T, d *device.Dictionary, old *device.Parser, m *mesh.Message) {
+	payload := string(m.Payload)
+	readings, skipped, err := old.Parse(nil, m)
+	again, skippedAgain, errAgain := device.NewParser(d).Parse(nil, m)
+	if diff := cmp.Diff(again, readings); diff != "" || skipped != skippedAgain || fmt.Sprint(err) != fmt.Sprint(errAgain) {
+		t.Fatalf("an old parser gives %d %v, a new one %d %v (-new +old):\n%s", skipped, err, skippedAgain, errAgain, diff)
+	}
+	if payload != string(m.Payload) {
+		t.Fatal("the payload was changed")
+	}
+	if err != nil {
+		cause, ok := err.(*device.Error)
+		if !ok || cause.Position < -1 || cause.Position > len(m.Payload) {
+			t.Errorf("%T at %+v", err, err)
+		}
+		if len(readings) > 0 || len(err.Error()) > 2000 {
+			t.Errorf("%d readings beside a cause of %d bytes", len(readings), len(err.Error()))
+		}
+		return
+	}
+	if len(readings) > 10_000 {
+		t.Errorf("%d readings", len(readings))
+	}
+	for _, r := range readings {
+		switch {
+		case r.DeviceID == "" || r.Metric == "" || len(r.Metric) > 256 || len(r.DeviceID) > 256 || len(r.ValueString) > 16<<10:
+			t.Errorf("metric %q of device %q", r.Metric, r.DeviceID)
+		case math.IsNaN(r.Value) || math.IsInf(r.Value, 0):
+			t.Errorf("%s = %v", r.Metric, r.Value)
+		case r.ObservedAt.Time().Year() < 1970 || r.ObservedAt.Time().Year() > 2261:
+			t.Errorf("%s at %s", r.Metric, r.ObservedAt)
+		case r.ReadingID != mesh.ReadingID(r.DeviceID, r.Metric, r.ObservedAt):
+			t.Errorf("%s has the id %s", r.Metric, r.ReadingID)
+		case r.Attributes != "" && !json.Valid([]byte(r.Attributes)):
+			t.Errorf("attributes %s", r.Attributes)
+		}
+	}
+	back, err := mesh.DecodeReadings(mesh.EncodeReadings(readings))
+	if err != nil || len(back) != len(readings) {
+		t.Errorf("%d of %d readings come back, %v", len(back), len(readings), err)
+	}
 }

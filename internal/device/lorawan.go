@@ -1,7 +1,7 @@
 package device
 
 import (
-	"fmt"
+	"errors"
 	"strings"
 )
 
@@ -20,25 +20,48 @@ func devEUI(id string) string {
 	return strings.ToUpper(id)
 }
 
-// uplink reads what a network server's codec made of an uplink, value decoded.
-// Its counter and port go into the readings' attributes; 0: not there.
-func (p *Parser) uplink(decoded, counter, port int32) error {
-	if k := p.doc.kind(decoded); k < object {
-		return fmt.Errorf("%s is %s, not an object", quote(p.doc.name(decoded)), k)
+// decoded reads what a network server's codec made of an uplink.
+func (p *Parser) decoded(c int32) error {
+	if k := p.doc.kind(c); k < object {
+		return p.fault(c, "%s is %s, not an object", quote(p.doc.name(c)), k)
 	}
-	p.due++
-	b := p.scratch[:0]
-	for _, a := range [...]struct {
-		name string
-		c    int32
-	}{{`"f_cnt":`, counter}, {`"f_port":`, port}} {
-		if a.c != 0 && p.doc.kind(a.c) == number {
-			b = append(append(append(b, ','), a.name...), p.doc.raw(a.c)...)
+	return p.members(c)
+}
+
+// radio reads what a network server knows of an uplink besides: the counter of
+// its frame, and of the gateways that heard it the strongest signal; 0 is none.
+func (p *Parser) radio(counter, gateways int32) error {
+	rssi, snr := p.best(gateways)
+	return errors.Join(
+		p.optional(counter, "f_cnt", "device_f_cnt", ""),
+		p.optional(rssi, "rx_metadata_rssi", "device_rssi", "dB{mW}"),
+		p.optional(snr, "rx_metadata_snr", "device_snr", "dB"),
+	)
+}
+
+// optional is put for a number that may not be there: c is 0, then.
+func (p *Parser) optional(c int32, own, as, unit string) error {
+	if c == 0 || p.doc.kind(c) != number {
+		return nil
+	}
+	return p.put(c, own, as, unit)
+}
+
+// best gives the signal of the gateway with the strongest one.
+func (p *Parser) best(gateways int32) (rssi, snr int32) {
+	d := p.doc
+	if gateways == 0 || d.kind(gateways) != array {
+		return 0, 0
+	}
+	var strongest float64
+	for c := gateways + 1; c < d.end(gateways); c = d.end(c) {
+		at := d.member(c, "rssi")
+		if at == 0 || d.kind(at) != number {
+			continue
+		}
+		if v, _ := parseNumber(d.raw(at)); rssi == 0 || v > strongest {
+			strongest, rssi, snr = v, at, d.member(c, "snr")
 		}
 	}
-	if p.scratch = b; len(b) > 0 {
-		b[0] = '{'
-		p.at.attributes = string(append(b, '}'))
-	}
-	return p.members(decoded)
+	return rssi, snr
 }

@@ -2,6 +2,7 @@ package device_test
 
 import (
 	"encoding/csv"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/device"
@@ -139,50 +143,120 @@ func below(name, last string) string {
 	return name + "_" + last
 }
 
-// Every message of the wild gives readings or says why it gives none.
+// Every message of the wild gives the readings that stand in
+// testdata/samples/FOLDER.txtar, or says why it gives none.
 func TestEnvelopesOfTheWild(t *testing.T) {
 	root := dataset.Path(t, "envelopes")
-	p := device.NewParser(dictionary(t))
-	want := map[string]string{ // a part of the cause, or the number of readings
-		"chirpstack-v4/ack.json": "0", "chirpstack-v4/join.json": "0", "chirpstack-v4/status.json": "0", "chirpstack-v4/txack.json": "0",
-		"chirpstack-v4/up.json":    "the device profile has no codec",
-		"ttn-v3/downlink-ack.json": "0", "ttn-v3/downlink-push.json": "0", "ttn-v3/join-accept.json": "0",
-		"ttn-v3/mqtt-downlink-ack.json": "0", "ttn-v3/mqtt-join.json": "0",
-		"ttn-v3/mqtt-uplink.json": "the device has no payload formatter",
-		"ttn-v3/uplink.json":      "2", "ttn-v3/storage-cli-list.json": "4", "ttn-v3/storage-decoded-only.json": "2",
-		"mqtt-home/airgradient-measures-current.json": "20", // its serialno is the device
-		"mqtt-home/zigbee2mqtt-air-monitor.json":      "no device",
-		"aws/iot-button-event.json":                   "2",
-	}
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".json" {
-			return err
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
-		m := message(string(text))
-		readings, _, cause := p.Parse(nil, m)
-		got := fmt.Sprint(len(readings))
-		if cause != nil {
-			got = cause.Error()
-			m.DeviceID = "d"
-			byTransport, _, err := p.Parse(nil, m)
-			t.Logf("%s: %s; with a device from the transport: %d, %v", name, got, len(byTransport), err)
-		}
-		if w, ok := want[filepath.ToSlash(name)]; ok && (cause == nil && got != w || cause != nil && !strings.Contains(got, w)) {
-			t.Errorf("%s: %s, want %s", name, got, w)
-		}
-		return nil
-	})
+	folders, err := os.ReadDir(root)
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := device.NewParser(dictionary(t))
+	for _, folder := range folders {
+		path := filepath.Join("testdata/samples", folder.Name()+".txtar")
+		var got txtar.Archive
+		files, err := os.ReadDir(filepath.Join(root, folder.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(filepath.Join(root, folder.Name(), file.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			for _, m := range unwrap(t, folder.Name(), file.Name(), text) {
+				b.WriteString(table(p.Parse(nil, m)))
+			}
+			got.Files = append(got.Files, txtar.File{Name: file.Name(), Data: []byte(b.String())})
+		}
+		if *update {
+			if err := os.WriteFile(path, txtar.Format(&got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), string(txtar.Format(&got))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+}
+
+// unwrap gives the messages of a sample file. Most are the message itself;
+// some tell besides what came over which topic, or with which attributes.
+func unwrap(t *testing.T, folder, file string, text []byte) []*mesh.Message {
+	m := message(strings.TrimSpace(string(text)))
+	var sample struct {
+		Topic      string            `json:"topic"`
+		Payload    json.RawMessage   `json:"payload"`
+		PayloadHex string            `json:"payload_hex"`
+		Attributes map[string]string `json:"attributes"`
+		Now        *float64          `json:"now"`
+		Pack       json.RawMessage   `json:"pack"`
+		// Of a CloudEvent.
+		SpecVersion, Type, Source, ID, Time string
+		Data                                json.RawMessage
+	}
+	if filepath.Ext(file) == ".json" && text[0] == '{' {
+		if err := json.Unmarshal(text, &sample); err != nil {
+			t.Fatal(err)
+		}
+	}
+	switch name := folder + "/" + file; {
+	case sample.Pack != nil:
+		m.Payload = sample.Pack
+		if sample.Now != nil {
+			m.ReceivedAt = mesh.Instant(*sample.Now * 1e6)
+		}
+	case name == "senml/ex3.cbor.hex":
+		m.ContentType, m.Payload = "application/senml+cbor", nil
+		for line := range strings.Lines(string(text)) { // offset, bytes, | text |
+			line, _, _ = strings.Cut(line, "|")
+			for _, b := range strings.Fields(line)[1:] {
+				v, err := strconv.ParseUint(b, 16, 8)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Payload = append(m.Payload, byte(v))
+			}
+		}
+	case name == "senml/ex3.xml":
+		m.ContentType = "application/senml+xml"
+	case sample.PayloadHex != "":
+		payload, err := hex.DecodeString(sample.PayloadHex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Attributes, m.Payload = map[string]string{"topic": sample.Topic}, payload
+	case name == "sparkplug-b/dbirth.json": // as a gateway shows it that has decoded it
+		m.Attributes = map[string]string{"topic": "spBv1.0/group/DBIRTH/node/device"}
+	case sample.Topic != "":
+		m.Attributes, m.Payload = map[string]string{"topic": sample.Topic}, sample.Payload
+	case name == "mqtt-home/zigbee2mqtt-air-monitor.json":
+		m.Attributes = map[string]string{"topic": "zigbee2mqtt/air monitor"}
+	case name == "chirpstack-v4/gcp-pubsub-attributes.json": // of up.json
+		m.Attributes = sample.Attributes
+		up, err := os.ReadFile(dataset.Path(t, "envelopes/chirpstack-v4/up.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Payload = up
+	case name == "aws/shadow-reported-nrf91.json": // a part of one
+		m.Attributes = map[string]string{"topic": "$aws/things/thingy/shadow/update"}
+		m.Payload = fmt.Appendf(nil, `{"state":{"reported":%s}}`, text)
+	case sample.SpecVersion != "": // as ingest hands it on
+		m.Payload, m.ID, m.Source = sample.Data, sample.ID, sample.Source
+		m.Attributes = map[string]string{"type": sample.Type, "time": sample.Time}
+	case filepath.Ext(file) == ".txt":
+		return nil // prose
+	case strings.HasPrefix(name, "sensorthings/"):
+		m.Attributes = map[string]string{"topic": "v1.0/Datastreams(1)/Observations"}
+	}
+	return []*mesh.Message{m}
 }
 
 // A real room as wide rows and as long ones: the same readings, over the end of

@@ -13,7 +13,8 @@ import (
 //
 //   - RFC 3339, also with a space or a lower-case letter between date and time,
 //     with seconds left out, with a comma before the fraction, with an offset
-//     of +0200 or +02, and without one: then it is UTC;
+//     of +0200 or +02, and without one: then it is in zone, nil is UTC (of an
+//     hour that comes twice at the end of summer time, one of the two);
 //   - seconds, ms, µs or ns since 1970-01-01T00:00:00Z, whole or with a
 //     fraction. Up to 11 digits before the point are seconds, up to 14 ms, up
 //     to 17 µs, up to 20 ns: read so, none of them lies before 1973 unless it
@@ -22,12 +23,12 @@ import (
 // What is finer than a microsecond is truncated towards the past. set is false
 // for a text that says there is no time: an empty one, and
 // 0001-01-01T00:00:00Z, what Go and .NET print for a time never set.
-func parseTime(s []byte) (at mesh.Instant, set bool, err error) {
+func parseTime(s []byte, zone *time.Location) (at mesh.Instant, set bool, err error) {
 	s = bytes.TrimSpace(s)
 	if len(s) == 0 {
 		return 0, false, nil
 	}
-	at, ok := parseDateTime(s)
+	at, ok := parseDateTime(s, zone)
 	if !ok {
 		at, ok = parseUnix(s)
 	}
@@ -37,17 +38,20 @@ func parseTime(s []byte) (at mesh.Instant, set bool, err error) {
 	switch {
 	case at == yearOne:
 		return 0, false, nil
-	case at < yearOne || at >= year10000:
-		return 0, false, fmt.Errorf("%s is not in the years 1 to 9999", quote(s))
+	case !inRange(at):
+		return 0, false, fmt.Errorf("%s is not in the years 1970 to 2261", quote(s))
 	}
 	return at, true, nil
 }
 
-// What TIMESTAMP holds.
 var (
-	yearOne   = mesh.At(time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC))
-	year10000 = mesh.At(time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC))
+	yearOne  = mesh.At(time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC))
+	year2262 = mesh.At(time.Date(2262, 1, 1, 0, 0, 0, 0, time.UTC))
 )
+
+// inRange says whether an instant is one that devices may tell: since 1970, and
+// as long as ns since then fit 64 bits.
+func inRange(at mesh.Instant) bool { return at >= 0 && at < year2262 }
 
 // field consumes n digits.
 func field(s *[]byte, n int) (value int, ok bool) {
@@ -72,7 +76,7 @@ func one(s *[]byte, of string) bool {
 	return true
 }
 
-func parseDateTime(s []byte) (mesh.Instant, bool) {
+func parseDateTime(s []byte, in *time.Location) (mesh.Instant, bool) {
 	year, ok1 := field(&s, 4)
 	ok1 = ok1 && one(&s, "-")
 	month, ok2 := field(&s, 2)
@@ -98,6 +102,7 @@ func parseDateTime(s []byte) (mesh.Instant, bool) {
 		}
 	}
 	one(&s, " ") // as in 2022-10-06 13:23:00 +0200
+	local := len(s) == 0
 	offset, ok := zone(s)
 	if !ok {
 		return 0, false
@@ -105,6 +110,9 @@ func parseDateTime(s []byte) (mesh.Instant, bool) {
 	t := time.Date(year, time.Month(month), day, hour, minute, second, micros*1000, time.UTC)
 	if t.Day() != day || t.Month() != time.Month(month) { // a 31st of September is taken for the 1st of October
 		return 0, false
+	}
+	if local && in != nil {
+		return mesh.At(time.Date(year, time.Month(month), day, hour, minute, second, micros*1000, in)), true
 	}
 	return mesh.At(t) - mesh.Instant(offset)*1e6, true
 }

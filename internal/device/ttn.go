@@ -1,40 +1,72 @@
 package device
 
-import "errors"
+import (
+	"errors"
+	"strconv"
 
-// ttnShaped recognizes what The Things Stack v3 sends to its integrations
-// (webhook, MQTT, Pub/Sub) and what its storage integration gives, each entry
-// in a "result": https://www.thethingsindustries.com/docs/integrations/data-formats/
-func ttnShaped(d *document, i int32) bool {
-	return d.at(i, "end_device_ids", "device_id") != 0 || d.at(i, "result", "end_device_ids", "device_id") != 0
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// ttn reads what The Things Stack v3 sends to its integrations (webhook, MQTT,
+// Pub/Sub) and what its storage integration gives, each entry in a "result":
+// https://www.thethingsindustries.com/docs/integrations/data-formats/
+var ttn = reader{
+	format: "ttn-v3",
+	// v3/APPLICATION@TENANT/devices/DEVICE/up
+	sent: func(m *mesh.Message) bool { return matches(m, "v3/+/devices/+/#") },
+	shaped: func(d *document, i int32) bool {
+		return d.at(i, "end_device_ids", "device_id") != 0 || d.at(i, "result", "end_device_ids", "device_id") != 0
+	},
+	marks: []string{"end_device_ids", "result"},
+	read:  (*Parser).readTTN,
 }
 
-// readTTN reads an uplink of The Things Stack v3. The metrics are the members
-// of its decoded_payload. The device is the DevEUI, which is its own in all
-// the world, in capitals; a device_id is so within its application only, and
-// is taken where there is no DevEUI.
+// normalizedTerms is what The Things Stack says of normalized payloads:
+// https://www.thethingsindustries.com/docs/integrations/payload-formatters/javascript/uplink-normalizer/
+var normalizedTerms = map[string]term{
+	"air_temperature":      {"temperature", "Cel"},
+	"air_relativeHumidity": {"relative_humidity", "%"},
+	"air_pressure":         {"pressure", "hPa"},
+	"air_co2":              {"co2", "ppm"},
+	"air_lightIntensity":   {"illuminance", "lx"},
+	"battery":              {"device_battery_voltage", "V"},
+	"soil_temperature":     {"", "Cel"},
+	"soil_moisture":        {"", "%"},
+	"soil_ec":              {"", "dS/m"},
+	"soil_pH":              {"", "[pH]"},
+	"water_temperature":    {"", "Cel"},
+	"wind_speed":           {"", "m/s"},
+	"wind_direction":       {"", "deg"},
+}
+
+// readTTN reads an uplink of The Things Stack v3. The metrics are those of its
+// normalized_payload, whose names and units are the network's own, and of its
+// decoded_payload what is not the same metric. The device is the DevEUI, which
+// is its own in all the world, in capitals; a device_id is so within its
+// application only, and is taken where there is no DevEUI.
 //
 // The time is when the network server received the uplink, a LoRaWAN device
 // sends what it has just measured, and where that is not set when the
 // application server did. The gateway's own time (settings.time, rx_metadata)
-// is not used: many gateways have no clock they could trust.
+// is not used: many gateways have no clock they could trust. A normalized
+// measurement may tell a time of its own.
 //
 // Joins, acknowledgements and the like measure nothing. An uplink without
 // bytes measures nothing either; one with bytes that nobody decoded is
 // rejected, so that it can be read when the device has a payload formatter.
 func (p *Parser) readTTN(i int32) error {
-	d := &p.doc
+	d := p.doc
 	if result := d.member(i, "result"); result != 0 {
 		i = result
 	}
-	uplink := d.member(i, "uplink_message")
-	if uplink == 0 {
+	message := d.member(i, "uplink_message")
+	if message == 0 {
 		return nil
 	}
-	decoded := d.member(uplink, "decoded_payload")
-	if decoded == 0 {
-		if b := d.member(uplink, "frm_payload"); b != 0 && len(d.chars(b)) > 0 {
-			return errors.New("uplink_message has a frm_payload and no decoded_payload: the device has no payload formatter in The Things Stack")
+	decoded, normalized := d.member(message, "decoded_payload"), d.member(message, "normalized_payload")
+	if decoded == 0 && normalized == 0 {
+		if b := d.member(message, "frm_payload"); b != 0 && len(d.chars(b)) > 0 {
+			return p.fault(b, "uplink_message has a frm_payload and no decoded_payload: the device has no payload formatter in The Things Stack")
 		}
 		return nil
 	}
@@ -42,11 +74,121 @@ func (p *Parser) readTTN(i int32) error {
 	if id == 0 {
 		id = d.at(i, "end_device_ids", "device_id")
 	}
-	if err := p.device(devEUI(p.scalar(id))); err != nil {
+	device := devEUI(p.scalar(id))
+	// Measurements with a time of their own are objects of their own.
+	begin := func(time int32) error {
+		if err := p.device(device); err != nil {
+			return err
+		}
+		p.attribute("f_port", d.member(message, "f_port"))
+		p.attribute("firmware_version", d.at(message, "version_ids", "firmware_version"))
+		return p.time(time, d.member(message, "received_at"), d.member(i, "received_at"))
+	}
+	p.due++
+	if normalized != 0 {
+		for c := normalized + 1; d.kind(normalized) == array && c < d.end(normalized); c = d.end(c) {
+			time := d.member(c, "time")
+			if time == 0 || d.kind(c) != object {
+				continue
+			}
+			if err := begin(time); err != nil {
+				return err
+			}
+			if err := p.measurement(c, ""); err != nil {
+				return err
+			}
+			p.finish()
+			p.begin()
+		}
+	}
+	if err := begin(0); err != nil {
 		return err
 	}
-	if err := p.time(d.member(uplink, "received_at"), d.member(i, "received_at")); err != nil {
-		return err
+	if normalized != 0 {
+		if err := p.normalized(normalized); err != nil {
+			return err
+		}
 	}
-	return p.uplink(decoded, d.member(uplink, "f_cnt"), d.member(uplink, "f_port"))
+	if decoded != 0 {
+		before := len(p.origins)
+		if err := p.decoded(decoded); err != nil {
+			return err
+		}
+		p.supersede(before)
+	}
+	if len(p.origins) == 0 { // the codec failed; what follows should not hide it
+		return nil
+	}
+	return errors.Join(
+		p.radio(d.member(message, "f_cnt"), d.member(message, "rx_metadata")),
+		p.optional(d.at(message, "last_battery_percentage", "value"), "last_battery_percentage", "device_battery_level", "%"),
+	)
+}
+
+// normalized reads the measurements without a time of their own. The first has
+// the names of The Things Stack, which those behind it would take again.
+func (p *Parser) normalized(c int32) error {
+	d := p.doc
+	if d.kind(c) != array {
+		return p.measurement(c, "")
+	}
+	n := 0
+	for e := c + 1; e < d.end(c); e = d.end(e) {
+		if d.member(e, "time") != 0 {
+			continue
+		}
+		prefix := ""
+		if n > 0 {
+			prefix = strconv.Itoa(n)
+		}
+		if err := p.measurement(e, prefix); err != nil {
+			return err
+		}
+		n++
+	}
+	return nil
+}
+
+func (p *Parser) measurement(c int32, prefix string) error {
+	if p.doc.kind(c) != object {
+		return p.fault(c, "a normalized measurement is %s, not an object", p.doc.kind(c))
+	}
+	outer := p.push([]byte(prefix))
+	if p.terms = normalizedTerms; prefix != "" {
+		p.below = len(prefix) + len("_")
+	}
+	for m := c + 1; m < p.doc.end(c); m = p.doc.end(m) {
+		if string(p.doc.name(m)) == "time" {
+			continue
+		}
+		if err := p.member(m, p.doc.name(m)); err != nil {
+			return err
+		}
+	}
+	p.path, p.terms, p.below = p.path[:outer], nil, 0
+	return nil
+}
+
+// supersede leaves out the readings from the nth of the object on whose metric
+// one of those before has: what a codec and its normalizer both say.
+func (p *Parser) supersede(n int) {
+	if n == 0 {
+		return
+	}
+	given := map[*metric]bool{}
+	for _, o := range p.origins[:n] {
+		if o.applies {
+			given[o.says.mapped] = true
+		}
+	}
+	first := len(p.out) - len(p.origins)
+	kept := n
+	for i := n; i < len(p.origins); i++ {
+		if o := p.origins[i]; o.applies && given[o.says.mapped] {
+			continue
+		}
+		p.origins[kept], p.out[first+kept] = p.origins[i], p.out[first+i]
+		kept++
+	}
+	p.origins, p.out = p.origins[:kept], p.out[:first+kept]
 }

@@ -1,0 +1,100 @@
+package device
+
+import (
+	"bytes"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// topic is the attribute that holds the topic of an MQTT message.
+const topic = "topic"
+
+// matches says whether a message's topic matches an MQTT topic filter.
+func matches(m *mesh.Message, filter string) bool {
+	t := m.Attributes[topic]
+	if t == "" {
+		return false
+	}
+	for {
+		f, restF, moreF := strings.Cut(filter, "/")
+		l, restT, moreT := strings.Cut(t, "/")
+		switch {
+		case f == "#":
+			return true
+		case f != "+" && f != l:
+			return false
+		case !moreF || !moreT:
+			return moreF == moreT || moreF && restF == "#"
+		}
+		filter, t = restF, restT
+	}
+}
+
+// levelsOf gives the levels of a message's topic; none, if it has none.
+func levelsOf(m *mesh.Message) []string {
+	if t := m.Attributes[topic]; t != "" {
+		return strings.Split(t, "/")
+	}
+	return nil
+}
+
+// topicValue reads what has one value in a message and its name in the topic,
+// as in home/desk-1/temperature: the last level is the metric, those before it
+// are the device. The value is JSON, or a short text as it stands.
+var topicValue = reader{
+	format: "topic-value",
+	raw:    (*Parser).readTopicText,
+	read:   (*Parser).readTopicValue,
+}
+
+// maxPlainText, in bytes, of a text that is a value and not a broken document.
+const maxPlainText = 256
+
+func (p *Parser) readTopicText() (isJSON bool, err error) {
+	b := bytes.TrimSpace(p.m.Payload)
+	if len(b) == 0 { // clears a retained message
+		return false, nil
+	}
+	probe := document{}
+	if probe.parse(b) == nil {
+		return true, nil
+	}
+	if len(b) > maxPlainText || !utf8.Valid(b) || bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' }) {
+		return false, fault(0, "neither JSON nor a text of at most %d bytes on one line", maxPlainText)
+	}
+	metric, err := p.topicMetric()
+	if err != nil {
+		return false, err
+	}
+	return false, p.putReading(mesh.Reading{Kind: mesh.Text, ValueString: string(b)}, metric, "", "")
+}
+
+func (p *Parser) readTopicValue(i int32) error {
+	metric, err := p.topicMetric()
+	if err != nil {
+		return err
+	}
+	return p.put(i, metric, "", "")
+}
+
+// topicMetric takes the device and the time of the message and gives the name
+// of its value.
+func (p *Parser) topicMetric() (metric string, err error) {
+	p.due++
+	device := p.m.Attributes[topic]
+	if at := strings.LastIndexByte(device, '/'); at >= 0 {
+		device, metric = device[:at], device[at+1:]
+	}
+	if metric == "" || device == "" {
+		return "", fault(0, "the topic %s has no two levels, for the device and the metric", quote(p.m.Attributes[topic]))
+	}
+	if p.m.DeviceID != "" {
+		device = p.m.DeviceID
+	}
+	if err := p.device(device); err != nil {
+		return "", err
+	}
+	return metric, p.untimed()
+}
