@@ -20,11 +20,24 @@
 //     milliseconds until it is open, is the fastest there is, and functions
 //     listen only when they are ready.
 //   - The process needs no privilege, no token of the cluster and no disk.
+//
+// In sources/ stand the Deployments of sources, which fetch messages instead of
+// being woken. `ko apply -f config/` passes them over: each needs an address and
+// mostly a Secret of its user's, and is applied by its own name.
 package config
 
-import "embed"
+import (
+	"embed"
+	"io/fs"
+)
 
 // FS holds the manifests.
 //
 //go:embed *.yaml
 var FS embed.FS
+
+//go:embed sources/*.yaml
+var files embed.FS
+
+// Sources holds the manifests of sources.
+var Sources, _ = fs.Sub(files, "sources") // fails for a path that is none only

@@ -59,7 +59,7 @@ func (o *options) log() *slog.Logger {
 
 // builtIn is the manifests this binary carries.
 func builtIn() []manifest.Folder {
-	return []manifest.Folder{{Name: "brokers", FS: brokers.FS}, {Name: "triggers", FS: triggers.FS}, {Name: "config", FS: config.FS}}
+	return []manifest.Folder{{Name: "brokers", FS: brokers.FS}, {Name: "triggers", FS: triggers.FS}, {Name: "config", FS: config.FS}, {Name: "config/sources", FS: config.Sources}}
 }
 
 func loadManifests(dir string) (manifest.Set, error) {

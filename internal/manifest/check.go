@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 )
@@ -15,7 +14,7 @@ import (
 // Annotations by which manifests say what no field of Knative says. Both hold
 // event types, separated by commas.
 const (
-	// Emits, on a Service: the types that the function makes.
+	// Emits, on a Service or a Deployment: the types that the function makes.
 	Emits = "telemesh.dev/emits"
 	// Outputs, on a Broker: the types that are output ports of its domain's
 	// products. Nobody here has to read them, and they may come from outside.
@@ -53,15 +52,14 @@ func Check(s Set) []Finding {
 	return c.findings
 }
 
-// CheckFunctions says which Services have an image of a function of telemesh
-// that is none of the known ones. Other images run on a cluster only.
+// CheckFunctions says which Services and Deployments have an image of a function
+// of telemesh that is none of the known ones. Other images run on a cluster
+// only.
 func CheckFunctions(s Set, known []string) []Finding {
 	c := checker{Set: s}
-	for _, service := range s.Services {
-		if name := service.Function(); name != "" && !slices.Contains(known, name) {
-			i := slices.IndexFunc(service.Spec.Template.Spec.Containers, func(one corev1.Container) bool { return one.Image == service.container().Image })
-			c.find(service.At(fmt.Sprintf("spec.template.spec.containers[%d].image", i)), "Service "+service.Ref().String(),
-				"name one of "+strings.Join(known, ", "), "image: there is no function %q", name)
+	for _, w := range s.Workloads() {
+		if name := w.Function(); name != "" && !slices.Contains(known, name) {
+			c.find(w.image(), w.Object(), "name one of "+strings.Join(known, ", "), "image: there is no function %q", name)
 		}
 	}
 	return c.findings
@@ -131,7 +129,7 @@ func names[T interface{ Ref() Ref }](all []T) string {
 	return strings.Join(refs, ", ")
 }
 
-// emitted collects what enters each broker: the outputs, and what Services
+// emitted collects what enters each broker: the outputs, and what functions
 // make. A reply goes to the broker whose Trigger woke the Service, several
 // events at once to K_SINK.
 func (c *checker) emitted() {
@@ -140,16 +138,15 @@ func (c *checker) emitted() {
 			c.add(flow{b.Ref(), eventType}, maker{})
 		}
 	}
-	for _, s := range c.Services {
-		types := list(s.Annotations[Emits])
-		if len(types) == 0 {
+	for _, s := range c.Workloads() {
+		if len(s.emits) == 0 {
 			continue
 		}
-		object := "Service " + s.Ref().String()
+		object := s.Object()
 		at := s.At("metadata.annotations." + Emits)
 		into := map[Ref]bool{}
 		for _, t := range c.Triggers {
-			if target, err := Resolve(t.Spec.Subscriber, t.Namespace); err == nil && target.Service == s.Ref() {
+			if target, err := Resolve(t.Spec.Subscriber, t.Namespace); err == nil && "Service "+target.Service.String() == object {
 				into[t.BrokerOf()] = true
 			}
 		}
@@ -169,10 +166,10 @@ func (c *checker) emitted() {
 		}
 		if len(into) == 0 {
 			c.find(at, object, "add a Trigger that wakes it, set K_SINK to a Broker's ingress, or remove the annotation",
-				"emits %s and reaches no Broker", strings.Join(types, ", "))
+				"emits %s and reaches no Broker", strings.Join(s.emits, ", "))
 		}
 		for broker := range into {
-			for _, eventType := range types {
+			for _, eventType := range s.emits {
 				c.add(flow{broker, eventType}, maker{at, object})
 			}
 		}
@@ -228,7 +225,7 @@ func (c *checker) read() {
 				isRead[f], any = true, true
 			}
 		}
-		const fix = "correct the type, declare it in " + Emits + " of the Service that makes it, or in " + Outputs + " of the Broker if it comes from outside"
+		const fix = "correct the type, declare it in " + Emits + " of the Service or Deployment that makes it, or in " + Outputs + " of the Broker if it comes from outside"
 		named := t.Types()
 		for _, eventType := range named {
 			if len(c.flows[flow{broker.Ref(), eventType}]) == 0 {
@@ -275,7 +272,7 @@ func (c *checker) cycles() {
 				next[f][flow{target.Broker, f.eventType}] = t
 			} else if s := c.Service(target.Service); s != nil {
 				for to, makers := range c.flows {
-					if slices.ContainsFunc(makers, func(m maker) bool { return m.object == "Service "+s.Ref().String() }) {
+					if slices.ContainsFunc(makers, func(m maker) bool { return m.object == s.Object() }) {
 						next[f][to] = t
 					}
 				}

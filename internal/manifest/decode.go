@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"knative.dev/eventing/pkg/apis/config"
@@ -166,6 +167,8 @@ func (d document) decode() (any, error) {
 		object = new(eventingv1.Trigger)
 	case "serving.knative.dev/v1 Service":
 		object = new(servingv1.Service)
+	case "apps/v1 Deployment":
+		object = new(appsv1.Deployment)
 	case "v1 ConfigMap":
 		object = new(corev1.ConfigMap)
 	default:
@@ -210,7 +213,7 @@ func (d document) fault(kind, text string) error {
 // runtime has no need of.
 var clusterKinds = map[string]string{
 	"":                             "Namespace ServiceAccount Secret Service PersistentVolumeClaim ResourceQuota LimitRange",
-	"apps":                         "Deployment StatefulSet DaemonSet",
+	"apps":                         "StatefulSet DaemonSet",
 	"batch":                        "Job CronJob",
 	"autoscaling":                  "HorizontalPodAutoscaler",
 	"policy":                       "PodDisruptionBudget",

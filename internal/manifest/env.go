@@ -9,15 +9,15 @@ import (
 )
 
 // resolveEnv does what a kubelet does with the environment of a container.
-func (s *Service) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
+func (w *Workload) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 	const env = "spec.template.spec.containers[0].env"
-	c := s.container()
-	s.Env = map[string]string{}
+	c := w.container()
+	w.Env = map[string]string{}
 	configMap := func(field, name string, optional *bool) (map[string]string, error) {
-		m := configMaps[Ref{s.Namespace, name}]
+		m := configMaps[Ref{w.ref.Namespace, name}]
 		if m == nil && (optional == nil || !*optional) {
-			return nil, fmt.Errorf("%s: Service %s: ConfigMap %s/%s is not in the manifests: add it, or mark it optional",
-				s.At(field), s.Ref(), s.Namespace, name)
+			return nil, fmt.Errorf("%s: %s: ConfigMap %s/%s is not in the manifests: add it, or mark it optional",
+				w.At(field), w.Object(), w.ref.Namespace, name)
 		}
 		if m == nil {
 			return nil, nil
@@ -33,14 +33,14 @@ func (s *Service) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 			return err
 		}
 		for k, v := range data {
-			s.Env[from.Prefix+k] = v
+			w.Env[from.Prefix+k] = v
 		}
 	}
 	for i, v := range c.Env {
 		field := fmt.Sprintf("%s[%d]", env, i)
 		switch from := v.ValueFrom; {
 		case from == nil:
-			s.Env[v.Name] = expand(v.Value, s.Env)
+			w.Env[v.Name] = expand(v.Value, w.Env)
 		case from.ConfigMapKeyRef != nil:
 			ref := from.ConfigMapKeyRef
 			data, err := configMap(field, ref.Name, ref.Optional)
@@ -49,14 +49,14 @@ func (s *Service) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 			}
 			value, ok := data[ref.Key]
 			if !ok && (ref.Optional == nil || !*ref.Optional) {
-				return fmt.Errorf("%s: Service %s: ConfigMap %s/%s has no key %q", s.At(field), s.Ref(), s.Namespace, ref.Name, ref.Key)
+				return fmt.Errorf("%s: %s: ConfigMap %s/%s has no key %q", w.At(field), w.Object(), w.ref.Namespace, ref.Name, ref.Key)
 			}
 			if ok {
-				s.Env[v.Name] = value
+				w.Env[v.Name] = value
 			}
 		case from.SecretKeyRef != nil && from.SecretKeyRef.Optional != nil && *from.SecretKeyRef.Optional:
 		default: // a Secret, or what only a pod knows of itself
-			s.Missing = append(s.Missing, v.Name)
+			w.Missing = append(w.Missing, v.Name)
 		}
 	}
 	return nil
@@ -80,10 +80,10 @@ func expand(value string, env map[string]string) string {
 
 // Environ is Env with overrides put in, and the names that still have no
 // value.
-func (s *Service) Environ(overrides map[string]string) (env map[string]string, missing []string) {
-	env = maps.Clone(s.Env)
+func (w *Workload) Environ(overrides map[string]string) (env map[string]string, missing []string) {
+	env = maps.Clone(w.Env)
 	maps.Copy(env, overrides)
-	for _, name := range s.Missing {
+	for _, name := range w.Missing {
 		if _, ok := overrides[name]; !ok {
 			missing = append(missing, name)
 		}

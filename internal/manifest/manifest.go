@@ -16,7 +16,10 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	duckv1eventing "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	"knative.dev/eventing/pkg/apis/feature"
@@ -26,11 +29,12 @@ import (
 
 // Set is what manifests describe, each kind sorted by namespace and name.
 type Set struct {
-	Brokers  []*Broker
-	Triggers []*Trigger
-	Services []*Service
+	Brokers     []*Broker
+	Triggers    []*Trigger
+	Services    []*Service
+	Deployments []*Deployment // of sources
 	// Passed holds what a cluster knows and the local runtime does not run:
-	// namespaces, accounts, policies, sources and the like.
+	// namespaces, accounts, policies, Knative's own sources and the like.
 	Passed []*Passed
 }
 
@@ -51,15 +55,16 @@ type Trigger struct {
 	eventingv1.Trigger
 }
 
-// Service is a serving.knative.dev Service and where it stands.
+// Service is a serving.knative.dev Service: a function that is woken.
 type Service struct {
-	Where
+	Workload
 	servingv1.Service
+}
 
-	// Env is the environment of its container. It lacks the variables that
-	// Secrets and the cluster fill in; Missing names those that must be set.
-	Env     map[string]string
-	Missing []string
+// Deployment is an apps Deployment: a source, which runs all the time.
+type Deployment struct {
+	Workload
+	appsv1.Deployment
 }
 
 // Passed is an object that only a cluster uses.
@@ -75,9 +80,6 @@ func (b *Broker) Ref() Ref { return Ref{b.Namespace, b.Name} }
 // Ref is the trigger's name.
 func (t *Trigger) Ref() Ref { return Ref{t.Namespace, t.Name} }
 
-// Ref is the service's name.
-func (s *Service) Ref() Ref { return Ref{s.Namespace, s.Name} }
-
 // BrokerOf names the broker whose events the trigger reads.
 func (t *Trigger) BrokerOf() Ref {
 	if r := t.Spec.BrokerRef; r != nil {
@@ -86,36 +88,26 @@ func (t *Trigger) BrokerOf() Ref {
 	return Ref{t.Namespace, t.Spec.Broker}
 }
 
-// functions is where the images of functions come from, in the notation of ko.
-const functions = "ko://github.com/telemesh/telemesh/functions/"
-
-// Function is the folder below functions/ that the service's image is built
-// from, or "" if it is built from something else.
-func (s *Service) Function() string {
-	name, ok := strings.CutPrefix(s.container().Image, functions)
-	if !ok || strings.Contains(name, "/") {
-		return ""
-	}
-	return name
-}
-
-// container is the only one, as Check of Knative Serving has made sure unless
-// there are sidecars; then it is the one with a port.
-func (s *Service) container() *corev1.Container {
-	containers := s.Spec.Template.Spec.Containers
-	for i := range containers {
-		if len(containers[i].Ports) > 0 {
-			return &containers[i]
-		}
-	}
-	return &containers[0]
-}
-
 // Broker finds a broker; nil if there is none.
 func (s Set) Broker(r Ref) *Broker { return find(s.Brokers, r) }
 
 // Service finds a service; nil if there is none.
 func (s Set) Service(r Ref) *Service { return find(s.Services, r) }
+
+// Deployment finds a deployment; nil if there is none.
+func (s Set) Deployment(r Ref) *Deployment { return find(s.Deployments, r) }
+
+// Workloads are what runs functions: the Services, then the Deployments.
+func (s Set) Workloads() []*Workload {
+	var all []*Workload
+	for _, one := range s.Services {
+		all = append(all, &one.Workload)
+	}
+	for _, one := range s.Deployments {
+		all = append(all, &one.Workload)
+	}
+	return all
+}
 
 func find[T interface {
 	comparable
@@ -153,11 +145,11 @@ type Folder struct {
 	FS   fs.FS
 }
 
-// Dir gives the folders brokers, triggers and config of dir, or dir itself
-// where it has none of them.
+// Dir gives the folders brokers, triggers, config and config/sources of dir, or
+// dir itself where it has none of them.
 func Dir(dir string) []Folder {
 	var folders []Folder
-	for _, name := range []string{"brokers", "triggers", "config"} {
+	for _, name := range []string{"brokers", "triggers", "config", "config/sources"} {
 		sub := filepath.Join(dir, name)
 		if info, err := os.Stat(sub); err == nil && info.IsDir() {
 			folders = append(folders, Folder{sub, os.DirFS(sub)})
@@ -244,7 +236,14 @@ func (l *loader) set() (Set, error) {
 			s.Triggers = append(s.Triggers, &Trigger{d.Where, *o})
 		case *servingv1.Service:
 			o.Namespace = ref.Namespace
-			s.Services = append(s.Services, &Service{Where: d.Where, Service: *o})
+			svc := &Service{Service: *o}
+			svc.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, emits: list(o.Annotations[Emits]), pod: &svc.Spec.Template.Spec.PodSpec}
+			s.Services = append(s.Services, svc)
+		case *appsv1.Deployment:
+			o.Namespace = ref.Namespace
+			dep := &Deployment{Deployment: *o}
+			dep.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, emits: list(o.Annotations[Emits]), pod: &dep.Spec.Template.Spec}
+			s.Deployments = append(s.Deployments, dep)
 		case *corev1.ConfigMap:
 			configMaps[ref] = o
 			s.Passed = append(s.Passed, &Passed{d.Where, meta.APIVersion, meta.Kind, ref})
@@ -260,6 +259,7 @@ func (l *loader) set() (Set, error) {
 	slices.SortFunc(s.Brokers, func(a, b *Broker) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Triggers, func(a, b *Trigger) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Services, func(a, b *Service) int { return byRef(a.Ref(), b.Ref()) })
+	slices.SortFunc(s.Deployments, func(a, b *Deployment) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Passed, func(a, b *Passed) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), byRef(a.Ref, b.Ref)) })
 	return s, nil
 }
@@ -292,11 +292,44 @@ func (l *loader) complete(s Set, configMaps map[Ref]*corev1.ConfigMap) {
 			containers[i].Image = strings.TrimPrefix(containers[i].Image, "ko://")
 		}
 		if l.validated(svc.Where, "Service", svc.Ref(), built.Validate(ctx)) {
-			if err := svc.resolveEnv(configMaps); err != nil {
-				l.fail(err)
-			}
+			l.resolve(&svc.Workload, configMaps)
 		}
 	}
+	for _, dep := range s.Deployments {
+		if l.validated(dep.Where, "Deployment", dep.Ref(), dep.validate()) {
+			l.resolve(&dep.Workload, configMaps)
+		}
+	}
+}
+
+func (l *loader) resolve(w *Workload, configMaps map[Ref]*corev1.ConfigMap) {
+	if err := w.resolveEnv(configMaps); err != nil {
+		l.fail(err)
+	}
+}
+
+// validate checks what a cluster would refuse a Deployment for that is written
+// wrong most easily; the whole of its validation is in no library.
+func (d *Deployment) validate() *apis.FieldError {
+	if len(d.Spec.Template.Spec.Containers) == 0 {
+		return apis.ErrMissingField("spec.template.spec.containers")
+	}
+	for i, c := range d.Spec.Template.Spec.Containers {
+		if c.Image == "" {
+			return apis.ErrMissingField(fmt.Sprintf("spec.template.spec.containers[%d].image", i))
+		}
+	}
+	if d.Spec.Selector == nil {
+		return apis.ErrMissingField("spec.selector")
+	}
+	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+	if err != nil {
+		return apis.ErrInvalidValue(err.Error(), "spec.selector")
+	}
+	if selector.Empty() || !selector.Matches(labels.Set(d.Spec.Template.Labels)) {
+		return apis.ErrGeneric("the selector does not select the pods of the template", "spec.selector")
+	}
+	return nil
 }
 
 // validated reports what Knative's validation says, with the line of each

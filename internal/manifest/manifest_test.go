@@ -71,6 +71,65 @@ spec:
 `
 }
 
+// source is a Deployment in namespace iot.
+func source(name, emits, env string) string {
+	return `---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: ` + name + `
+  namespace: iot
+  annotations: {telemesh.dev/emits: "` + emits + `"}
+spec:
+  selector: {matchLabels: {app: ` + name + `}}
+  template:
+    metadata: {labels: {app: ` + name + `}}
+    spec:
+      containers:
+        - image: ko://github.com/telemesh/telemesh/functions/` + name + `
+          env: [` + env + `]
+`
+}
+
+const toIoT = "{name: K_SINK, value: http://broker-ingress.knative-eventing.svc.cluster.local/iot/iot}"
+
+func TestDeployments(t *testing.T) {
+	s := mustLoad(t, brokers+source("mqtt", "a", toIoT+", {name: URL, valueFrom: {secretKeyRef: {name: mqtt, key: url}}}")+
+		service("flat", "", "")+trigger("flat", toService("flat"), byType("a")))
+	d := s.Deployment(Ref{"iot", "mqtt"})
+	if d == nil || d.Function() != "mqtt" || d.Object() != "Deployment iot/mqtt" {
+		t.Fatalf("Deployments = %v, want iot/mqtt of function mqtt", s.Deployments)
+	}
+	if diff := cmp.Diff([]string{"URL"}, d.Missing); diff != "" {
+		t.Errorf("missing (-want +got):\n%s", diff)
+	}
+	if findings := Check(s); len(findings) != 0 {
+		t.Errorf("Check = %v, want nothing: the Deployment brings what the Trigger reads", findings)
+	}
+
+	s = mustLoad(t, brokers+source("mqtt", "a", toIoT))
+	if got := Check(s); len(got) != 1 || !strings.Contains(got[0].String(), "Deployment iot/mqtt: brings a to Broker iot/iot, where nobody reads it") {
+		t.Errorf("Check = %v, want that nobody reads a", got)
+	}
+	if got := CheckFunctions(s, []string{"flat"}); len(got) != 1 || !strings.HasPrefix(got[0].String(), "config/x.yaml:22: Deployment iot/mqtt: image") {
+		t.Errorf("CheckFunctions = %v, want the line of the image", got)
+	}
+
+	// A Deployment is decoded as strictly as the rest.
+	good := source("mqtt", "", "")
+	for _, test := range []struct{ from, to, want string }{
+		{"containers:", "containres:", `config/x.yaml:13: Deployment: unknown field "spec.template.spec.containres"`},
+		{"matchLabels: {app: mqtt}", "matchLabels: {app: other}", "config/x.yaml:9: Deployment iot/mqtt: the selector does not select"},
+		{"matchLabels: {app: mqtt}", "", "config/x.yaml:9: Deployment iot/mqtt: the selector does not select"},
+		{"image: ko", "name: ko", "config/x.yaml:14: Deployment iot/mqtt: missing field(s): spec.template.spec.containers[0].image"},
+	} {
+		_, err := load(t, strings.Replace(good, test.from, test.to, 1))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("with %q instead of %q: %v, want %s", test.to, test.from, err, test.want)
+		}
+	}
+}
+
 func TestLoadAppliesKnativeDefaults(t *testing.T) {
 	s := mustLoad(t, brokers+trigger("flat", toService("flat"), "")+service("flat", "", ""))
 	iot := s.Broker(Ref{"iot", "iot"})
@@ -90,7 +149,7 @@ func TestLoadAppliesKnativeDefaults(t *testing.T) {
 	if got := flat.Function(); got != "flat" {
 		t.Errorf("Function() = %q, want flat", got)
 	}
-	if got := flat.String(); got != "config/x.yaml:17" {
+	if got := flat.Where.String(); got != "config/x.yaml:17" {
 		t.Errorf("service is at %s, want config/x.yaml:17", got)
 	}
 }

@@ -1,0 +1,57 @@
+package manifest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Workload is what a Service and a Deployment have in common: a pod that runs a
+// function, and where it stands.
+type Workload struct {
+	Where
+
+	// Env is the environment of its container. It lacks the variables that
+	// Secrets and the cluster fill in; Missing names those that must be set.
+	Env     map[string]string
+	Missing []string
+
+	kind  string
+	ref   Ref
+	emits []string
+	pod   *corev1.PodSpec
+}
+
+// Ref is its name.
+func (w *Workload) Ref() Ref { return w.ref }
+
+// Object names it in messages: "Service iot/tenant-enrich".
+func (w *Workload) Object() string { return w.kind + " " + w.ref.String() }
+
+// functions is where the images of functions come from, in the notation of ko.
+const functions = "ko://github.com/telemesh/telemesh/functions/"
+
+// Function is the folder below functions/ that its image is built from, or ""
+// if it is built from something else.
+func (w *Workload) Function() string {
+	name, ok := strings.CutPrefix(w.container().Image, functions)
+	if !ok || strings.Contains(name, "/") {
+		return ""
+	}
+	return name
+}
+
+// container is the only one, as validation has made sure unless there are
+// sidecars; then it is the one with a port, or the first.
+func (w *Workload) container() *corev1.Container { return &w.pod.Containers[w.index()] }
+
+func (w *Workload) index() int {
+	return max(0, slices.IndexFunc(w.pod.Containers, func(c corev1.Container) bool { return len(c.Ports) > 0 }))
+}
+
+// image is the place of the image of its container.
+func (w *Workload) image() Where {
+	return w.At(fmt.Sprintf("spec.template.spec.containers[%d].image", w.index()))
+}
