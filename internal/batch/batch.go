@@ -8,11 +8,12 @@
 // Messages without a key share events, which are handed over side by side: they
 // have no order. Messages of one key come in events of that key alone, with the
 // extension partitionkey, one after the other: each is handed over when the
-// broker has accepted the one before, or has not. What comes in between lies in
-// the next. A key of which nothing waits costs nothing.
+// broker has accepted the one before. What comes in between lies in the next. A
+// key of which nothing waits costs nothing.
 //
-// An event that is not accepted fails its messages and no others. It is not
-// tried again here: whoever sent them does that.
+// An event that is not accepted fails its messages. With it fails what waits of
+// its key at that moment: it would come before what is sent again. No others
+// fail. Nothing is tried again here: whoever sent the messages does that.
 package batch
 
 import (
@@ -122,8 +123,11 @@ func (b *Batcher) Add(ctx context.Context, messages []mesh.Message) error {
 // Go takes a message without waiting. done is called once, by another
 // goroutine, when the broker has accepted the event that holds the message, or
 // has not: with the error. The messages of a key other than "" are handed over,
-// and done is called for them, in the order in which Go was called. done must
-// not wait for anything: it holds up its key.
+// and done is called for them, in the order in which Go was called: when an
+// event of a key fails, done is called for its messages, then for all that came
+// until then. Who takes no more of a key from the first such call on, until what
+// failed comes again, keeps its order. done must not wait for anything: it holds
+// up its key.
 func (b *Batcher) Go(key string, m mesh.Message, done func(error)) {
 	if _, err := b.put(key, []mesh.Message{m}, done); err != nil {
 		go done(err)
@@ -230,7 +234,26 @@ func (b *Batcher) follow(l *lane) {
 		l.full[0] = nil
 		l.full = l.full[1:]
 		b.mu.Unlock()
-		b.settle(l.key, g)
+		if b.settle(l.key, g); g.err != nil {
+			b.failBehind(l, g.err)
+		}
+	}
+}
+
+// failBehind fails what waits in l.
+func (b *Batcher) failBehind(l *lane, cause error) {
+	b.mu.Lock()
+	behind := l.full
+	if g := l.filling; g != nil {
+		if g.timer != nil {
+			g.timer.Stop()
+		}
+		behind = append(behind, g)
+	}
+	l.full, l.filling = nil, nil
+	b.mu.Unlock()
+	for _, g := range behind {
+		g.tell(fmt.Errorf("behind one of its key that was not accepted: %w", cause))
 	}
 }
 
@@ -242,11 +265,13 @@ func (b *Batcher) drop(l *lane) {
 }
 
 // settle hands g over and tells who waits for it.
-func (b *Batcher) settle(key string, g *group) {
-	g.err = b.hand(key, g.messages)
+func (b *Batcher) settle(key string, g *group) { g.tell(b.hand(key, g.messages)) }
+
+func (g *group) tell(err error) {
+	g.err = err
 	close(g.settled)
 	for _, done := range g.done {
-		done(g.err)
+		done(err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -266,9 +267,43 @@ func TestSameMessagesMakeTheSameEvent(t *testing.T) {
 
 func TestFailureFailsItsMessagesAlone(t *testing.T) {
 	b := &broker{fails: "2"}
+	var mu sync.Mutex
 	var failed []int
 	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher) {
 		for i := range 6 {
+			key := ""
+			if i >= 4 {
+				key = "k"
+			}
+			batcher.Go(key, message(i), func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case errors.Is(err, errAway):
+					failed = append(failed, i)
+				case err != nil:
+					t.Error(err)
+				}
+			})
+		}
+	})
+	slices.Sort(failed)
+	if diff := cmp.Diff([]int{2, 3}, failed); diff != "" {
+		t.Errorf("failed messages (-want +got):\n%s", diff)
+	}
+	slices.Sort(b.accepted)
+	if diff := cmp.Diff([]string{": 0 1", "k: 4 5"}, b.accepted); diff != "" {
+		t.Errorf("accepted (-want +got):\n%s", diff)
+	}
+}
+
+// What waits behind a failure must not come before what is sent again: neither
+// a full event nor one that fills. What is sent after the failure is told comes.
+func TestFailureFailsWhatWaitsOfItsKey(t *testing.T) {
+	b := &broker{fails: "2", takes: time.Second}
+	var failed []int
+	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher) {
+		for i := range 7 {
 			batcher.Go("k", message(i), func(err error) {
 				switch {
 				case errors.Is(err, errAway):
@@ -278,11 +313,17 @@ func TestFailureFailsItsMessagesAlone(t *testing.T) {
 				}
 			})
 		}
+		time.Sleep(3 * time.Second)
+		batcher.Go("k", message(7), func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
 	})
-	if diff := cmp.Diff([]int{2, 3}, failed); diff != "" {
+	if diff := cmp.Diff([]int{2, 3, 4, 5, 6}, failed); diff != "" {
 		t.Errorf("failed messages (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"k: 0 1", "k: 4 5"}, b.accepted); diff != "" {
+	if diff := cmp.Diff([]string{"k: 0 1", "k: 7"}, b.accepted); diff != "" {
 		t.Errorf("accepted (-want +got):\n%s", diff)
 	}
 }
