@@ -165,3 +165,6 @@ func TestFormats(t *testing.T) {
 		}
 	}
 }
+
+// example says whether g is the one that docs/formats.md shows.
+func (g golden) example() bool { return filepath.Base(g.path) == "example.txtar" }
