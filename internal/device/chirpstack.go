@@ -44,7 +44,7 @@ func (p *Parser) readChirpStack(i int32) error {
 		return nil
 	case decoded == 0:
 		if b := d.member(i, "data"); b != 0 && len(d.chars(b)) > 0 {
-			return p.fault(b, "the uplink has data and no object: the device profile has no codec in ChirpStack")
+			return p.fault(b, "the uplink has data and no object: the device profile has no codec in ChirpStack, or it failed")
 		}
 		return nil
 	}

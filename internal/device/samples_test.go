@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"encoding/base64"
 	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -100,6 +102,86 @@ func TestDecodedPayloadsOfRealDevices(t *testing.T) {
 		t.Errorf("%d uplinks with %d known metrics", uplinks, mapped)
 	}
 	t.Logf("%d uplinks, %d of them not decoded; of their values the dictionary knows %d and passes %d", uplinks, undecoded, mapped/3, passed/3)
+}
+
+// What the uplinks of real LoRaWAN devices give stands in
+// testdata/samples/lorawan/VENDOR.txtar, the same from both network servers.
+func TestUplinksOfRealDevices(t *testing.T) {
+	root := dataset.Path(t, "lorawan")
+	p := device.NewParser(dictionary(t))
+	goldens := map[string]*txtar.Archive{} // by vendor
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".json" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var cases []struct {
+			ID, Vendor, Description string
+			Input                   struct {
+				FPort int   `json:"fPort"`
+				Bytes []int `json:"bytes"`
+			}
+			Output struct {
+				Data json.RawMessage `json:"data"`
+			}
+		}
+		if err := json.Unmarshal(text, &cases); err != nil {
+			return err
+		}
+		for _, c := range cases {
+			var sent []byte
+			for _, b := range c.Input.Bytes {
+				sent = append(sent, byte(b))
+			}
+			frame := base64.StdEncoding.EncodeToString(sent)
+			decoded := func(member string) string {
+				if c.Output.Data == nil { // the codec made an error of it
+					return ""
+				}
+				return fmt.Sprintf(`,%q:%s`, member, c.Output.Data)
+			}
+			stack := message(fmt.Sprintf(`{"end_device_ids":{"device_id":"d","dev_eui":"70B3D5E75E00AA01"},
+				"uplink_message":{"f_port":%d,"frm_payload":%q%s,"received_at":"1970-01-01T00:01:00Z"}}`, c.Input.FPort, frame, decoded("decoded_payload")))
+			chirp := message(fmt.Sprintf(`{"deviceInfo":{"devEui":"70b3d5e75e00aa01"},"time":"1970-01-01T00:01:00Z","fPort":%d,"data":%q%s}`,
+				c.Input.FPort, frame, decoded("object")))
+			got, other := table(p.Parse(nil, stack)), table(p.Parse(nil, chirp))
+			if c.Output.Data != nil && got != other {
+				t.Errorf("%s: not the same from both (-The Things Stack +ChirpStack):\n%s", c.ID, cmp.Diff(got, other))
+			} else if c.Output.Data == nil {
+				got += other
+			}
+			golden := goldens[c.Vendor]
+			if golden == nil {
+				golden = &txtar.Archive{}
+				goldens[c.Vendor] = golden
+			}
+			golden.Files = append(golden.Files, txtar.File{Name: c.ID, Data: []byte(got)})
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for vendor, got := range goldens {
+		slices.SortFunc(got.Files, func(a, b txtar.File) int { return strings.Compare(a.Name, b.Name) })
+		path := filepath.Join("testdata/samples/lorawan", vendor+".txtar")
+		if *update {
+			if err := os.WriteFile(path, txtar.Format(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), string(txtar.Format(got))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
 }
 
 func value(r mesh.Reading) any {

@@ -66,7 +66,7 @@ func (p *Parser) readTTN(i int32) error {
 	decoded, normalized := d.member(message, "decoded_payload"), d.member(message, "normalized_payload")
 	if decoded == 0 && normalized == 0 {
 		if b := d.member(message, "frm_payload"); b != 0 && len(d.chars(b)) > 0 {
-			return p.fault(b, "uplink_message has a frm_payload and no decoded_payload: the device has no payload formatter in The Things Stack")
+			return p.fault(b, "uplink_message has a frm_payload and no decoded_payload: the device has no payload formatter in The Things Stack, or it failed")
 		}
 		return nil
 	}
