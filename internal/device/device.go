@@ -17,7 +17,9 @@
 //     converts a value whose name says that it is in another one. Texts it
 //     leaves alone, and booleans of metrics that have a unit. All other names
 //     pass through as they are, without a unit.
-//   - A format that tells a unit is believed: the value is converted to the unit
+//   - An object of a number "value" and a string "unit" or "displayName" is one
+//     value.
+//   - A unit that is told is believed: the value is converted to the unit
 //     of its metric; where that cannot be, it keeps its own name and unit.
 //   - What a device says of itself and not of its room (signal, battery,
 //     counters) has a metric that begins with device_.

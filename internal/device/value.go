@@ -156,6 +156,8 @@ func (p *Parser) member(c int32, last []byte) error {
 	var err error
 	if k < object {
 		err = p.value(c, p.path)
+	} else if value, unit, ok := p.doc.quantity(c); ok && len(p.path) > 0 {
+		err = p.put(value, string(p.path), "", unit)
 	} else {
 		err = p.members(c)
 	}
