@@ -183,7 +183,7 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 	want := []mesh.Message{
 		{ID: "1", Source: "/x", ReceivedAt: at, Payload: []byte("{ \"a\" : 1.0 ,\n \"b\": \"}]\\\"\" }")},
 		{ID: "2", Source: "/x", DeviceID: "d", Format: "f", ContentType: "text/csv", Attributes: map[string]string{"k": "v", "a": `"`}, ReceivedAt: at + 1, Payload: []byte("a,b\n1")},
-		{ID: "3", ReceivedAt: at, Payload: []byte("[1,[2,{}],\"x\"]")},
+		{ID: "3", Attributes: map[string]string{"topic": "home/a,b:{}/d", "time": "", "Ü": "}"}, ReceivedAt: at, Payload: []byte("[1,[2,{}],\"x\"]")},
 		{ID: "4", ReceivedAt: at, Payload: []byte("-12.50")},
 		{ID: "5", ReceivedAt: at, Payload: []byte("\xff\x00")},
 		{ID: "6 \"quoted\"", ReceivedAt: at, Payload: []byte("null")},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
@@ -188,9 +189,7 @@ func (p *scan) message(m *Message, payloads []byte, same *sameInstant) {
 		m.ContentType = p.str()
 	}
 	if p.lit(`,"attributes":`) {
-		if err := json.Unmarshal([]byte(p.value()), &m.Attributes); err != nil {
-			p.ok = false
-		}
+		p.attributes(m)
 	}
 	p.must(`,"received_at":"`)
 	m.ReceivedAt = p.instant(same)
@@ -207,6 +206,30 @@ func (p *scan) message(m *Message, payloads []byte, same *sameInstant) {
 		m.Payload = payload
 	}
 	p.must(`}`)
+}
+
+// attributes consumes the attributes of m. Those with escapes are read by the
+// general parser, and they alone.
+func (p *scan) attributes(m *Message) {
+	text := p.value()
+	if strings.IndexByte(text, '\\') >= 0 {
+		if err := json.Unmarshal([]byte(text), &m.Attributes); err != nil {
+			p.ok = false
+		}
+		return
+	}
+	a := scan{s: text, ok: p.ok}
+	m.Attributes = make(map[string]string, 1+strings.Count(text, ","))
+	for a.must("{"); a.ok; a.must(",") {
+		a.must(`"`)
+		name := a.str()
+		a.must(`:"`)
+		m.Attributes[name] = a.str()
+		if a.lit("}") {
+			break
+		}
+	}
+	p.ok = a.ok && a.s == ""
 }
 
 // Rejection is a message that could not be read, with the cause.
