@@ -148,7 +148,15 @@ func (s *scenario) send(t *testing.T, client *http.Client) {
 	t.Helper()
 	body := bytes.Join(s.messages, []byte{'\n'})
 	until(t, patience, "POST "+ingestURL, func() string {
-		resp, err := client.Post(ingestURL, "application/x-ndjson", bytes.NewReader(body))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ingestURL, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-ndjson")
+		if token := os.Getenv("E2E_TOKEN"); token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := client.Do(req)
 		if err != nil {
 			return err.Error()
 		}

@@ -1,12 +1,50 @@
 // Package ingest takes device messages over HTTP, one or many at a time, and
 // hands them to the broker in micro-batches.
 //
-// POST / takes a JSON object, a JSON array of messages, NDJSON, or CloudEvents
-// in binary, structured or batched mode. It makes telemetry.received events of
-// at most BATCH_MAX_MESSAGES messages and about BATCH_MAX_BYTES bytes, filled
-// by all requests of the moment, waiting at most BATCH_LINGER for more. A
-// message is not read here: one that nobody can read becomes
-// telemetry.rejected further on, and its neighbours are not held up by it.
+// # Ways in
+//
+// POST / takes a JSON object, a JSON array of messages, NDJSON, text/csv, any
+// other format as one message, or CloudEvents in binary, structured or batched
+// mode. A SenML pack is one message though it is an array. CSV, and with
+// ?format=line-protocol lines, come in messages of up to 16 KiB, each with the
+// header line of the CSV.
+//
+// POST /v1/tts takes The Things Stack's webhooks, POST /v1/chirpstack the HTTP
+// integration of ChirpStack: as POST /, with the format named. POST /v1/pubsub
+// takes one message pushed by Pub/Sub, wrapped or unwrapped.
+//
+// Query parameters are attributes of every message of the request, unless the
+// message tells its own: at most 32, each name and value at most 256 bytes. Of
+// them format and device_id are the message's Format and DeviceID.
+//
+// The body may be compressed: Content-Encoding gzip. MAX_BODY_BYTES bounds what
+// comes out of it.
+//
+// A message is not read here: one that nobody can read becomes
+// telemetry.rejected further on, and its neighbours are not held up by it. It
+// becomes part of a telemetry.received event; package batch says of which.
+//
+// OPTIONS answers the validation request of CloudEvents webhooks: any origin may
+// deliver, if it has a token.
+//
+// # Who may send
+//
+// INGEST_TOKENS names the senders, NAME:HASH,NAME:HASH,… where HASH is what
+// printf %s TOKEN | sha256sum prints; a name may stand there with several. A
+// request shows its token as Authorization: Bearer TOKEN. The name becomes the
+// attribute sender of its messages, which nothing else can set.
+//
+// Without INGEST_TOKENS only this machine may send: by a loopback address, not
+// through a proxy, not from a page of another site in a browser.
+//
+// With PUBSUB_AUDIENCE set, POST /v1/pubsub takes no such token but the OIDC
+// token that Pub/Sub pushes with: signed with RS256 by a key of PUBSUB_JWKS_URL
+// (https://www.googleapis.com/oauth2/v3/certs), issued by PUBSUB_ISSUER
+// (https://accounts.google.com), for that audience, not expired, and of a
+// verified account of PUBSUB_EMAILS, separated by commas. The account is the
+// sender.
+//
+// # Answers
 //
 // 202 says that the broker has accepted every message of the request:
 //
@@ -19,6 +57,13 @@
 //
 //	{"accepted":2,"refused":1,"causes":[{"event":1,"cause":"…"}]}
 //
+// /v1/pubsub says that with 202: Pub/Sub would push again what is kept already.
+//
+// 401 is for no token, or one that is not known or cannot be verified; 403 for
+// the OIDC token of another account or audience; 413 and 415 for a body that is
+// too large or compressed otherwise. Nothing is taken of these, nor of a 400 in
+// plain text.
+//
 // After 5xx, or no answer, the sender sends the request again: not all of it
 // is accepted or kept. Messages that were accepted in spite of it come twice.
 // Those that tell their time, in the payload or as a CloudEvent's time, do no
@@ -27,34 +72,32 @@
 package ingest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
-	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
 
+	"github.com/telemesh/telemesh/internal/batch"
 	"github.com/telemesh/telemesh/internal/function"
-	"github.com/telemesh/telemesh/internal/jsonsplit"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
 // Config is the function's environment.
 type Config struct {
-	Sink             string        `envconfig:"K_SINK" required:"true"` // the broker's ingress
-	BatchMaxMessages int           `envconfig:"BATCH_MAX_MESSAGES" default:"500"`
-	BatchMaxBytes    int           `envconfig:"BATCH_MAX_BYTES" default:"262144"` // of payload
-	BatchLinger      time.Duration `envconfig:"BATCH_LINGER" default:"50ms"`
-	MaxBodyBytes     int64         `envconfig:"MAX_BODY_BYTES" default:"16777216"`
+	batch.Config
+	Sink           string   `envconfig:"K_SINK" required:"true"` // the broker's ingress
+	MaxBodyBytes   int64    `envconfig:"MAX_BODY_BYTES" default:"16777216"`
+	Tokens         string   `envconfig:"INGEST_TOKENS"`
+	PubsubAudience string   `envconfig:"PUBSUB_AUDIENCE"`
+	PubsubEmails   []string `envconfig:"PUBSUB_EMAILS"`
+	PubsubIssuer   string   `envconfig:"PUBSUB_ISSUER" default:"https://accounts.google.com"`
+	PubsubJWKSURL  string   `envconfig:"PUBSUB_JWKS_URL" default:"https://www.googleapis.com/oauth2/v3/certs"`
 }
 
 // Start makes the function from its environment.
@@ -63,63 +106,78 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.BatchMaxMessages < 1 || cfg.BatchMaxBytes < 1 || cfg.MaxBodyBytes < 1 {
-		return nil, errors.New("BATCH_MAX_MESSAGES, BATCH_MAX_BYTES and MAX_BODY_BYTES have to be at least 1")
-	}
 	post := func(ctx context.Context, e event.Event) error { return function.Post(ctx, ports.Client, cfg.Sink, e) }
-	s := New(cfg, post, ports.Log)
-	return &function.Function{HTTP: s, Close: s.Close}, nil
+	s, err := New(cfg, ports.Client, post, ports.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &function.Function{HTTP: s, Close: s.batcher.Close}, nil
 }
 
 const name = "telemetry-ingest"
 
+// paths are the endpoints, with the format that a path names.
+var paths = map[string]string{"/": "", "/v1/tts": "ttn-v3", "/v1/chirpstack": "chirpstack-v4", pushPath: ""}
+
+const pushPath = "/v1/pubsub"
+
 // Server is the ingest endpoint.
 type Server struct {
-	maxBody int64
-	batcher *batcher
+	cfg     Config
+	senders senders
+	pushers *pushers // nil: pushes come with a sender's token
+	batcher *batch.Batcher
 	post    func(context.Context, event.Event) error
 	log     *slog.Logger
 }
 
 // New makes a server that hands events to post, which returns once the broker
-// has accepted them.
-func New(cfg Config, post func(context.Context, event.Event) error, log *slog.Logger) *Server {
-	return &Server{maxBody: cfg.MaxBodyBytes, batcher: newBatcher(cfg, post), post: post, log: log}
+// has accepted them. The keys of OIDC tokens are fetched by client.
+func New(cfg Config, client *http.Client, post func(context.Context, event.Event) error, log *slog.Logger) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.MaxBodyBytes < 1 {
+		return nil, fmt.Errorf("MAX_BODY_BYTES is %d: it has to be at least 1", cfg.MaxBodyBytes)
+	}
+	senders, err := parseSenders(cfg.Tokens)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, senders: senders, batcher: batch.New(cfg.Config, name, post), post: post, log: log}
+	if cfg.PubsubAudience != "" {
+		if s.pushers, err = newPushers(cfg, client); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
-// Close hands over what still lingers.
-func (s *Server) Close(ctx context.Context) error { return s.batcher.close(ctx) }
+// problem is why nothing of a request is taken.
+type problem struct {
+	status int
+	text   string
+	header [2]string // name and value; empty: none
+}
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/" {
-		http.Error(w, fmt.Sprintf("no endpoint %s: POST messages to /", r.URL.Path), http.StatusNotFound)
-		return
-	}
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		http.Error(w, "POST messages to /", http.StatusMethodNotAllowed)
-		return
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.maxBody))
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			http.Error(w, fmt.Sprintf("body over %d bytes: send it in parts, or raise MAX_BODY_BYTES", tooLarge.Limit), http.StatusRequestEntityTooLarge)
-			return
+	in, p := s.read(w, r)
+	if p != nil {
+		if p.header[0] != "" {
+			w.Header().Set(p.header[0], p.header[1])
 		}
-		http.Error(w, fmt.Sprintf("read body: %v", err), http.StatusBadRequest)
+		http.Error(w, p.text, p.status)
 		return
 	}
-	if len(bytes.TrimSpace(body)) == 0 && r.Header.Get("Ce-Specversion") == "" {
-		http.Error(w, "no message in the body", http.StatusBadRequest)
+	if in == nil { // a validation request
 		return
 	}
-	messages, refused, err := Split(r.Header, body, mesh.At(time.Now()))
+	messages, refused, err := in.split()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
 		return
 	}
-	if err := errors.Join(s.batcher.add(r.Context(), messages), s.keep(r.Context(), refused)); err != nil {
+	if err := errors.Join(s.batcher.Add(r.Context(), messages), s.keep(r.Context(), refused)); err != nil {
 		s.log.Warn("messages not accepted", "messages", len(messages), "refused", len(refused), "error", err)
 		if mesh.IsPermanent(err) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
@@ -135,14 +193,84 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "{\"accepted\":%d}\n", len(messages))
 		return
 	}
-	w.WriteHeader(http.StatusBadRequest)
+	if in.push {
+		w.WriteHeader(http.StatusAccepted)
+	} else {
+		w.WriteHeader(http.StatusBadRequest)
+	}
 	answer := answer{Accepted: len(messages), Refused: len(refused)}
 	for _, r := range refused[:min(len(refused), maxCauses)] {
-		answer.Causes = append(answer.Causes, cause{r.Event, r.Cause})
+		answer.Causes = append(answer.Causes, cause{r.event, r.Cause})
 	}
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		s.log.Debug("answer not written", "error", err)
 	}
+}
+
+// read checks who sends, and reads the body of those who may. It answers a
+// validation request itself.
+func (s *Server) read(w http.ResponseWriter, r *http.Request) (*request, *problem) {
+	format, ok := paths[r.URL.Path]
+	if !ok {
+		return nil, &problem{status: http.StatusNotFound, text: fmt.Sprintf("no endpoint %s: POST messages to /, /v1/tts, /v1/chirpstack or /v1/pubsub", r.URL.Path)}
+	}
+	switch r.Method {
+	case http.MethodPost:
+	case http.MethodOptions:
+		allow(w, r.Header)
+		return nil, nil
+	default:
+		return nil, &problem{http.StatusMethodNotAllowed, "POST messages to " + r.URL.Path, [2]string{"Allow", allowed}}
+	}
+	in := &request{header: r.Header, format: format, fixed: format != "", push: r.URL.Path == pushPath, now: mesh.At(time.Now())}
+	sender, p := s.sender(r)
+	if p != nil {
+		return nil, p
+	}
+	if err := in.query(r.URL.RawQuery); err != nil {
+		return nil, &problem{status: http.StatusBadRequest, text: err.Error()}
+	}
+	if sender != "" {
+		in.said[mesh.AttributeSender] = sender
+	}
+	if in.body, p = readBody(w, r, s.cfg.MaxBodyBytes); p != nil {
+		return nil, p
+	}
+	if len(bytes.TrimSpace(in.body)) == 0 && !in.push && r.Header.Get("Ce-Specversion") == "" {
+		return nil, &problem{status: http.StatusBadRequest, text: "no message in the body"}
+	}
+	return in, nil
+}
+
+// sender says who sends, or why they may not; empty: this machine.
+func (s *Server) sender(r *http.Request) (string, *problem) {
+	switch {
+	case r.URL.Path == pushPath && s.pushers != nil:
+		email, p, err := s.pushers.check(r)
+		if err != nil {
+			s.log.Warn("push refused", "status", p.status, "error", err)
+		}
+		return email, p
+	case len(s.senders) > 0 && !(r.RemoteAddr == "" && checkOpen(r) == nil): // a server names every caller but those of its own process
+		return s.senders.check(r)
+	}
+	return "", checkOpen(r)
+}
+
+const allowed = "OPTIONS, POST"
+
+// allow answers the validation request of CloudEvents HTTP WebHooks, section 4:
+// https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md
+// The permission is for anyone, since it is the token that counts.
+func allow(w http.ResponseWriter, header http.Header) {
+	w.Header().Set("Allow", allowed)
+	if origin := header.Get("WebHook-Request-Origin"); origin != "" {
+		w.Header().Set("WebHook-Allowed-Origin", origin)
+		if header.Get("WebHook-Request-Rate") != "" {
+			w.Header().Set("WebHook-Allowed-Rate", "*")
+		}
+	}
+	w.WriteHeader(http.StatusOK)
 }
 
 // answer is what a sender is told whose request was not accepted whole.
@@ -161,11 +289,15 @@ type cause struct {
 const maxCauses = 100
 
 // keep hands over what is refused.
-func (s *Server) keep(ctx context.Context, refused []Refusal) error {
+func (s *Server) keep(ctx context.Context, refused []refusal) error {
 	for len(refused) > 0 {
 		n, size := 0, 0
-		for n < len(refused) && n < s.batcher.maxMessages && (n == 0 || size < s.batcher.maxBytes) {
-			size += len(refused[n].Message.Payload) + len(refused[n].Cause)
+		for n < len(refused) && n < s.cfg.MaxMessages && (n == 0 || size < s.cfg.MaxBytes) {
+			r := &refused[n]
+			size += len(r.Message.Payload) + len(r.Cause)
+			for name, value := range r.Message.Attributes {
+				size += len(name) + len(value)
+			}
 			n++
 		}
 		some := refused[:n]
@@ -182,217 +314,4 @@ func (s *Server) keep(ctx context.Context, refused []Refusal) error {
 		}
 	}
 	return nil
-}
-
-// Refusal is what claims to be a CloudEvent and is none.
-type Refusal struct {
-	mesh.Rejection
-	Event int // its place in the request, from 0
-}
-
-// Split makes messages of one request that came at now. They are received one
-// after the other, a microsecond apart: those that tell no time take this one,
-// and must not all say something of the same instant. The error is that of a
-// body of more than 100,000 messages.
-func Split(header http.Header, body []byte, now mesh.Instant) ([]mesh.Message, []Refusal, error) {
-	contentType := header.Get("Content-Type")
-	mediaType, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		mediaType = contentType
-	}
-	switch {
-	case mediaType == event.ApplicationCloudEventsBatchJSON:
-		return fromBatch(header, body, now)
-	case mediaType == event.ApplicationCloudEventsJSON || header.Get("Ce-Specversion") != "":
-		e, err := cehttp.NewEventFromHTTPRequest(&http.Request{Header: header, Body: io.NopCloser(bytes.NewReader(body))})
-		if err != nil {
-			return nil, []Refusal{refuse(kept(header), body, now, 0, fmt.Errorf("read CloudEvent: %w", err))}, nil
-		}
-		m, err := fromEvent(e, now)
-		if err != nil {
-			return nil, []Refusal{refuse(kept(header), body, now, 0, err)}, nil
-		}
-		return []mesh.Message{m}, nil, nil
-	}
-	// JSON needs no content type further on: it is what a message is by default.
-	var parts [][]byte
-	switch mediaType {
-	case "application/x-ndjson", "application/ndjson", "application/jsonl":
-		parts, mediaType = lines(body), ""
-	case "", "application/json", "text/json", "application/x-www-form-urlencoded": // curl -d says the last of these
-		parts, mediaType = elements(body), ""
-	default:
-		parts = [][]byte{body}
-	}
-	if len(parts) > maxParts {
-		return nil, nil, errTooMany
-	}
-	messages := make([]mesh.Message, len(parts))
-	for i, part := range parts {
-		messages[i] = newMessage(mesh.Source(name), part, mediaType, now+mesh.Instant(i))
-	}
-	return messages, nil, nil
-}
-
-// maxParts, messages of a request, bounds what a small body of very many may
-// take in memory.
-const maxParts = 100_000
-
-var errTooMany = fmt.Errorf("more than %d messages in one request: send them in parts", maxParts)
-
-func newMessage(source string, payload []byte, contentType string, now mesh.Instant) mesh.Message {
-	return mesh.Message{ID: mesh.Hash(source, string(payload)), Source: source, ContentType: contentType, ReceivedAt: now, Payload: payload}
-}
-
-// elements splits JSON of unknown shape: arrays into their elements, and values
-// that stand after each other. Where one of them is broken and there are whole
-// lines, the lines are the messages; else what is broken is a message of its
-// own, as far as brackets tell its end.
-func elements(body []byte) [][]byte {
-	body = bytes.TrimSpace(body)
-	if len(body) == 0 || body[0] != '[' && json.Valid(body) {
-		return [][]byte{body}
-	}
-	var parts [][]byte
-	whole := true
-	values := jsonsplit.New(bufio.NewReader(bytes.NewReader(body)), len(body))
-	for {
-		_, part, err := values.Next()
-		if err != nil { // the end: bytes give no other error
-			whole = whole && err == io.EOF
-			break
-		}
-		whole = whole && json.Valid(part)
-		if parts = append(parts, bytes.Clone(part)); len(parts) > maxParts {
-			return parts
-		}
-	}
-	switch {
-	case !whole && areLines(body):
-		return lines(body)
-	case !whole && len(parts) == 0:
-		return [][]byte{body}
-	}
-	return parts
-}
-
-// areLines says whether one of the lines in body is a message. Objects within
-// what is printed over several lines are none: they are indented, or they stand
-// in an array, behind a bracket or comma or before one.
-func areLines(body []byte) bool {
-	array := body[0] == '['
-	within := false // the line before ends within an array
-	found := false  // the line before is a message, unless this one goes on with the array
-	for line := range bytes.Lines(body) {
-		text := bytes.TrimSpace(line)
-		if len(text) == 0 {
-			continue
-		}
-		if found && text[0] != ',' && text[0] != ']' {
-			return true
-		}
-		found = !within && (line[0] == '{' || line[0] == '[') && json.Valid(text)
-		last := text[len(text)-1]
-		within = array && (last == ',' || last == '[')
-	}
-	return found
-}
-
-func lines(body []byte) [][]byte {
-	var parts [][]byte
-	for line := range bytes.Lines(body) {
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			if parts = append(parts, line); len(parts) > maxParts {
-				break
-			}
-		}
-	}
-	return parts
-}
-
-// fromBatch makes messages of CloudEvents in batched mode. One that is broken
-// takes no other with it.
-func fromBatch(header http.Header, body []byte, now mesh.Instant) (messages []mesh.Message, refused []Refusal, err error) {
-	attributes := kept(header)
-	if trimmed := bytes.TrimSpace(body); len(trimmed) == 0 || trimmed[0] != '[' {
-		return nil, []Refusal{refuse(attributes, body, now, 0, errors.New("read CloudEvents batch: no JSON array"))}, nil
-	}
-	parts := elements(body)
-	if len(parts) > maxParts {
-		return nil, nil, errTooMany
-	}
-	for i, part := range parts {
-		at := now + mesh.Instant(i)
-		var e event.Event
-		err := json.Unmarshal(part, &e)
-		if err != nil {
-			err = fmt.Errorf("read CloudEvent: %w", err)
-		}
-		var m mesh.Message
-		if err == nil {
-			m, err = fromEvent(&e, at)
-		}
-		if err != nil {
-			refused = append(refused, refuse(attributes, part, at, i, err))
-			continue
-		}
-		messages = append(messages, m)
-	}
-	return messages, refused, nil
-}
-
-// maxIdentity, in bytes, of an event's source and of its id: every reading of
-// it repeats them.
-const maxIdentity = 1 << 10
-
-// fromEvent makes an event a message with its own identity; its other
-// attributes stay with it.
-func fromEvent(e *event.Event, now mesh.Instant) (mesh.Message, error) {
-	switch err := e.Validate(); {
-	case err != nil:
-		return mesh.Message{}, fmt.Errorf("CloudEvent: %w", err)
-	case len(e.Source()) > maxIdentity:
-		return mesh.Message{}, fmt.Errorf("CloudEvent: its source has %d bytes, at most %d are accepted", len(e.Source()), maxIdentity)
-	case len(e.ID()) > maxIdentity:
-		return mesh.Message{}, fmt.Errorf("CloudEvent: its id has %d bytes, at most %d are accepted", len(e.ID()), maxIdentity)
-	}
-	attributes := map[string]string{"type": e.Type()}
-	if s := e.Subject(); s != "" {
-		attributes["subject"] = s
-	}
-	if t := e.Time(); !t.IsZero() {
-		attributes["time"] = t.Format(time.RFC3339Nano)
-	}
-	for name, value := range e.Extensions() {
-		attributes[name] = fmt.Sprint(value)
-	}
-	contentType := e.DataContentType()
-	if contentType == event.ApplicationJSON {
-		contentType = ""
-	}
-	return mesh.Message{ID: e.ID(), Source: e.Source(), ContentType: contentType, Attributes: attributes, ReceivedAt: now, Payload: e.Data()}, nil
-}
-
-// kept is what may be kept of a header, as attributes of what is refused.
-func kept(header http.Header) map[string]string {
-	attributes := map[string]string{}
-	for name, values := range function.KeptHeader(header) {
-		// A long one would be repeated by every refusal of a batch.
-		if value := values[0]; len(value) <= maxIdentity {
-			attributes[name] = value
-		}
-	}
-	return attributes
-}
-
-// refuse makes the refusal of what stands at place i of a request. A cause may
-// quote what is wrong at any length; the bytes are kept besides.
-func refuse(attributes map[string]string, body []byte, now mesh.Instant, i int, err error) Refusal {
-	m := newMessage(mesh.Source(name), body, attributes["Content-Type"], now)
-	m.Attributes = attributes
-	cause := strings.TrimSpace(err.Error())
-	if len(cause) > maxIdentity {
-		cause = strings.ToValidUTF8(cause[:maxIdentity], "") + " …"
-	}
-	return Refusal{mesh.Rejection{Message: m, Cause: cause}, i}
 }
