@@ -23,9 +23,15 @@ type appender struct {
 	memory   arena
 }
 
-func newAppender(c conn, schema, table string) (*appender, error) {
+// newAppender makes an appender of rows with these columns, nil: all of the
+// table in its order.
+func newAppender(c conn, schema, table string, columns []string) (*appender, error) {
 	a := &appender{capacity: int(duck.VectorSize())}
-	if duck.AppenderCreateExt(c.c, "", schema, table, &a.appender) == duck.StateError {
+	state := duck.AppenderCreateExt(c.c, "", schema, table, &a.appender)
+	for i := 0; i < len(columns) && state != duck.StateError; i++ {
+		state = duck.AppenderAddColumn(a.appender, columns[i])
+	}
+	if state == duck.StateError {
 		err := fmt.Errorf("append to %s.%s: %w", schema, table, a.err())
 		duck.AppenderDestroy(&a.appender)
 		return nil, err

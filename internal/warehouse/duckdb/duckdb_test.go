@@ -194,11 +194,9 @@ func TestLedgerIsBounded(t *testing.T) {
 	db.Close()
 }
 
-// A table that another version of its contract made is not written to.
-func TestOtherColumns(t *testing.T) {
-	db := open(t)
-	defer db.Close()
-	apply(t, db)
+// other gives the customers' product with another contract of its table.
+func other(t *testing.T, change func(columns []contract.Column) []contract.Column) []contract.Product {
+	t.Helper()
 	list, err := products()
 	if err != nil {
 		t.Fatal(err)
@@ -206,11 +204,89 @@ func TestOtherColumns(t *testing.T) {
 	for _, p := range list {
 		if p.Name == "customers" {
 			p.Tables = slices.Clone(p.Tables)
-			p.Tables[0].Columns = append(slices.Clone(p.Tables[0].Columns), contract.Column{Name: "city", Type: contract.String})
-			if err := db.Apply(t.Context(), []contract.Product{p}); err == nil || !strings.Contains(err.Error(), "city") {
-				t.Errorf("Apply() = %v, want an error that names the column", err)
+			p.Tables[0].Columns = change(slices.Clone(p.Tables[0].Columns))
+			return []contract.Product{p}
+		}
+	}
+	t.Fatal("no product customers")
+	return nil
+}
+
+// A table of another contract whose rows cannot be made to fit is not written
+// to.
+func TestOtherColumns(t *testing.T) {
+	db := open(t)
+	defer db.Close()
+	apply(t, db)
+	for name, change := range map[string]func(columns []contract.Column) []contract.Column{
+		"a required column more": func(c []contract.Column) []contract.Column {
+			return append(c, contract.Column{Name: "sector2", Type: contract.String, Required: true})
+		},
+		"another type":  func(c []contract.Column) []contract.Column { c[2].Type = contract.Int64; return c },
+		"a column less": func(c []contract.Column) []contract.Column { return slices.Delete(c, 2, 3) },
+		"another name":  func(c []contract.Column) []contract.Column { c[2].Name = "sector2"; return c },
+	} {
+		if err := db.Apply(t.Context(), other(t, change)); err == nil || !strings.Contains(err.Error(), "sector") {
+			t.Errorf("%s: Apply() = %v, want an error that names the column", name, err)
+		}
+	}
+}
+
+// A file of a contract that had fewer columns goes on with the new one: what is
+// stored keeps its place, and of a key with several rows all of them.
+func TestGainedColumns(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "test.duckdb")
+	customer := func(id, name string, version int64, more ...warehouse.Cell) cells {
+		row := cells{warehouse.String(id), warehouse.String(name), warehouse.Null, warehouse.String("NL")}
+		return append(append(row, more...), warehouse.Int(version), warehouse.Bool(false))
+	}
+	n := 0
+	add := func(db *duckdb.DB, rows ...warehouse.Row) {
+		t.Helper()
+		n++
+		if err := db.Append(t.Context(), warehouse.Batch{Table: "customers.customers", EventSource: "/s", EventID: fmt.Sprint(n), Rows: rows}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db := openFile(t, file)
+	apply(t, db)
+	add(db, customer("a", "A", 1), customer("b", "B", 1), customer("c", "C", 1))
+	add(db, customer("b", "B2", 2))
+
+	gained := other(t, func(c []contract.Column) []contract.Column {
+		// In the middle: a contract's order need not be the file's.
+		return slices.Insert(c, 4, contract.Column{Name: "city", Type: contract.String}, contract.Column{Name: "rooms", Type: contract.Int64})
+	})
+	const sql = "SELECT customer_id, name, country, city, rooms, version FROM customers.customers ORDER BY ALL"
+	for round := range 3 {
+		if round < 2 { // applied to an open file, then to one that is opened
+			if err := db.Apply(t.Context(), gained); err != nil {
+				t.Fatal(err)
 			}
 		}
+		if round == 0 {
+			if got, want := ask(t, db, sql), "a A NL <nil> <nil> 1; b B2 NL <nil> <nil> 2; c C NL <nil> <nil> 1"; got != want {
+				t.Errorf("%s = %s, want %s", sql, got, want)
+			}
+		}
+		// The same again, one that is told more of, a new one.
+		add(db, customer("a", "A", 1, warehouse.Null, warehouse.Null), customer("c", "C", 2, warehouse.String("Delft"), warehouse.Int(3)),
+			customer("d", "D", 1, warehouse.String("Zwolle"), warehouse.Null))
+		if got, want := ask(t, db, sql), "a A NL <nil> <nil> 1; b B2 NL <nil> <nil> 2; c C NL Delft 3 2; d D NL Zwolle <nil> 1"; got != want {
+			t.Errorf("round %d: %s = %s, want %s", round, sql, got, want)
+		}
+		if got := ask(t, db, "SELECT count(*) FROM customers_internal.customers"); got != "6" {
+			t.Errorf("round %d: %s rows are kept, want 6", round, got)
+		}
+		if round == 0 {
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			db = openFile(t, file)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -37,6 +37,7 @@ type table struct {
 	provenance []int // of rows that say the same: the least by these, in this order
 	received   int   // the first of them if it is a TIMESTAMP; -1: none
 	time       int   // TIMESTAMP that a key is always with; -1: none
+	moved      bool  // the file has the columns in another order: some were added later
 
 	seen     seen
 	current  *appender
@@ -149,7 +150,7 @@ func (t *table) create(c conn) error {
 			return err
 		}
 	}
-	if err := t.check(c); err != nil {
+	if err := t.adapt(c); err != nil {
 		return err
 	}
 	if err := c.exec(fmt.Sprintf("CREATE OR REPLACE VIEW %[1]s AS SELECT %[2]s FROM %[3]s WHERE NOT resolved UNION ALL SELECT %[2]s FROM %[4]s",
@@ -167,8 +168,9 @@ func (t *table) create(c conn) error {
 		name(t.Schema), name(t.Name), names(t.Columns), t.storage(currentSuffix), where))
 }
 
-// check compares a table that was there already.
-func (t *table) check(c conn) error {
+// adapt compares a table that was there already, and adds the columns that the
+// contract has gained: in the rows that are there they are NULL.
+func (t *table) adapt(c conn) error {
 	var got []string
 	err := c.query(fmt.Sprintf("SELECT column_name || ' ' || data_type FROM duckdb_columns() "+
 		"WHERE schema_name = %s AND table_name = %s ORDER BY column_index",
@@ -179,27 +181,50 @@ func (t *table) check(c conn) error {
 	if err != nil {
 		return err
 	}
-	var want []string
+	var want, gained []string
+	optional := true
 	for _, col := range t.stored {
-		want = append(want, col.Name+" "+storageTypes[col.Type])
+		column := col.Name + " " + storageTypes[col.Type]
+		want = append(want, column)
+		if !slices.Contains(got, column) {
+			gained = append(gained, fmt.Sprintf("ADD COLUMN %s %s", name(col.Name), storageTypes[col.Type]))
+			optional = optional && !col.Required
+		}
 	}
 	want = append(want, "resolved BOOLEAN")
-	if !slices.Equal(got, want) {
+	if !optional || len(got)+len(gained) != len(want) {
 		return fmt.Errorf("the file has columns %v, the contract asks for %v: "+
-			"it was made with another version of the contract; move the file away and replay", got, want)
+			"it was made with another version of the contract, and only columns that may be NULL can be added; move the file away and replay", got, want)
 	}
+	for _, change := range gained {
+		for _, suffix := range []string{currentSuffix, revisedSuffix} {
+			if err := c.exec(fmt.Sprintf("ALTER TABLE %s %s", t.storage(suffix), change)); err != nil {
+				return err
+			}
+		}
+	}
+	t.moved = len(gained) > 0 || !slices.Equal(got, want)
 	return nil
 }
 
 // open makes the appenders.
 func (t *table) open(c conn) (err error) {
-	if t.current == nil {
-		if t.current, err = newAppender(c, t.schema, t.Name+currentSuffix); err != nil {
-			return err
+	var columns []string
+	if t.moved {
+		for _, col := range t.stored {
+			columns = append(columns, col.Name)
 		}
 	}
 	if t.revised == nil {
-		t.revised, err = newAppender(c, t.schema, t.Name+revisedSuffix)
+		if t.revised, err = newAppender(c, t.schema, t.Name+revisedSuffix, columns); err != nil {
+			return err
+		}
+	}
+	if t.current == nil {
+		if t.moved {
+			columns = append(columns, "resolved")
+		}
+		t.current, err = newAppender(c, t.schema, t.Name+currentSuffix, columns)
 	}
 	return err
 }
