@@ -3,11 +3,11 @@
 //
 // It takes telemetry.received and makes one telemetry.flattened of all
 // readings and one telemetry.rejected of the messages that could not be read,
-// each with its cause and as it was received; neither, if there is nothing to
-// put in it, which is so for joins and the like alone. One bad message takes no
-// other with it. How messages are read is
-// said in package device, what names mean in the metric dictionary of the data
-// product iot-telemetry.
+// each as it was received, with the cause, the reader that was tried and the
+// byte it stopped at; neither, if there is nothing to put in it, which is so for
+// joins and the like alone. One bad message takes no other with it. How messages
+// are read is said in package device, what names mean in the metric dictionary
+// of the data product iot-telemetry.
 //
 // The same event gives the same events, with the same ids. Data that are no
 // messages are a permanent error; there is no passing one, since the function
@@ -20,6 +20,7 @@ package flatten
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -61,6 +62,16 @@ func Dictionary() (*device.Dictionary, error) {
 	return dictionary, nil
 }
 
+// Reject makes the rejection of a message that a device.Parser could not read
+// for err.
+func Reject(m mesh.Message, err error) mesh.Rejection {
+	r := mesh.Rejection{Message: m, Cause: err.Error()}
+	if e, ok := errors.AsType[*device.Error](err); ok {
+		r.Reader, r.Position = e.Reader, mesh.PositionAt(e.Position)
+	}
+	return r
+}
+
 // worker is what one call needs and the next can use again.
 type worker struct {
 	parser   *device.Parser
@@ -87,7 +98,7 @@ func New(dictionary *device.Dictionary, log *slog.Logger) function.Handler {
 			var n int
 			w.readings, n, err = w.parser.Parse(w.readings, &messages[i])
 			if err != nil {
-				rejections = append(rejections, mesh.Rejection{Message: messages[i], Cause: err.Error()})
+				rejections = append(rejections, Reject(messages[i], err))
 			}
 			skipped += n
 		}

@@ -84,6 +84,10 @@ func (r rejection) Cells(dst []w.Cell) []w.Cell {
 	if binary {
 		payload = base64.StdEncoding.EncodeToString(r.Payload)
 	}
+	position := w.Null
+	if offset := r.Position.Offset(); offset >= 0 {
+		position = w.Int(int64(offset))
+	}
 	return append(dst,
 		w.String(r.ID),
 		w.String(r.Source),
@@ -98,6 +102,9 @@ func (r rejection) Cells(dst []w.Cell) []w.Cell {
 		attributes,
 		w.Optional(r.eventSource),
 		w.Optional(r.eventID),
+		w.Optional(r.Reader),
+		position,
+		optionalInt(r.Readings),
 	)
 }
 

@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 			`"action":"window_opened","taken_at":"2024-03-01T12:00:00Z","version":1}`},
 		{mesh.CustomersChanged, "customers", "customers.customers",
 			`{"customer_id":"tenant-a","name":"School","sector":"school","country":"NL","version":1}`},
-		{mesh.TelemetryRejected, "rejected", "iot_telemetry_internal.rejected", `{"cause":"no value","id":"m1","source":"/devices","device_id":"d1",` +
+		{mesh.TelemetryRejected, "rejected", "iot_telemetry_internal.rejected", `{"cause":"no value","reader":"json","position":0,"readings":3,"id":"m1","source":"/devices","device_id":"d1",` +
 			`"format":"json","content_type":"application/json","attributes":{"a":"b"},"received_at":"2024-03-01T12:00:02Z","payload":{"x":1}}`},
 		{mesh.TelemetryRejected, "rejected", "iot_telemetry_internal.rejected", `{"cause":"no JSON","id":"m2","source":"/devices",` +
 			`"received_at":"2024-03-01T12:00:02Z","payload_base64":"/wA="}`},
@@ -141,6 +142,71 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 				t.Errorf("row differs from the event's: (-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// Whatever bytes a device sent, they are in the table, and so are the rejections
+// of the same bytes received at another instant or with other attributes.
+func TestRejectedBytesSurvive(t *testing.T) {
+	var every []byte
+	for i := range 256 {
+		every = append(every, byte(i))
+	}
+	payloads := []string{
+		string(every), "", "\x00", "a\x00b", "\xff", "{\"a\":\"\xff\"}", " {\"a\" : 1.0}\r\n", "\ufeff{}", `"\ud800"`, `"\u0000"`, "'; --", "日本\n\u2028",
+		strings.Repeat("[", 20_000), "bnVsbA==", strings.Repeat("x", 1<<20),
+	}
+	var rejections []mesh.Rejection
+	for i, payload := range payloads {
+		rejections = append(rejections, mesh.Rejection{Cause: "x", Message: mesh.Message{
+			ID: fmt.Sprint(i), Source: "/devices", ReceivedAt: mesh.Instant(i), Payload: []byte(payload),
+		}})
+	}
+	same := rejections[1]
+	same.ReceivedAt++
+	other := rejections[1]
+	other.Attributes = map[string]string{"topic": "a\x00"}
+	rejections = append(rejections, same, other)
+
+	db := open(t)
+	served := httptest.NewServer(remote.Handler(db, ""))
+	defer served.Close()
+	handle := sink.New(remote.Open(served.URL, nil, ""))
+	for range 2 {
+		in := mesh.NewEvent(mesh.TelemetryRejected, "/s", mesh.EncodeRejections(rejections), "1")
+		if _, err := handle(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, w := range map[string]warehouse.Warehouse{"here": db, "remote": remote.Open(served.URL, nil, "")} {
+		rows := all(t, w, "FROM iot_telemetry_internal.rejected SELECT payload, payload_base64, attributes ORDER BY message_id::BIGINT, attributes NULLS FIRST, received_at")
+		if len(rows) != len(rejections) {
+			t.Fatalf("%s: %d rows, want %d", name, len(rows), len(rejections))
+		}
+		at := 0
+		for i, payload := range payloads {
+			times := 1
+			if i == 1 {
+				times = 3
+			}
+			for range times {
+				got := rows[at]["payload"].(string)
+				if rows[at]["payload_base64"] == true {
+					b, err := base64.StdEncoding.DecodeString(got)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = string(b)
+				}
+				if got != payload {
+					t.Errorf("%s: payload %.100q, want %.100q", name, got, payload)
+				}
+				at++
+			}
+		}
+		if diff := cmp.Diff(map[string]any{"topic": "a\x00"}, rows[3]["attributes"]); diff != "" {
+			t.Errorf("%s: attributes (-want +got):\n%s", name, diff)
+		}
 	}
 }
 

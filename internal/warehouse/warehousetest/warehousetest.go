@@ -426,11 +426,15 @@ func testRejections(t *testing.T, s *Store) {
 	}
 	const table = "iot_telemetry_internal.rejected"
 	s.Add(table, rejected("m1", "no value", noon), rejected("m2", "no value", noon))
-	s.Add(table, rejected("m1", "no value", noon+9e9))
+	s.Add(table, rejected("m1", "no value", noon))
 	s.want("SELECT message_id, cause FROM iot_telemetry_internal.rejected ORDER BY message_id", "m1 no value", "m2 no value")
-	s.Add(table, rejected("m1", "no time", noon))
-	s.want("SELECT message_id, cause FROM iot_telemetry_internal.rejected ORDER BY message_id, cause",
-		"m1 no time", "m1 no value", "m2 no value")
+	// The same bytes at another instant are another message.
+	s.Add(table, rejected("m1", "no value", noon+9e9))
+	read := rejected("m1", "no value", noon)
+	read["readings"] = warehouse.Int(2)
+	s.Add(table, rejected("m1", "no time", noon), read)
+	s.want("SELECT message_id, cause, readings FROM iot_telemetry_internal.rejected ORDER BY message_id, received_at, cause, readings NULLS FIRST",
+		"m1 no time NULL", "m1 no value NULL", "m1 no value 2", "m1 no value NULL", "m2 no value NULL")
 }
 
 func testPermanent(t *testing.T, s *Store) {
