@@ -6,6 +6,7 @@ package functions
 
 import (
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
+	"github.com/telemesh/telemesh/functions/mqtt-source/source"
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
@@ -17,6 +18,7 @@ import (
 // Table is the functions by the folder of their main.
 var Table = map[string]function.Start{
 	"analytics-join":    join.Start,
+	"mqtt-source":       source.Start,
 	"output-port":       port.Start,
 	"telemetry-flatten": flatten.Start,
 	"telemetry-ingest":  ingest.Start,

@@ -1,0 +1,235 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/telemesh/telemesh/internal/batch"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// IntakeConfig is what becomes of a received PUBLISH, wherever it was received.
+type IntakeConfig struct {
+	Sink   string `envconfig:"K_SINK" required:"true"` // the broker's ingress
+	Topics string `envconfig:"MQTT_TOPICS" default:"#"`
+	batch.Config
+}
+
+// inFlight is how many messages may wait for the broker: enough to fill events
+// while some are on their way.
+func (c *IntakeConfig) inFlight() int { return max(1000, min(4*c.MaxMessages, 1<<16-1)) }
+
+// Publish is a PUBLISH packet as it was received (MQTT 5, section 3.3).
+type Publish struct {
+	Session     string // of the client, whose packet ids they are
+	PacketID    uint16 // 0: QoS 0, it does not come again
+	Duplicate   bool
+	Retained    bool // it was kept by the MQTT broker, and is older than its coming
+	Topic       string
+	ContentType string
+	Properties  [][2]string // the user properties
+	Payload     []byte
+}
+
+var (
+	// ErrAgain says that the same PUBLISH has come again: who brought it last is
+	// told when it is accepted.
+	ErrAgain = errors.New("it has come again")
+	// ErrClosed says that the broker has not accepted it while there was time.
+	ErrClosed = errors.New("the intake is closed")
+)
+
+// Intake makes messages of received PUBLISH packets and brings them to the
+// broker, each until it is accepted.
+type Intake struct {
+	topics  topics
+	source  string
+	batcher *batch.Batcher
+	slots   chan struct{}
+	open    context.Context
+	stop    context.CancelFunc
+
+	mu    sync.Mutex
+	last  mesh.Instant
+	young map[packet]*taken // by what identifies it until it is acknowledged
+	old   map[packet]*taken // those that were young before
+}
+
+type packet struct {
+	session string
+	id      uint16
+}
+
+// taken is a PUBLISH that was not dropped.
+type taken struct {
+	id   string
+	done func(error) // who is told; nil once it was
+	err  error       // what it was told
+}
+
+// maxYoung bounds what is remembered of sessions: it has to be more than what
+// one of them has unacknowledged.
+const maxYoung = 1 << 16
+
+// NewIntake makes an intake of messages whose source is the given one.
+func NewIntake(cfg IntakeConfig, source string, ports function.Ports) (*Intake, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	all, err := parseTopics(cfg.Topics)
+	if err != nil {
+		return nil, err
+	}
+	in := &Intake{topics: all, source: source, slots: make(chan struct{}, cfg.inFlight()), young: map[packet]*taken{}}
+	in.open, in.stop = context.WithCancel(context.Background())
+	in.batcher = batch.New(cfg.Config, name, post(ports.Client, cfg.Sink, ports.Log))
+	return in, nil
+}
+
+// post hands an event over. A refusal for good is the mesh's matter as well: a
+// size or a right that somebody has to see to.
+func post(client *http.Client, sink string, log *slog.Logger) func(context.Context, event.Event) error {
+	return func(ctx context.Context, e event.Event) error {
+		err := function.Post(ctx, client, sink, e)
+		if err != nil {
+			log.Warn("event not accepted, it is tried again", "event.id", e.ID(), "event.type", e.Type(),
+				"permanent", mesh.IsPermanent(err), "error", err)
+		}
+		return err
+	}
+}
+
+// Take takes a PUBLISH and calls done once: when the broker has accepted the
+// event that holds it, or with ErrAgain or ErrClosed. It waits while too many
+// are in flight. done must not wait for anything.
+func (in *Intake) Take(p Publish, done func(error)) {
+	filter := in.topics.match(p.Topic)
+	if filter == nil { // subscribed once, and no longer
+		done(nil)
+		return
+	}
+	m := in.message(filter, &p)
+	if p.Duplicate && in.again(p, m.ID, done) {
+		return
+	}
+	select {
+	case in.slots <- struct{}{}:
+	case <-in.open.Done():
+		done(ErrClosed)
+		return
+	}
+	t := &taken{id: m.ID, done: done}
+	in.mu.Lock()
+	// Messages without a time take this one, and must not all say something of
+	// the same instant.
+	in.last = max(mesh.At(time.Now()), in.last+1)
+	m.ReceivedAt = in.last
+	if p.PacketID != 0 {
+		if len(in.young) == maxYoung {
+			in.young, in.old = map[packet]*taken{}, in.young
+		}
+		in.young[packet{p.Session, p.PacketID}] = t
+	}
+	in.mu.Unlock()
+	in.hand(t, m, 0)
+}
+
+// again says whether the PUBLISH with this message is one that was taken before
+// and not acknowledged so that its sender knew: then done is told what becomes
+// of that one.
+func (in *Intake) again(p Publish, id string, done func(error)) bool {
+	in.mu.Lock()
+	key := packet{p.Session, p.PacketID}
+	t := in.young[key]
+	if t == nil {
+		t = in.old[key]
+	}
+	if t == nil || t.id != id {
+		in.mu.Unlock()
+		return false
+	}
+	tell, err := done, t.err
+	if t.done != nil {
+		tell, err = t.done, ErrAgain
+		t.done = done
+	}
+	in.mu.Unlock()
+	tell(err)
+	return true
+}
+
+// hand brings a message to the broker, again and again until it is accepted.
+func (in *Intake) hand(t *taken, m mesh.Message, attempt int) {
+	in.batcher.Go("", m, func(err error) {
+		if err != nil && in.open.Err() == nil {
+			go func() {
+				select {
+				case <-time.After(backoff(attempt)):
+				case <-in.open.Done():
+				}
+				in.hand(t, m, attempt+1)
+			}()
+			return
+		}
+		<-in.slots
+		if err != nil {
+			err = fmt.Errorf("%w: %w", ErrClosed, err)
+		}
+		in.mu.Lock()
+		done := t.done
+		t.done, t.err = nil, err
+		in.mu.Unlock()
+		done(err)
+	})
+}
+
+// backoff is what attempt n+2 waits for: what the broker cannot take now, it can
+// soon, or somebody has to see to it.
+func backoff(n int) time.Duration { return min(100*time.Millisecond<<min(n, 10), 10*time.Second) }
+
+// Close hands over what was taken, once more, and takes nothing from now on.
+func (in *Intake) Close(ctx context.Context) error {
+	in.stop()
+	if err := in.batcher.Close(ctx); err != nil {
+		return fmt.Errorf("hand over what was taken: %w", err)
+	}
+	return nil
+}
+
+// Bounds of what user properties become attributes: every message carries them.
+const (
+	maxProperties = 32
+	maxProperty   = 256 // bytes of a name, and of a value
+)
+
+// message makes the message of p, all but its time. What the topic and its
+// filter say goes before what the sender says.
+func (in *Intake) message(f *filter, p *Publish) mesh.Message {
+	m := mesh.Message{Source: in.source, ContentType: mesh.MediaType(p.ContentType), Payload: p.Payload}
+	for i, property := range p.Properties {
+		name, value := property[0], property[1]
+		switch {
+		case name == "id" && value != "" && len(value) <= mesh.MaxIdentity:
+			m.ID = value
+		case i < maxProperties && name != "id" && name != "retain" && len(name) <= maxProperty && len(value) <= maxProperty:
+			m.Describe(name, value)
+		}
+	}
+	m.Describe("topic", p.Topic)
+	if p.Retained {
+		m.Describe("retain", "true")
+	}
+	f.describe(&m, p.Topic)
+	if m.ID == "" {
+		m.ID = mesh.Hash(m.Source, p.Topic, string(p.Payload))
+	}
+	return m
+}
