@@ -45,7 +45,7 @@ func dataFlag(cmd *cobra.Command, dir *string) {
 func (o *options) flags(cmd *cobra.Command) {
 	dataFlag(cmd, &o.data)
 	cmd.Flags().StringVar(&o.manifests, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
-	cmd.Flags().StringArrayVar(&o.set, "set", nil, "override an environment variable of a Service, as telemetry-ingest.BATCH_MAX_MESSAGES=1")
+	cmd.Flags().StringArrayVar(&o.set, "set", nil, "override an environment variable of a Service or source, as telemetry-ingest.BATCH_MAX_MESSAGES=1")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 }
 
@@ -81,11 +81,12 @@ func (o *options) overrides(set manifest.Set) (map[manifest.Ref]map[string]strin
 		if !ok || !dotted || service == "" || key == "" {
 			return nil, hint(fmt.Errorf("--set %q is not SERVICE.KEY=VALUE", s), "for example --set telemetry-ingest.BATCH_MAX_MESSAGES=1")
 		}
-		at := slices.IndexFunc(set.Services, func(s *manifest.Service) bool { return s.Name == service })
+		all := set.Workloads()
+		at := slices.IndexFunc(all, func(w *manifest.Workload) bool { return w.Ref().Name == service })
 		if at < 0 {
-			return nil, fmt.Errorf("--set %q: no Service %q in the manifests", s, service)
+			return nil, fmt.Errorf("--set %q: no Service or source %q in the manifests", s, service)
 		}
-		ref := set.Services[at].Ref()
+		ref := all[at].Ref()
 		if out[ref] == nil {
 			out[ref] = map[string]string{}
 		}

@@ -85,8 +85,7 @@ func TestKilledMeshEndsTheSame(t *testing.T) {
 	const kills = 10
 	accepted := 0
 	for range kills {
-		up := append([]string{"up", "--data", data, "--portal", "127.0.0.1:0", "--brokers", "127.0.0.1:0", "--ingest", "127.0.0.1:0"}, sheets...)
-		cmd := command(t.Context(), t, up...)
+		cmd := command(t.Context(), t, up(data, sheets...)...)
 		url := startUp(t, cmd)
 		kill := time.AfterFunc(time.Duration(random.Int64N(int64(200*time.Millisecond))), func() { cmd.Process.Kill() })
 		for accepted < len(lines) {

@@ -4,32 +4,44 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/internal/mqtt"
 	"github.com/telemesh/telemesh/internal/portal"
 )
 
 func upCommand() *cobra.Command {
 	var (
-		o                      options
-		s                      sheets
-		simulated              bool
-		ingestOn, brokerOn, on string
+		o                              options
+		s                              sheets
+		simulated                      bool
+		ingestOn, brokerOn, mqttOn, on string
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run the whole mesh on this machine",
 		Long: `Runs the brokers, triggers and functions of the manifests in this process until
 it is interrupted, and says where to look. Started again on the same folder, it
-goes on where it was, also after a kill.`,
+goes on where it was, also after a kill.
+
+Devices publish to its MQTT broker. Messages of another one are fetched by the
+source mqtt-source, once it knows the address; other sources likewise.`,
 		Example: `  telemesh up --simulate
   telemesh up --placements placements.csv --actions actions.csv --customers customers.csv
-  curl -d '{"device_id": "desk-1", "metrics": {"co2": 812}}' localhost:8082`,
+  curl -d '{"device_id": "desk-1", "metrics": {"co2": 812}}' localhost:8082
+  mosquitto_pub -t desk-1/co2 -m 812
+  telemesh up --mqtt '' --set mqtt-source.MQTT_URL=mqtts://USER:PASSWORD@HOST --set mqtt-source.MQTT_TOPICS=zigbee2mqtt/+`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			ctx := cmd.Context()
+			if err := onlyHere(mqttOn); err != nil {
+				return err
+			}
 			in, err := o.open(ctx, s)
 			if err != nil {
 				if ctx.Err() != nil {
@@ -49,6 +61,13 @@ goes on where it was, also after a kill.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, broker.stop()) }()
+			published, err := in.takeMQTT(mqttOn)
+			if err != nil {
+				return err
+			}
+			if err := in.mesh.StartSources(); err != nil {
+				return err
+			}
 			page, err := serveOn(on, portal.Handler(in.status(ingest.address, broker.address)))
 			if err != nil {
 				return err
@@ -61,6 +80,9 @@ goes on where it was, also after a kill.`,
 			fmt.Fprintf(out, "portal   http://%s/\n", page.address)
 			fmt.Fprintf(out, "ingest   http://%s/                    POST device messages\n", ingest.address)
 			fmt.Fprintf(out, "brokers  http://%s/NAMESPACE/BROKER    POST CloudEvents: iot/iot, crm/crm, analytics/analytics\n", broker.address)
+			if published != "" {
+				fmt.Fprintf(out, "mqtt     mqtt://%s                    publish device messages\n", published)
+			}
 			fmt.Fprintf(out, "data     %s\n", data)
 
 			ended := make(chan error, 1)
@@ -91,5 +113,41 @@ goes on where it was, also after a kill.`,
 	cmd.Flags().StringVar(&on, "portal", "127.0.0.1:8080", "address of the portal")
 	cmd.Flags().StringVar(&brokerOn, "brokers", "127.0.0.1:8081", "address of the brokers' ingress")
 	cmd.Flags().StringVar(&ingestOn, "ingest", "127.0.0.1:8082", "address of the ingest endpoint")
+	cmd.Flags().StringVar(&mqttOn, "mqtt", "127.0.0.1:1883", "address of the MQTT broker, which only this machine may reach; empty: none")
 	return cmd
+}
+
+// onlyHere refuses an address that others reach: the MQTT broker asks nobody who
+// he is.
+func onlyHere(address string) error {
+	if address == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return hint(fmt.Errorf("--mqtt %q: %w", address, err), "--mqtt takes HOST:PORT, or '' for no MQTT broker")
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return hint(fmt.Errorf("--mqtt %s: others could reach it, and it asks nobody who he is", address),
+			"use an address of 127.0.0.1, and for devices elsewhere an MQTT broker with passwords, whose messages --set mqtt-source.MQTT_URL=mqtts://USER:PASSWORD@HOST fetches")
+	}
+	return nil
+}
+
+// takeMQTT starts the MQTT broker on address, in the environment of mqtt-source,
+// and gives the address it has.
+func (in *instance) takeMQTT(address string) (string, error) {
+	at := slices.IndexFunc(in.config.Manifests.Deployments, func(d *manifest.Deployment) bool { return d.Function() == "mqtt-source" })
+	if address == "" || at < 0 {
+		return "", nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", hint(fmt.Errorf("start the MQTT broker: %w", err),
+			"name another address with --mqtt, or '' for none; --set mqtt-source.MQTT_URL=mqtt://%s fetches the messages of the one that is there", address)
+	}
+	if err := in.mesh.StartSource(in.config.Manifests.Deployments[at], mqtt.Start(listener)); err != nil {
+		return "", errors.Join(err, listener.Close())
+	}
+	return listener.Addr().String(), nil
 }

@@ -13,6 +13,12 @@ import (
 	"time"
 )
 
+// up is `telemesh up` on a folder and on addresses that are free.
+func up(data string, more ...string) []string {
+	return append([]string{"up", "--data", data, "--portal", "127.0.0.1:0", "--brokers", "127.0.0.1:0",
+		"--ingest", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"}, more...)
+}
+
 // startUp starts `telemesh up` and gives the URL of its ingest endpoint.
 func startUp(t *testing.T, cmd *exec.Cmd) (ingest string) {
 	t.Helper()
@@ -64,7 +70,7 @@ func postMessage(t *testing.T, url, body string) {
 // redriven; an interrupt ends it well.
 func TestUp(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	cmd := command(t.Context(), t, "up", "--data", data, "--portal", "127.0.0.1:0", "--brokers", "127.0.0.1:0", "--ingest", "127.0.0.1:0")
+	cmd := command(t.Context(), t, up(data)...)
 	at := started(t, cmd)
 	postMessage(t, at["ingest"], `{"device_id":"d","time":"2026-03-01T09:00:00Z","metrics":{"CO2":812}}`)
 	waitFor(t, func() bool {

@@ -34,12 +34,14 @@ type Config struct {
 
 // Mesh is a running mesh.
 type Mesh struct {
+	cfg      Config
 	log      *slog.Logger
 	store    *store
 	client   *http.Client
 	brokers  map[manifest.Ref]*broker
 	services map[manifest.Ref]*service
 	triggers []*trigger
+	sources  sources
 	letters  *DeadLetters
 	backlog  *backlog
 	failures failures
@@ -60,12 +62,14 @@ const (
 	maxBacklogBytes = 256 << 20
 )
 
-// Open starts the functions, and delivers what an earlier run left.
+// Open starts the functions, and delivers what an earlier run left. Sources are
+// started by StartSources.
 func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	m := &Mesh{
+		cfg:      cfg,
 		log:      cfg.Log,
 		brokers:  map[manifest.Ref]*broker{},
 		services: map[manifest.Ref]*service{},
@@ -103,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		b.before = stream.CachedInfo().State.LastSeq
 		m.brokers[b.ref] = b
 	}
-	if err := m.startServices(cfg); err != nil {
+	if err := m.startServices(); err != nil {
 		return nil, err
 	}
 	for _, spec := range cfg.Manifests.Triggers {
@@ -187,12 +191,13 @@ func (m *Mesh) Idle(ctx context.Context) error { return m.backlog.idle(ctx) }
 // DeadLetters gives what could not be delivered.
 func (m *Mesh) DeadLetters() *DeadLetters { return m.letters }
 
-// Close lets deliveries in flight end, closes the functions and the store.
-// When ctx ends first, deliveries in flight are broken off; as all that is not
+// Close ends the sources, lets deliveries in flight end, closes the functions and
+// the store. When ctx ends first, deliveries in flight are broken off; as all that is not
 // delivered, they are made when the mesh is opened again.
 func (m *Mesh) Close(ctx context.Context) error {
 	var errs []error
 	m.closing.Do(func() {
+		errs = append(errs, m.sources.close(ctx))
 		if m.stop != nil {
 			m.stop()
 		}

@@ -29,7 +29,8 @@ type service struct {
 // startServices starts the function of every Service. A Service that needs
 // another at start-up finds it there: those whose address is in the
 // environment come first.
-func (m *Mesh) startServices(cfg Config) error {
+func (m *Mesh) startServices() error {
+	cfg := m.cfg
 	for _, s := range cfg.Manifests.Services {
 		svc := &service{ref: s.Ref(), log: cfg.Log.With("function", s.Name)}
 		if seconds := s.Spec.Template.Spec.TimeoutSeconds; seconds != nil {
@@ -58,22 +59,17 @@ func (m *Mesh) startServices(cfg Config) error {
 				}
 			}
 		}
-		begin := cfg.Functions[s.Function()]
+		begin, err := m.functionOf(&s.Workload)
 		switch {
-		case begin == nil && s.Function() != "":
-			return fmt.Errorf("%s: Service %s: there is no function %q in this program", s.Where, s.Ref(), s.Function())
 		case begin == nil:
-			m.log.Info("not run here: its image is no function of telemesh", "service", s.Ref().String())
-			return nil
+			return err
 		case missing != nil:
-			return fmt.Errorf("%s: Service %s: %s comes from the cluster: set a value for this machine", s.Where, s.Ref(), strings.Join(missing, ", "))
+			return fmt.Errorf("%s: %s: %s comes from the cluster: set a value for this machine", s.Where, s.Object(), strings.Join(missing, ", "))
 		}
 		svc := m.services[s.Ref()]
-		fn, err := withEnv(env, func() (*function.Function, error) {
-			return begin(function.Ports{Client: m.client, Warehouse: cfg.Warehouse, Log: svc.log})
-		})
+		fn, err := m.begin(&s.Workload, env, begin, svc.log)
 		if err != nil {
-			return fmt.Errorf("start Service %s: %w", s.Ref(), err)
+			return err
 		}
 		svc.function, svc.handler = fn, fn.Serve(svc.log, env["K_SINK"], m.client)
 		return nil
@@ -84,6 +80,31 @@ func (m *Mesh) startServices(cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// functionOf gives the function that a workload's image is, or nil if it is none
+// of telemesh: then it runs on a cluster only. It is an error if this program
+// lacks it.
+func (m *Mesh) functionOf(w *manifest.Workload) (function.Start, error) {
+	start := m.cfg.Functions[w.Function()]
+	switch {
+	case start == nil && w.Function() != "":
+		return nil, fmt.Errorf("%s: %s: there is no function %q in this program", w.Where, w.Object(), w.Function())
+	case start == nil:
+		m.log.Info("not run here: its image is no function of telemesh", "workload", w.Object())
+	}
+	return start, nil
+}
+
+// begin starts a function as workload w, with its environment.
+func (m *Mesh) begin(w *manifest.Workload, env map[string]string, start function.Start, log *slog.Logger) (*function.Function, error) {
+	fn, err := withEnv(env, func() (*function.Function, error) {
+		return start(function.Ports{Client: m.client, Warehouse: m.cfg.Warehouse, Log: log})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", w.Object(), err)
+	}
+	return fn, nil
 }
 
 var environment sync.Mutex

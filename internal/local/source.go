@@ -1,0 +1,117 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/manifest"
+)
+
+// sources are the sources that run in this process.
+type sources struct {
+	running sync.WaitGroup
+	stops   []context.CancelFunc
+}
+
+// StartSources starts the sources of the Deployments: those that have all of
+// their environment. It is not a part of Open, since what they bring needs what
+// is told to the mesh before.
+func (m *Mesh) StartSources() error {
+	for _, d := range m.cfg.Manifests.Deployments {
+		start, err := m.functionOf(&d.Workload)
+		if err != nil {
+			return err
+		}
+		if start == nil {
+			continue
+		}
+		if _, missing := d.Environ(m.cfg.Set[d.Ref()]); missing != nil {
+			m.log.Info("not run here: variables come from the cluster", "workload", d.Object(), "missing", strings.Join(missing, ", "))
+			continue
+		}
+		if err := m.StartSource(d, start); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StartSource starts a source as if it were that of a Deployment, in its
+// environment, whatever that lacks. It ends with the mesh.
+func (m *Mesh) StartSource(d *manifest.Deployment, start function.Start) error {
+	log := m.log.With("function", d.Name)
+	env, _ := d.Environ(m.cfg.Set[d.Ref()])
+	begin := func() (*function.Function, error) { return m.begin(&d.Workload, env, start, log) }
+	fn, err := begin()
+	if err != nil {
+		return err
+	}
+	if fn.Run == nil {
+		return fmt.Errorf("start %s: function %s is no source", d.Object(), d.Function())
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	m.sources.stops = append(m.sources.stops, stop)
+	m.sources.running.Go(func() { keep(ctx, log, fn, begin) })
+	return nil
+}
+
+// What a source that ends waits for before it begins again, as a pod does.
+const (
+	firstRestart = time.Second
+	lastRestart  = 5 * time.Minute
+)
+
+// keep runs a source until ctx is done: one that ends before begins anew.
+func keep(ctx context.Context, log *slog.Logger, fn *function.Function, begin func() (*function.Function, error)) {
+	for wait := firstRestart; ; wait = min(2*wait, lastRestart) {
+		err := runSource(ctx, fn)
+		for {
+			if ctx.Err() != nil {
+				if err != nil {
+					log.Warn("source not ended well", "error", err)
+				}
+				return
+			}
+			log.Error("source ended, it begins again", "after", wait.String(), "error", err)
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			if fn, err = begin(); err == nil {
+				break
+			}
+		}
+	}
+}
+
+func runSource(ctx context.Context, fn *function.Function) error {
+	err := fn.Run(ctx)
+	if fn.Close != nil {
+		err = errors.Join(err, fn.Close(context.WithoutCancel(ctx)))
+	}
+	return err
+}
+
+func (s *sources) close(ctx context.Context) error {
+	for _, stop := range s.stops {
+		stop()
+	}
+	ended := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("close the sources: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,134 @@
+// Package mqtt is the MQTT broker of a mesh on one machine: a device, a
+// Zigbee2MQTT or a Shelly is pointed at it and at nothing else.
+//
+// A PUBLISH that matches MQTT_TOPICS becomes a message as if mqtt-source had
+// received it, by the same code. It is acknowledged once the mesh has accepted
+// the event that holds it durably: what a client has seen acknowledged survives
+// a kill of the process. A PUBLISH that the mesh does not accept yet waits for
+// it, and with it all that its client sends after; a client that gives up and
+// connects again sends it again. That is the same reading as long as the process
+// lives, also without a time in it; after a kill a message without a time may be
+// another one. A client that loses its connection with clean session sends
+// nothing again, and loses what it has not seen acknowledged.
+//
+// Messages are routed to whoever subscribes, too. Sessions, their subscriptions
+// and retained messages live in memory.
+//
+// Nobody has to say who he is: the broker is for addresses that only this
+// machine reaches.
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/hooks/auth"
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/telemesh/telemesh/functions/mqtt-source/source"
+	"github.com/telemesh/telemesh/internal/function"
+)
+
+// Linger is at most what a message waits for others. A client's packets are
+// read one after the other, so that each of its messages waits alone.
+const maxLinger = time.Millisecond
+
+// sourceURI is the source of the messages: the same for every address.
+const sourceURI = "mqtt://localhost/"
+
+// drainTime is what the mesh may take, at the end, to accept what was received.
+const drainTime = 10 * time.Second
+
+// Start gives the start of a source that is an MQTT broker on listener. Its
+// environment is that of mqtt-source.
+func Start(listener net.Listener) function.Start {
+	return func(ports function.Ports) (*function.Function, error) {
+		cfg, err := function.Config[source.IntakeConfig]()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Linger = min(cfg.Linger, maxLinger)
+		intake, err := source.NewIntake(cfg, sourceURI, ports)
+		if err != nil {
+			return nil, err
+		}
+		capabilities := mochi.NewDefaultServerCapabilities()
+		capabilities.MaximumPacketSize = source.MaxPacket
+		capabilities.MaximumSessionExpiryInterval = maxSession
+		// An acknowledgement that repeats the properties of its message is none
+		// (MQTT 5, section 3.4.2.2).
+		capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
+		// What it logs are packets, with the data of devices in them.
+		server := mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler)})
+		h := &hook{intake: intake}
+		if err := errors.Join(server.AddHook(new(auth.AllowHook), nil), server.AddHook(h, nil),
+			server.AddListener(listeners.NewNet("mqtt", listener))); err != nil {
+			return nil, fmt.Errorf("make MQTT broker: %w", err)
+		}
+		return &function.Function{Run: func(ctx context.Context) error {
+			if err := server.Serve(); err != nil {
+				return fmt.Errorf("serve MQTT on %s: %w", listener.Addr(), err)
+			}
+			<-ctx.Done()
+			draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+			defer cancel()
+			// First what is in flight is accepted and acknowledged.
+			return errors.Join(intake.Close(draining), server.Close())
+		}}, nil
+	}
+}
+
+// maxSession, in seconds, is how long a client that is away is kept in memory.
+const maxSession = 24 * 3600
+
+// hook takes what is published to the mesh.
+type hook struct {
+	mochi.HookBase
+	intake *source.Intake
+}
+
+func (h *hook) ID() string { return "mesh" }
+
+func (h *hook) Provides(b byte) bool {
+	return bytes.IndexByte([]byte{mochi.OnPublish, mochi.OnWillSent}, b) >= 0
+}
+
+// OnPublish returns when the mesh has accepted what is published. mochi
+// acknowledges it then and not before, see Server.processPublish. Without an
+// acknowledgement a client has to send it again once it is connected again; one
+// that says no would be the end of it.
+func (h *hook) OnPublish(client *mochi.Client, p packets.Packet) (packets.Packet, error) {
+	done := make(chan error, 1)
+	h.intake.Take(publish(client, &p), func(err error) { done <- err })
+	if err := <-done; err != nil {
+		client.Stop(err)
+		return p, packets.ErrRejectPacket
+	}
+	return p, nil
+}
+
+// OnWillSent takes the last will of a client: for it, too, it is a message of a
+// device. Nobody waits for an acknowledgement.
+func (h *hook) OnWillSent(client *mochi.Client, p packets.Packet) {
+	will := publish(client, &p)
+	will.PacketID = 0
+	h.intake.Take(will, func(error) {})
+}
+
+func publish(client *mochi.Client, p *packets.Packet) source.Publish {
+	out := source.Publish{
+		Session: client.ID, PacketID: p.PacketID, Duplicate: p.FixedHeader.Dup,
+		Topic: p.TopicName, ContentType: p.Properties.ContentType, Payload: p.Payload,
+	}
+	for _, property := range p.Properties.User {
+		out.Properties = append(out.Properties, [2]string{property.Key, property.Val})
+	}
+	return out
+}
