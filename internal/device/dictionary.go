@@ -64,6 +64,19 @@ var conversions = map[[2]string]func(float64) float64{
 	{"mV", "V"}:          func(v float64) float64 { return v / 1000 },
 	{"mg/m3", "ug/m3"}:   func(v float64) float64 { return v * 1000 },
 	{"ppm", "ppb"}:       func(v float64) float64 { return v * 1000 },
+	{"[pptr]", "ppb"}:    func(v float64) float64 { return v / 1000 },
+	{"1", "ppm"}:         func(v float64) float64 { return v * 1e6 },
+	{"%", "ppm"}:         func(v float64) float64 { return v * 1e4 },
+	{"[ppth]", "%"}:      func(v float64) float64 { return v / 10 },
+	{"kg/m3", "ug/m3"}:   func(v float64) float64 { return v * 1e9 },
+	{"ug/L", "ug/m3"}:    func(v float64) float64 { return v * 1000 },
+	{"mg/L", "ug/m3"}:    func(v float64) float64 { return v * 1e6 },
+	{"dB[W]", "dB{mW}"}:  func(v float64) float64 { return v + 30 },
+	{"B[SPL]", "dB"}:     func(v float64) float64 { return v * 10 },
+	{"m/s2", "m[g]"}:     func(v float64) float64 { return v / 9.80665 * 1000 },
+	{"ms", "s"}:          func(v float64) float64 { return v / 1000 },
+	{"min", "s"}:         func(v float64) float64 { return v * 60 },
+	{"h", "s"}:           func(v float64) float64 { return v * 3600 },
 }
 
 // conversion gives what converts from one UCUM unit to another, nil if they are
