@@ -232,7 +232,7 @@ func (m Message) event() (*event.Event, error) {
 	contentType := m.attribute("content-type")
 	switch mediaType := mesh.MediaType(contentType); {
 	case mediaType == event.ApplicationCloudEventsJSON:
-		header.Set("Content-Type", event.ApplicationCloudEventsJSON)
+		return mesh.ParseEvent(m.Data)
 	case strings.HasPrefix(mediaType, "application/cloudevents"): // section 3 of the binding: it knows no batches
 		return nil, fmt.Errorf("read CloudEvent: a Pub/Sub message cannot be %s", mediaType)
 	case m.attribute("ce-specversion") == "":

@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,20 +23,23 @@ type refusal struct {
 
 // fromEvent makes a message of a CloudEvent in binary or structured mode.
 func (in *request) fromEvent(mediaType string) (mesh.Message, error) {
-	header := in.header.Clone()
 	if mediaType == event.ApplicationCloudEventsJSON {
-		header.Set("Content-Type", mediaType) // the SDK knows it without parameters alone
-	} else {
-		for name, values := range header {
-			if strings.HasPrefix(name, "Ce-") {
-				header[name] = []string{decodeHeader(values[0])}
-			}
+		e, err := mesh.ParseEvent(in.body)
+		if err != nil {
+			return mesh.Message{}, err
 		}
-		switch version := header.Get("Ce-Specversion"); version {
-		case event.CloudEventsVersionV1, event.CloudEventsVersionV03:
-		default:
-			return mesh.Message{}, fmt.Errorf("CloudEvent: specversion %q is none that is known: it is 1.0", version)
+		return mesh.FromEvent(e, in.now)
+	}
+	header := in.header.Clone()
+	for name, values := range header {
+		if strings.HasPrefix(name, "Ce-") {
+			header[name] = []string{decodeHeader(values[0])}
 		}
+	}
+	switch version := header.Get("Ce-Specversion"); version {
+	case event.CloudEventsVersionV1, event.CloudEventsVersionV03:
+	default:
+		return mesh.Message{}, fmt.Errorf("read CloudEvent: specversion %q is none that is known: it is 1.0", version)
 	}
 	e, err := cehttp.NewEventFromHTTPRequest(&http.Request{Header: header, Body: io.NopCloser(bytes.NewReader(in.body))})
 	if err != nil {
@@ -100,14 +102,10 @@ func (in *request) fromBatch() (messages []mesh.Message, refused []refusal, err 
 		return nil, nil, errTooMany
 	}
 	for i, part := range parts {
-		var e event.Event
-		err := json.Unmarshal(part, &e)
-		if err != nil {
-			err = fmt.Errorf("read CloudEvent: %w", err)
-		}
 		var m mesh.Message
+		e, err := mesh.ParseEvent(part)
 		if err == nil {
-			m, err = mesh.FromEvent(&e, in.now+mesh.Instant(i))
+			m, err = mesh.FromEvent(e, in.now+mesh.Instant(i))
 		}
 		if err != nil {
 			refused = append(refused, in.refuse(part, i, err))

@@ -74,7 +74,9 @@ func server(t *testing.T, b *broker, cfg ingest.Config) *ingest.Server {
 	if cfg.MaxBodyBytes == 0 {
 		cfg.MaxBodyBytes = 1 << 20
 	}
-	cfg.Linger = 50 * time.Millisecond
+	if cfg.Linger == 0 {
+		cfg.Linger = 50 * time.Millisecond
+	}
 	s, err := ingest.New(cfg, http.DefaultClient, b.post, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
