@@ -1,0 +1,229 @@
+package source
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/telemesh/telemesh/internal/batch"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/mqtt/mqtttest"
+)
+
+func config(ingress *mqtttest.Ingress, topics string) IntakeConfig {
+	return IntakeConfig{Sink: ingress.URL, Topics: topics, Config: batch.Config{MaxMessages: 500, MaxBytes: 1 << 18, Linger: time.Millisecond}}
+}
+
+func ports() function.Ports {
+	return function.Ports{Client: http.DefaultClient, Log: slog.New(slog.DiscardHandler)}
+}
+
+func newIntake(t *testing.T, cfg IntakeConfig) *Intake {
+	t.Helper()
+	in, err := NewIntake(cfg, "mqtt://h/", ports())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(t.Context()) })
+	return in
+}
+
+// took takes p and gives what done is told.
+func took(in *Intake, p Publish) <-chan error {
+	done := make(chan error, 1)
+	in.Take(p, func(err error) { done <- err })
+	return done
+}
+
+func TestMessage(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	in := newIntake(t, config(ingress, "a/{device_id}?format=json,#"))
+	many := [][2]string{{"id", "m-1"}, {"time", "2026-03-01T09:00:00Z"}, {"topic", "forged"}, {"retain", "true"}, {"sender", "forged"},
+		{"device_id", "forged"}, {"format", "forged"}, {"long", strings.Repeat("x", maxProperty+1)}}
+	for i := range 40 {
+		many = append(many, [2]string{fmt.Sprintf("p%02d", i), "v"})
+	}
+	kept := map[string]string{"topic": "a/desk", "time": "2026-03-01T09:00:00Z"}
+	for i := range maxProperties - 8 {
+		kept[fmt.Sprintf("p%02d", i)] = "v"
+	}
+	const payload = `{"co2":812}`
+	for _, test := range []struct {
+		p    Publish
+		want mesh.Message
+	}{
+		{Publish{Topic: "x", Payload: []byte(payload)},
+			mesh.Message{ID: mesh.Hash("mqtt://h/", "x", payload), Attributes: map[string]string{"topic": "x"}, Payload: []byte(payload)}},
+		{Publish{Topic: "a/desk", Payload: []byte(payload), Properties: many},
+			mesh.Message{ID: "m-1", DeviceID: "desk", Format: "json", Attributes: kept, Payload: []byte(payload)}},
+		{Publish{Topic: "x", Payload: []byte{0xff}, ContentType: "application/cbor; x=y", Retained: true},
+			mesh.Message{ID: mesh.Hash("mqtt://h/", "x", "\xff"), ContentType: "application/cbor", Attributes: map[string]string{"topic": "x", "retain": "true"}, Payload: []byte{0xff}}},
+		// An id that every reading would repeat at any length is none.
+		{Publish{Topic: "x", Payload: []byte(payload), Properties: [][2]string{{"id", strings.Repeat("i", mesh.MaxIdentity+1)}}},
+			mesh.Message{ID: mesh.Hash("mqtt://h/", "x", payload), Attributes: map[string]string{"topic": "x"}, Payload: []byte(payload)}},
+	} {
+		if err := mqtttest.Await(t, took(in, test.p), "acceptance"); err != nil {
+			t.Fatal(err)
+		}
+		test.want.Source = "mqtt://h/"
+		messages := ingress.Messages()
+		if diff := cmp.Diff(test.want, messages[len(messages)-1], cmpopts.IgnoreFields(mesh.Message{}, "ReceivedAt")); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", test.p, diff)
+		}
+	}
+}
+
+// Messages that tell no time take that of their receipt: two of one instant
+// would be two values of one reading.
+func TestNoTwoMessagesOfOneInstant(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	in := newIntake(t, config(ingress, "#"))
+	const n = 2000
+	for range n {
+		took(in, Publish{Topic: "a", Payload: []byte("1")})
+	}
+	instants := map[mesh.Instant]bool{}
+	for _, m := range ingress.Await(t, n) {
+		instants[m.ReceivedAt] = true
+	}
+	if len(instants) != n {
+		t.Errorf("%d messages of %d instants", n, len(instants))
+	}
+}
+
+func TestTopicOfNoFilterIsDropped(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	in := newIntake(t, config(ingress, "a/#"))
+	if err := mqtttest.Await(t, took(in, Publish{Topic: "b", PacketID: 1}), "the answer"); err != nil {
+		t.Errorf("done(%v), want nil: it would come again for ever", err)
+	}
+	if got := ingress.Messages(); len(got) != 0 {
+		t.Errorf("handed over: %v", got)
+	}
+}
+
+// Whatever the broker answers, nothing is given up: a refusal for good of an
+// event is of a size or a right that somebody has to see to.
+func TestRefusedIsTriedAgain(t *testing.T) {
+	for _, status := range []int{http.StatusServiceUnavailable, http.StatusRequestEntityTooLarge, http.StatusForbidden} {
+		ingress := mqtttest.NewIngress(t)
+		ingress.Refuse(status)
+		in := newIntake(t, config(ingress, "#"))
+		done := took(in, Publish{Topic: "a", PacketID: 1, Payload: []byte("1")})
+		mqtttest.Await(t, ingress.Refused, "first refusal")
+		mqtttest.Await(t, ingress.Refused, "second refusal")
+		select {
+		case err := <-done:
+			t.Fatalf("%d: done(%v) before it was accepted", status, err)
+		default:
+		}
+		ingress.Refuse(0)
+		if err := mqtttest.Await(t, done, "acceptance"); err != nil {
+			t.Errorf("%d: done(%v), want nil", status, err)
+		}
+		if got := ingress.Messages(); len(got) != 1 {
+			t.Errorf("%d: %d messages, want 1", status, len(got))
+		}
+	}
+}
+
+// A PUBLISH that comes again since its acknowledgement was not seen is not
+// another reading, before and after it is accepted.
+func TestAgainIsTheSame(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	in := newIntake(t, config(ingress, "#"))
+	release := ingress.Hold()
+	defer release()
+	p := Publish{Session: "s", PacketID: 7, Topic: "a", Payload: []byte("1")}
+	again := p
+	again.Duplicate = true
+
+	first := took(in, p)
+	second := took(in, again)
+	if err := mqtttest.Await(t, first, "the answer to the first"); !errors.Is(err, ErrAgain) {
+		t.Errorf("first: done(%v), want ErrAgain", err)
+	}
+	release()
+	if err := mqtttest.Await(t, second, "the answer to the second"); err != nil {
+		t.Errorf("second: done(%v), want nil", err)
+	}
+	if err := mqtttest.Await(t, took(in, again), "the answer to the third"); err != nil {
+		t.Errorf("third: done(%v), want nil", err)
+	}
+
+	// These are others: not sent again, or of another session, or with another
+	// content under a packet id that was free again.
+	other, session, content := p, again, again
+	session.Session, content.Payload = "other", []byte("2")
+	for _, p := range []Publish{other, session, content} {
+		if err := mqtttest.Await(t, took(in, p), "acceptance"); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := len(ingress.Messages()); got != 4 {
+		t.Errorf("%d messages, want 4", got)
+	}
+}
+
+// What is in flight is bounded: who brings more waits.
+func TestIntakeHoldsBack(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	release := ingress.Hold()
+	defer release()
+	in := newIntake(t, config(ingress, "#"))
+	for range cap(in.slots) {
+		took(in, Publish{Topic: "a", Payload: []byte("1")})
+	}
+	over := make(chan (<-chan error))
+	go func() { over <- took(in, Publish{Topic: "a", Payload: []byte("1")}) }()
+	select {
+	case <-over:
+		t.Fatal("taken without room")
+	default:
+	}
+	release()
+	if err := mqtttest.Await(t, mqtttest.Await(t, over, "room"), "acceptance"); err != nil {
+		t.Error(err)
+	}
+	ingress.Await(t, cap(in.slots)+1)
+}
+
+func TestCloseHandsOverOnce(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	cfg := config(ingress, "#")
+	cfg.Linger = time.Hour
+	in := newIntake(t, cfg)
+	done := took(in, Publish{Topic: "a", Payload: []byte("1")})
+	if err := in.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil || len(ingress.Messages()) != 1 {
+		t.Errorf("done(%v), %d messages, want nil and 1", err, len(ingress.Messages()))
+	}
+	if err := <-took(in, Publish{Topic: "a", Payload: []byte("1")}); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: done(%v), want ErrClosed", err)
+	}
+
+	ingress.Refuse(http.StatusServiceUnavailable)
+	in = newIntake(t, cfg)
+	p := Publish{Session: "s", PacketID: 1, Topic: "a", Payload: []byte("1")}
+	done = took(in, p)
+	if err := in.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Errorf("refused at the end: done(%v), want ErrClosed", err)
+	}
+	p.Duplicate = true
+	if err := <-took(in, p); !errors.Is(err, ErrClosed) {
+		t.Errorf("again after the end: done(%v), want ErrClosed", err)
+	}
+}
