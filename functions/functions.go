@@ -6,8 +6,9 @@ package functions
 
 import (
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
-	"github.com/telemesh/telemesh/functions/mqtt-source/source"
+	mqtt "github.com/telemesh/telemesh/functions/mqtt-source/source"
 	"github.com/telemesh/telemesh/functions/output-port/port"
+	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
 	"github.com/telemesh/telemesh/functions/tenant-enrich/enrich"
@@ -18,8 +19,9 @@ import (
 // Table is the functions by the folder of their main.
 var Table = map[string]function.Start{
 	"analytics-join":    join.Start,
-	"mqtt-source":       source.Start,
+	"mqtt-source":       mqtt.Start,
 	"output-port":       port.Start,
+	"pubsub-source":     pubsub.Start,
 	"telemetry-flatten": flatten.Start,
 	"telemetry-ingest":  ingest.Start,
 	"tenant-enrich":     enrich.Start,

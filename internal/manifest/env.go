@@ -43,6 +43,10 @@ func (w *Workload) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 			w.Env[v.Name] = expand(v.Value, w.Env)
 		case from.ConfigMapKeyRef != nil:
 			ref := from.ConfigMapKeyRef
+			if w.kind == "Deployment" && configMaps[Ref{w.ref.Namespace, ref.Name}] == nil && (ref.Optional == nil || !*ref.Optional) {
+				w.Missing = append(w.Missing, v.Name) // what a source fetches from is its user's to say
+				continue
+			}
 			data, err := configMap(field, ref.Name, ref.Optional)
 			if err != nil {
 				return err

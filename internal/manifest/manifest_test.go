@@ -94,13 +94,13 @@ spec:
 const toIoT = "{name: K_SINK, value: http://broker-ingress.knative-eventing.svc.cluster.local/iot/iot}"
 
 func TestDeployments(t *testing.T) {
-	s := mustLoad(t, brokers+source("mqtt", "a", toIoT+", {name: URL, valueFrom: {secretKeyRef: {name: mqtt, key: url}}}")+
+	s := mustLoad(t, brokers+source("mqtt", "a", toIoT+", {name: URL, valueFrom: {secretKeyRef: {name: mqtt, key: url}}}, {name: TOPICS, valueFrom: {configMapKeyRef: {name: mqtt, key: topics}}}")+
 		service("flat", "", "")+trigger("flat", toService("flat"), byType("a")))
 	d := s.Deployment(Ref{"iot", "mqtt"})
 	if d == nil || d.Function() != "mqtt" || d.Object() != "Deployment iot/mqtt" {
 		t.Fatalf("Deployments = %v, want iot/mqtt of function mqtt", s.Deployments)
 	}
-	if diff := cmp.Diff([]string{"URL"}, d.Missing); diff != "" {
+	if diff := cmp.Diff([]string{"URL", "TOPICS"}, d.Missing); diff != "" {
 		t.Errorf("missing (-want +got):\n%s", diff)
 	}
 	if findings := Check(s); len(findings) != 0 {
