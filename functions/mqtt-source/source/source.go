@@ -49,6 +49,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -154,6 +155,9 @@ func (s *Source) Run(ctx context.Context) error {
 		ReconnectBackoff:      reconnect,
 		ConnectPacketBuilder: func(c *paho.Connect, _ *url.URL) (*paho.Connect, error) {
 			c.Properties.ReceiveMaximum, c.Properties.MaximumPacketSize = &receiveMaximum, &maxPacket
+			// Causes come along; some MQTT brokers leave out user properties, too,
+			// where nobody asks for them.
+			c.Properties.RequestProblemInfo = true
 			return c, nil
 		},
 		OnConnectionUp: func(conn *autopaho.ConnectionManager, ack *paho.Connack) {
@@ -211,7 +215,7 @@ func (s *Source) subscribe(ctx context.Context, conn *autopaho.ConnectionManager
 		switch {
 		case err == nil:
 			return
-		case errors.Is(err, paho.ErrInvalidArguments) || ack != nil:
+		case errors.Is(err, paho.ErrInvalidArguments) || ack != nil && slices.ContainsFunc(ack.Reasons, final):
 			select {
 			case failed <- fmt.Errorf("subscribe %s at %s: %w", s.cfg.Topics, s.server, err):
 			default: // it ends already
@@ -226,6 +230,14 @@ func (s *Source) subscribe(ctx context.Context, conn *autopaho.ConnectionManager
 		case <-ctx.Done():
 		}
 	}
+}
+
+// final says whether a SUBACK means that the subscription will never be granted
+// (MQTT 5, section 3.9.3): not authorized, no valid filter, no shared
+// subscriptions, no identifiers, no wildcards. Others pass: mochi, for one, says
+// that a packet id is in use while one of its own messages has it.
+func final(reason byte) bool {
+	return slices.Contains([]byte{0x87, 0x8f, 0x9e, 0xa1, 0xa2}, reason)
 }
 
 // received takes one PUBLISH; paho calls it for one after the other.

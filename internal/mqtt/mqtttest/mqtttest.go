@@ -145,9 +145,9 @@ func (in *Ingress) Await(t testing.TB, n int) []mesh.Message {
 // Server is an MQTT broker that acknowledges at once.
 type Server struct {
 	*mochi.Server
-	Address    string
-	Subscribed chan string // by the client whose filters took effect
-	Completed  chan string // by the client that acknowledged a message
+	Address      string
+	Subscribed   chan string // by the client whose filters took effect
+	Acknowledged chan string // of a message, by the client
 }
 
 // NewServer starts an MQTT broker on address.
@@ -158,10 +158,10 @@ func NewServer(t testing.TB, address string) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{
-		Server:     mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)}),
-		Address:    listener.Addr().String(),
-		Subscribed: make(chan string, 1<<10),
-		Completed:  make(chan string, 1<<16),
+		Server:       mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)}),
+		Address:      listener.Addr().String(),
+		Subscribed:   make(chan string, 1<<10),
+		Acknowledged: make(chan string, 1<<16),
 	}
 	for _, hook := range []mochi.Hook{new(auth.AllowHook), &hook{server: s}} {
 		if err := s.AddHook(hook, nil); err != nil {
@@ -190,11 +190,23 @@ func (h *hook) OnSubscribed(client *mochi.Client, _ packets.Packet, _ []byte) {
 	h.server.Subscribed <- client.ID
 }
 
+// OnQosComplete is told of the acknowledgements of both sides: those that come
+// were read, those that go are made, and have no length yet.
 func (h *hook) OnQosComplete(client *mochi.Client, p packets.Packet) {
-	if p.FixedHeader.Type == packets.Puback {
+	if p.FixedHeader.Type == packets.Puback && p.FixedHeader.Remaining > 0 {
 		select {
-		case h.server.Completed <- client.ID:
+		case h.server.Acknowledged <- client.ID:
 		default: // nobody looks
+		}
+	}
+}
+
+// AwaitAcks waits until a client has acknowledged n messages since the last call.
+func (s *Server) AwaitAcks(t testing.TB, client string, n int) {
+	t.Helper()
+	for n > 0 {
+		if Await(t, s.Acknowledged, "an acknowledgement") == client {
+			n--
 		}
 	}
 }

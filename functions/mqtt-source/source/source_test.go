@@ -1,0 +1,318 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/eclipse/paho.golang/paho"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/mqtt/mqtttest"
+)
+
+// run runs a source and gives what ends it well.
+func run(t *testing.T, cfg Config) (stop func()) {
+	t.Helper()
+	s, err := New(cfg, ports())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := mqtttest.Await(t, ended, "the end of the source"); err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// subscribed runs a source and waits until it is subscribed.
+func subscribed(t *testing.T, server *mqtttest.Server, cfg Config) (stop func()) {
+	t.Helper()
+	stop = run(t, cfg)
+	awaitSubscription(t, server, cfg.ClientID)
+	return stop
+}
+
+func awaitSubscription(t *testing.T, server *mqtttest.Server, id string) {
+	t.Helper()
+	if got := mqtttest.Await(t, server.Subscribed, "a subscription"); got != id {
+		t.Fatalf("%s has subscribed, want %s", got, id)
+	}
+}
+
+func sourceConfig(server *mqtttest.Server, ingress *mqtttest.Ingress) Config {
+	return Config{URL: "tcp://" + server.Address, ClientID: "telemesh", IntakeConfig: config(ingress, "#")}
+}
+
+func newServer(t *testing.T, address string) *mqtttest.Server {
+	t.Helper()
+	server := mqtttest.NewServer(t, address)
+	t.Cleanup(func() { server.Close() })
+	return server
+}
+
+func publish(t *testing.T, server *mqtttest.Server, qos byte, payloads ...string) {
+	t.Helper()
+	client := mqtttest.NewClient(t, server.Address, "device", nil)
+	for _, payload := range payloads {
+		mqtttest.Publish(t, client, &paho.Publish{Topic: "a/desk", QoS: qos, Payload: []byte(payload)})
+	}
+}
+
+// unacknowledged is how many messages the MQTT broker would send again.
+func unacknowledged(t *testing.T, server *mqtttest.Server, id string) int {
+	t.Helper()
+	client, ok := server.Clients.Get(id)
+	if !ok {
+		t.Fatalf("no session of %s", id)
+	}
+	return client.State.Inflight.Len()
+}
+
+func payloads(messages []mesh.Message) map[string]int {
+	out := map[string]int{}
+	for _, m := range messages {
+		out[string(m.Payload)]++
+	}
+	return out
+}
+
+func TestWhatThePacketSays(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	cfg := sourceConfig(server, ingress)
+	cfg.Topics = "a/{device_id}?format=json"
+	subscribed(t, server, cfg)
+	client := mqtttest.NewClient(t, server.Address, "device", nil)
+	mqtttest.Publish(t, client, &paho.Publish{Topic: "a/desk", QoS: 1, Payload: []byte(`{"co2":1}`), Properties: &paho.PublishProperties{
+		ContentType: "text/plain", ResponseTopic: "answer", CorrelationData: []byte("c"),
+		User: paho.UserProperties{{Key: "room", Value: "1"}, {Key: "id", Value: "m-1"}},
+	}})
+	got := ingress.Await(t, 1)[0]
+	got.ReceivedAt = 0
+	want := mesh.Message{ID: "m-1", Source: "mqtt://" + server.Address + "/", DeviceID: "desk", Format: "json", ContentType: "text/plain",
+		Attributes: map[string]string{"topic": "a/desk", "room": "1"}, Payload: []byte(`{"co2":1}`)}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("message (-want +got):\n%s", diff)
+	}
+}
+
+// While the mesh refuses, nothing is acknowledged; after the connection is lost
+// the MQTT broker sends all of it again, and it becomes no second message.
+func TestAcknowledgedOnceAccepted(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	ingress.Refuse(http.StatusServiceUnavailable)
+	cfg := sourceConfig(server, ingress)
+	subscribed(t, server, cfg)
+	publish(t, server, 1, "1", "2", "3")
+	mqtttest.Await(t, ingress.Refused, "a refusal")
+	if got := unacknowledged(t, server, cfg.ClientID); got != 3 {
+		t.Errorf("%d messages are unacknowledged, want 3", got)
+	}
+	session, _ := server.Clients.Get(cfg.ClientID)
+	session.Stop(nil)
+	awaitSubscription(t, server, cfg.ClientID)
+	if got := unacknowledged(t, server, cfg.ClientID); got != 3 {
+		t.Errorf("%d messages are unacknowledged after a reconnection, want 3", got)
+	}
+	ingress.Refuse(0)
+	server.AwaitAcks(t, cfg.ClientID, 3)
+	if diff := cmp.Diff(map[string]int{"1": 1, "2": 1, "3": 1}, payloads(ingress.Messages())); diff != "" {
+		t.Errorf("handed over (-want +got):\n%s", diff)
+	}
+}
+
+// The end waits for what is on its way, and leaves nothing to come again.
+func TestOrderlyEndLeavesNothing(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	release := ingress.Hold()
+	defer release()
+	cfg := sourceConfig(server, ingress)
+	s, err := New(cfg, ports())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	awaitSubscription(t, server, cfg.ClientID)
+	var sent []string
+	for i := range 20 {
+		sent = append(sent, fmt.Sprint(i))
+	}
+	publish(t, server, 1, sent...)
+	for s.intakeLen() < len(sent) { // it is read from the connection one by one
+		if ctx.Err() != nil {
+			t.Fatal(ctx.Err())
+		}
+	}
+	cancel()
+	release()
+	if err := mqtttest.Await(t, ended, "the end"); err != nil {
+		t.Errorf("Run = %v, want nil", err)
+	}
+	server.AwaitAcks(t, cfg.ClientID, len(sent))
+	if got := len(ingress.Messages()); got != len(sent) {
+		t.Errorf("%d messages, want %d", got, len(sent))
+	}
+
+	// What comes while nobody is connected comes to the next.
+	publish(t, server, 1, "while away")
+	subscribed(t, server, cfg)
+	messages := ingress.Await(t, len(sent)+1)
+	if got := string(messages[len(sent)].Payload); got != "while away" || len(messages) != len(sent)+1 {
+		t.Errorf("%d messages, the last one %q", len(messages), got)
+	}
+}
+
+func (s *Source) intakeLen() int { return len(s.intake.slots) }
+
+func TestQoS0(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	ingress.Refuse(http.StatusServiceUnavailable)
+	subscribed(t, server, sourceConfig(server, ingress))
+	publish(t, server, 0, "1", "2")
+	mqtttest.Await(t, ingress.Refused, "a refusal")
+	ingress.Refuse(0)
+	if diff := cmp.Diff(map[string]int{"1": 1, "2": 1}, payloads(ingress.Await(t, 2))); diff != "" {
+		t.Errorf("handed over (-want +got):\n%s", diff)
+	}
+}
+
+func TestSharedSubscription(t *testing.T) {
+	server := newServer(t, "127.0.0.1:0")
+	ingresses := []*mqtttest.Ingress{mqtttest.NewIngress(t), mqtttest.NewIngress(t)}
+	for i, ingress := range ingresses {
+		cfg := sourceConfig(server, ingress)
+		cfg.ClientID, cfg.Share = fmt.Sprintf("telemesh-%d", i), "mesh"
+		subscribed(t, server, cfg)
+	}
+	const n = 200
+	var sent []string
+	for i := range n {
+		sent = append(sent, fmt.Sprint(i))
+	}
+	publish(t, server, 1, sent...)
+	for taken := 0; taken < n; taken = len(ingresses[0].Messages()) + len(ingresses[1].Messages()) {
+		mqtttest.Await(t, server.Acknowledged, "an acknowledgement")
+	}
+	all := payloads(append(ingresses[0].Messages(), ingresses[1].Messages()...))
+	for _, payload := range sent {
+		if all[payload] != 1 {
+			t.Errorf("message %s came %d times, want once", payload, all[payload])
+		}
+	}
+	if first := len(ingresses[0].Messages()); first == 0 || first == n {
+		t.Errorf("one source has %d of %d messages: nothing is shared", first, n)
+	}
+}
+
+func TestConnectsAgain(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	server := mqtttest.NewServer(t, "127.0.0.1:0")
+	cfg := sourceConfig(server, ingress)
+	subscribed(t, server, cfg)
+	publish(t, server, 1, "before")
+	ingress.Await(t, 1)
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	server = newServer(t, server.Address)
+	awaitSubscription(t, server, cfg.ClientID)
+	publish(t, server, 1, "after")
+	if diff := cmp.Diff(map[string]int{"before": 1, "after": 1}, payloads(ingress.Await(t, 2))); diff != "" {
+		t.Errorf("handed over (-want +got):\n%s", diff)
+	}
+}
+
+// A retained message is another reading each time it comes: it comes with the
+// subscription, and not with every connection.
+func TestRetainedComesOnce(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	client := mqtttest.NewClient(t, server.Address, "device", nil)
+	mqtttest.Publish(t, client, &paho.Publish{Topic: "a", QoS: 1, Retain: true, Payload: []byte("kept")})
+	cfg := sourceConfig(server, ingress)
+	subscribed(t, server, cfg)
+	if got := ingress.Await(t, 1)[0].Attributes["retain"]; got != "true" {
+		t.Errorf("retain = %q, want true", got)
+	}
+	server.AwaitAcks(t, cfg.ClientID, 1)
+	session, _ := server.Clients.Get(cfg.ClientID)
+	session.Stop(nil)
+	awaitSubscription(t, server, cfg.ClientID)
+	mqtttest.Publish(t, client, &paho.Publish{Topic: "a", QoS: 1, Retain: true, Payload: []byte("live")})
+	messages := ingress.Await(t, 2)
+	if got := messages[1]; len(messages) != 2 || string(got.Payload) != "live" || got.Attributes["retain"] != "" {
+		t.Errorf("after a reconnection: %s, retain %q; want live and not retained", got.Payload, got.Attributes["retain"])
+	}
+}
+
+// A source that receives nothing must not look well.
+func TestRefusedSubscriptionEndsTheSource(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	cfg := sourceConfig(server, ingress)
+	cfg.Topics = "$share/without-a-filter"
+	s, err := New(cfg, ports())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(t.Context()) }()
+	if err := mqtttest.Await(t, ended, "the end"); err == nil || !strings.Contains(err.Error(), "subscribe $share") {
+		t.Errorf("Run = %v, want that the subscription is refused", err)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	t.Setenv("K_SINK", "http://sink")
+	for _, test := range []struct{ name, value, want string }{
+		{"MQTT_URL", "", "MQTT_URL"},
+		{"MQTT_URL", "http://host", "MQTT_URL http://host: want tcp://"},
+		{"MQTT_URL", "tcp://", "and a host"},
+		{"MQTT_URL", "tcp://user:secret@ho st", "MQTT_URL is no URL"},
+		{"MQTT_TOPICS", "a/#/b", `MQTT_TOPICS: filter "a/#/b"`},
+		{"MQTT_SHARE", "a/b", "MQTT_SHARE"},
+		{"BATCH_MAX_MESSAGES", "0", "BATCH_MAX_MESSAGES"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("MQTT_URL", "tcp://host")
+			t.Setenv(test.name, test.value)
+			_, err := Start(ports())
+			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("Start with %s=%q = %v, want %s", test.name, test.value, err, test.want)
+			}
+		})
+	}
+
+	// Credentials of the URL are used, and appear nowhere.
+	t.Setenv("MQTT_URL", "mqtts://user:secret@host")
+	cfg, err := function.Config[Config]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(cfg, ports())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.cfg.Username != "user" || s.cfg.Password != "secret" || s.server.String() != "mqtts://host:8883" || s.intake.source != "mqtt://host:8883/" {
+		t.Errorf("user %q, password %q, server %s, source %s", s.cfg.Username, s.cfg.Password, s.server, s.intake.source)
+	}
+	if cfg.MaxMessages != 500 || cfg.Topics != "#" || cfg.ClientID != "telemesh" {
+		t.Errorf("defaults: %+v", cfg)
+	}
+}
