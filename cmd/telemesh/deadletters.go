@@ -162,19 +162,31 @@ func (r remoteLetters) discard(ctx context.Context, id string) error {
 func (in *instance) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/warehouse/", http.StripPrefix("/warehouse", remote.Handler(in.warehouse, "")))
-	with := func(do func(localLetters) error) error {
+	withMesh := func(do func(*local.Mesh) error) error {
 		in.starting.RLock()
 		defer in.starting.RUnlock()
 		if in.mesh == nil {
 			return errors.New("the mesh did not start again")
 		}
-		return do(localLetters{in.mesh.DeadLetters()})
+		return do(in.mesh)
+	}
+	with := func(do func(localLetters) error) error {
+		return withMesh(func(m *local.Mesh) error { return do(localLetters{m.DeadLetters()}) })
 	}
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		}
 	}
+	mux.HandleFunc("POST /brokers/", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, withMesh(func(m *local.Mesh) error {
+			http.StripPrefix("/brokers", m.Handler()).ServeHTTP(w, r)
+			return nil
+		}))
+	})
+	mux.HandleFunc("GET /idle", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, withMesh(func(m *local.Mesh) error { return m.Idle(r.Context()) }))
+	})
 	mux.HandleFunc("GET /deadletters", func(w http.ResponseWriter, r *http.Request) {
 		out := json.NewEncoder(w)
 		answer(w, with(func(l localLetters) error {

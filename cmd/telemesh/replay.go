@@ -43,7 +43,8 @@ rejected or dead-lettered, and says what became of them.
             column is a metric
 
 Replaying the same files again adds no row: a reading is known by its device,
-metric and event time. (A message without a time takes that of its receipt.)
+metric and event time. (A message without a time takes that of its receipt; one
+that is rejected is kept each time it comes, see telemesh rejected.)
 Ended in the middle, the same command goes on.
 
 Exits 1 if anything was dead-lettered.`,
@@ -98,9 +99,9 @@ type tally struct{ stored, parked, rejected, deadlettered int64 }
 
 func (in *instance) tally(ctx context.Context) (t tally, err error) {
 	for sql, n := range map[string]*int64{
-		"SELECT count(*) FROM iot_telemetry.readings":                         &t.stored,
-		"SELECT count(*) FROM iot_telemetry.readings WHERE tenant_id IS NULL": &t.parked,
-		"SELECT count(*) FROM iot_telemetry_internal.rejected":                &t.rejected,
+		"SELECT count(*) FROM iot_telemetry.readings":                                                   &t.stored,
+		"SELECT count(*) FROM iot_telemetry.readings WHERE tenant_id IS NULL":                           &t.parked,
+		"SELECT count(DISTINCT (received_at, source, message_id)) FROM iot_telemetry_internal.rejected": &t.rejected,
 	} {
 		if *n, err = scalar(ctx, in.warehouse, sql); err != nil {
 			return t, err
