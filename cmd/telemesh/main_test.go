@@ -11,15 +11,24 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
 	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/function"
 )
 
-// asMain makes the test binary the command.
-const asMain = "TELEMESH_TEST_AS_MAIN"
+// asMain makes the test binary the command, asPuller the Pub/Sub source.
+const (
+	asMain   = "TELEMESH_TEST_AS_MAIN"
+	asPuller = "TELEMESH_TEST_AS_PULLER"
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asMain) != "" {
 		os.Exit(run())
+	}
+	if os.Getenv(asPuller) != "" {
+		function.Main("pubsub-source", pubsub.Start)
+		os.Exit(0)
 	}
 	testscript.Main(m, map[string]func(){"telemesh": func() { os.Exit(run()) }})
 }

@@ -165,16 +165,6 @@ func await(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func unacked(server *pubsubtest.Server) int {
-	n := 0
-	for _, m := range server.Messages() {
-		if m.Acks == 0 {
-			n++
-		}
-	}
-	return n
-}
-
 func reading(i int) *pubsubpb.PubsubMessage { return &pubsubpb.PubsubMessage{Data: fmt.Append(nil, i)} }
 
 func readings(n int) (messages []*pubsubpb.PubsubMessage, want []string) {
@@ -210,12 +200,12 @@ func TestAcksWhatTheBrokerAccepted(t *testing.T) {
 				for range 4 {
 					<-failed
 				}
-				if n := len(messages) - unacked(server); n > 0 {
+				if n := len(messages) - server.Unacked(); n > 0 {
 					t.Errorf("%d messages are acknowledged that no broker has accepted", n)
 				}
 			}
 			close(away)
-			await(t, "unacked messages", func() bool { return unacked(server) == 0 })
+			await(t, "unacked messages", func() bool { return server.Unacked() == 0 })
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
@@ -248,7 +238,7 @@ func TestTriesTheSameEventAgain(t *testing.T) {
 	})
 	server.Publish(t, reading(1))
 	stop := start(t, newSource(t, server.Addr, b.URL))
-	await(t, "unacked message", func() bool { return unacked(server) == 0 })
+	await(t, "unacked message", func() bool { return server.Unacked() == 0 })
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -274,7 +264,7 @@ func TestRefusedForGoodIsNacked(t *testing.T) {
 	large := `"large` + strings.Repeat("x", 1<<18) + `"`
 	server.Publish(t, &pubsubpb.PubsubMessage{Data: []byte(large)}, reading(1), reading(2))
 	stop := start(t, newSource(t, server.Addr, b.URL))
-	await(t, "redelivery", func() bool { return unacked(server) == 1 && server.Messages()[0].Deliveries > 2 })
+	await(t, "redelivery", func() bool { return server.Unacked() == 1 && server.Messages()[0].Deliveries > 2 })
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -297,7 +287,7 @@ func TestMessages(t *testing.T) {
 		&pubsubpb.PubsubMessage{Data: []byte("\x00\xff"), Attributes: map[string]string{"content-type": "application/octet-stream"}},
 	)
 	stop := start(t, newSource(t, server.Addr, b.URL))
-	await(t, "unacked messages", func() bool { return unacked(server) == 0 })
+	await(t, "unacked messages", func() bool { return server.Unacked() == 0 })
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -358,7 +348,7 @@ func TestKeepsWhatIsNoCloudEvent(t *testing.T) {
 			attributes := map[string]string{"ce-specversion": "1.0", "ce-id": "e", "ce-type": "t", "site": "north"}
 			server.Publish(t, reading(1), &pubsubpb.PubsubMessage{Data: []byte("{oops"), Attributes: attributes, OrderingKey: key}, reading(2))
 			stop := start(t, newSource(t, server.Addr, b.URL))
-			await(t, "unacked messages", func() bool { return unacked(server) == 0 })
+			await(t, "unacked messages", func() bool { return server.Unacked() == 0 })
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
@@ -398,7 +388,7 @@ func TestEndHandsOver(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if n := unacked(server); n != 0 {
+	if n := server.Unacked(); n != 0 {
 		t.Errorf("%d messages are not acknowledged after the end", n)
 	}
 	if got := len(b.taken(t)); got != 20 {
@@ -463,10 +453,10 @@ func TestFailuresThatPass(t *testing.T) {
 	server := pubsubtest.New(t)
 	server.Publish(t, reading(1))
 	stop := start(t, newSource(t, server.Addr, b.URL))
-	await(t, "first message", func() bool { return unacked(server) == 0 })
+	await(t, "first message", func() bool { return server.Unacked() == 0 })
 	server.Cut(codes.Unavailable)
 	server.Publish(t, reading(2))
-	await(t, "message after a cut", func() bool { return unacked(server) == 0 })
+	await(t, "message after a cut", func() bool { return server.Unacked() == 0 })
 	if err := stop(); err != nil {
 		t.Error(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,6 +78,27 @@ func (s *Server) Publish(t testing.TB, messages ...*pubsubpb.PubsubMessage) {
 	}
 }
 
+// Acked counts acknowledgements, also of what had been acknowledged before.
+func (s *Server) Acked() int { return int(s.front.acked.Load()) }
+
+// Unacked counts the messages that were never acknowledged.
+func (s *Server) Unacked() int {
+	n := 0
+	for _, m := range s.fake.Messages() {
+		if m.Acks == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// Held counts the messages that a stream has and has not settled.
+func (s *Server) Held() int {
+	s.front.mu.Lock()
+	defer s.front.mu.Unlock()
+	return len(s.front.holders)
+}
+
 // Messages is all that was published, with how often each was delivered and
 // acknowledged.
 func (s *Server) Messages() []*pstest.Message { return s.fake.Messages() }
@@ -93,6 +115,8 @@ func (s *Server) Cut(code codes.Code) {
 // front is pstest but for its streams.
 type front struct {
 	*pstest.GServer
+
+	acked atomic.Int64
 
 	mu      sync.Mutex
 	holders map[string]*stream // by ack id, which is the message's in pstest
@@ -207,6 +231,7 @@ func (f *front) end(s *stream, subscription string) {
 	for id, holder := range f.holders {
 		if holder == s {
 			left = append(left, id)
+			delete(f.holders, id)
 		}
 	}
 	f.mu.Unlock()
@@ -214,6 +239,7 @@ func (f *front) end(s *stream, subscription string) {
 }
 
 func (f *front) Acknowledge(ctx context.Context, req *pubsubpb.AcknowledgeRequest) (*emptypb.Empty, error) {
+	f.acked.Add(int64(len(req.AckIds)))
 	f.release(req.AckIds)
 	return f.GServer.Acknowledge(ctx, req)
 }
