@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
@@ -67,7 +68,7 @@ func Start(listener net.Listener) function.Start {
 		capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
 		// What it logs are packets, with the data of devices in them.
 		server := mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler)})
-		h := &hook{intake: intake}
+		h := newHook(intake)
 		if err := errors.Join(server.AddHook(new(auth.AllowHook), nil), server.AddHook(h, nil),
 			server.AddListener(listeners.NewNet("mqtt", listener))); err != nil {
 			return nil, fmt.Errorf("make MQTT broker: %w", err)
@@ -80,7 +81,9 @@ func Start(listener net.Listener) function.Start {
 			draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 			defer cancel()
 			// First what is in flight is accepted and acknowledged.
-			return errors.Join(intake.Close(draining), server.Close())
+			err := intake.Close(draining)
+			h.idle(draining)
+			return errors.Join(err, server.Close())
 		}}, nil
 	}
 }
@@ -92,12 +95,36 @@ const maxSession = 24 * 3600
 type hook struct {
 	mochi.HookBase
 	intake *source.Intake
+
+	mu       sync.Mutex
+	answered *sync.Cond
+	busy     map[*mochi.Client]bool // by whose PUBLISH is between OnPublish and its acknowledgement
+}
+
+func newHook(intake *source.Intake) *hook {
+	h := &hook{intake: intake, busy: map[*mochi.Client]bool{}}
+	h.answered = sync.NewCond(&h.mu)
+	return h
 }
 
 func (h *hook) ID() string { return "mesh" }
 
 func (h *hook) Provides(b byte) bool {
-	return bytes.IndexByte([]byte{mochi.OnPublish, mochi.OnWillSent}, b) >= 0
+	return bytes.IndexByte([]byte{mochi.OnPublish, mochi.OnPacketProcessed, mochi.OnWillSent}, b) >= 0
+}
+
+// idle waits until what was accepted is acknowledged, or until ctx ends.
+func (h *hook) idle(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.answered.Broadcast()
+	})()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.busy) > 0 && ctx.Err() == nil {
+		h.answered.Wait()
+	}
 }
 
 // OnPublish returns when the mesh has accepted what is published. mochi
@@ -105,6 +132,9 @@ func (h *hook) Provides(b byte) bool {
 // acknowledgement a client has to send it again once it is connected again; one
 // that says no would be the end of it.
 func (h *hook) OnPublish(client *mochi.Client, p packets.Packet) (packets.Packet, error) {
+	h.mu.Lock()
+	h.busy[client] = true
+	h.mu.Unlock()
 	done := make(chan error, 1)
 	h.intake.Take(publish(client, &p), func(err error) { done <- err })
 	if err := <-done; err != nil {
@@ -112,6 +142,16 @@ func (h *hook) OnPublish(client *mochi.Client, p packets.Packet) (packets.Packet
 		return p, packets.ErrRejectPacket
 	}
 	return p, nil
+}
+
+// OnPacketProcessed is called when a packet is answered.
+func (h *hook) OnPacketProcessed(client *mochi.Client, p packets.Packet, _ error) {
+	if p.FixedHeader.Type == packets.Publish {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.busy, client)
+		h.answered.Broadcast()
+	}
 }
 
 // OnWillSent takes the last will of a client: for it, too, it is a message of a

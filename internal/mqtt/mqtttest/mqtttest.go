@@ -44,7 +44,8 @@ func Await[T any](t testing.TB, from <-chan T, what string) T {
 // Ingress is a broker's ingress.
 type Ingress struct {
 	*httptest.Server
-	Refused chan int // the status of each refusal
+	Refused chan int      // the status of each refusal
+	Held    chan struct{} // a request that waits
 
 	mu       sync.Mutex
 	status   int
@@ -55,7 +56,7 @@ type Ingress struct {
 
 // NewIngress makes an ingress that accepts.
 func NewIngress(t testing.TB) *Ingress {
-	in := &Ingress{Refused: make(chan int, 1<<16), changed: make(chan struct{})}
+	in := &Ingress{Refused: make(chan int, 1<<16), Held: make(chan struct{}, 1<<16), changed: make(chan struct{})}
 	in.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e, err := cehttp.NewEventFromHTTPRequest(r)
 		if err != nil {
@@ -66,6 +67,7 @@ func NewIngress(t testing.TB) *Ingress {
 		held := in.held
 		in.mu.Unlock()
 		if held != nil {
+			in.Held <- struct{}{}
 			<-held
 		}
 		in.mu.Lock()

@@ -1,0 +1,287 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/autopaho"
+	"github.com/eclipse/paho.golang/paho"
+	"github.com/google/go-cmp/cmp"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/mqtt/mqtttest"
+)
+
+// start runs the MQTT broker in front of an ingress.
+func start(t testing.TB, ingress *mqtttest.Ingress) (address string, stop func()) {
+	t.Helper()
+	t.Setenv("K_SINK", ingress.URL)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fn, err := Start(listener)(function.Ports{Client: http.DefaultClient, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- fn.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := mqtttest.Await(t, ended, "the end of the MQTT broker"); err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+	}
+	t.Cleanup(stop)
+	return listener.Addr().String(), stop
+}
+
+// publishing publishes and gives what comes of it.
+func publishing(t *testing.T, client *autopaho.ConnectionManager, p *paho.Publish) <-chan error {
+	acked := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), mqtttest.Patience)
+		defer cancel()
+		_, err := client.Publish(ctx, p)
+		acked <- err
+	}()
+	return acked
+}
+
+func TestMessageOfAPublish(t *testing.T) {
+	t.Setenv("MQTT_TOPICS", "a/{device_id}")
+	ingress := mqtttest.NewIngress(t)
+	address, _ := start(t, ingress)
+	client := mqtttest.NewClient(t, address, "device", nil)
+	mqtttest.Publish(t, client, &paho.Publish{Topic: "a/desk", QoS: 1, Retain: true, Payload: []byte("1"), Properties: &paho.PublishProperties{
+		ContentType: "text/plain", User: paho.UserProperties{{Key: "room", Value: "1"}},
+	}})
+	mqtttest.Publish(t, client, &paho.Publish{Topic: "other", QoS: 1, Payload: []byte("2")}) // matches no filter
+	got := ingress.Messages()
+	if len(got) != 1 {
+		t.Fatalf("%d messages, want 1", len(got))
+	}
+	got[0].ReceivedAt = 0
+	want := mesh.Message{ID: mesh.Hash("mqtt://localhost/", "a/desk", "1"), Source: "mqtt://localhost/", DeviceID: "desk", ContentType: "text/plain",
+		Attributes: map[string]string{"topic": "a/desk", "room": "1"}, Payload: []byte("1")}
+	if diff := cmp.Diff(want, got[0]); diff != "" {
+		t.Errorf("message (-want +got):\n%s", diff)
+	}
+}
+
+// Every QoS that is acknowledged is acknowledged when the mesh has the message.
+func TestAcknowledgedOnceAccepted(t *testing.T) {
+	for qos := byte(1); qos <= 2; qos++ {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
+			ingress := mqtttest.NewIngress(t)
+			ingress.Refuse(http.StatusServiceUnavailable)
+			address, _ := start(t, ingress)
+			client := mqtttest.NewClient(t, address, "device", nil)
+			acked := publishing(t, client, &paho.Publish{Topic: "a", QoS: qos, Payload: []byte("1")})
+			mqtttest.Await(t, ingress.Refused, "a refusal")
+			mqtttest.Await(t, ingress.Refused, "another refusal")
+			select {
+			case err := <-acked:
+				t.Fatalf("acknowledged (%v) while the mesh refuses", err)
+			default:
+			}
+			ingress.Refuse(0)
+			if err := mqtttest.Await(t, acked, "the acknowledgement"); err != nil {
+				t.Error(err)
+			}
+			if got := len(ingress.Messages()); got != 1 {
+				t.Errorf("%d messages, want 1", got)
+			}
+		})
+	}
+}
+
+// A client that loses its connection before the acknowledgement sends again:
+// that is no second message, also not after a third time.
+func TestSentAgainIsTheSame(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	release := ingress.Hold()
+	defer release()
+	address, _ := start(t, ingress)
+	device := dial(t, address, 4)
+	device.connect(t, "device", false)
+	device.publish(t, 7, false)
+	device = dial(t, address, 4)
+	if present := device.connect(t, "device", false); !present {
+		t.Error("the session is gone with its connection")
+	}
+	device.publish(t, 7, true)
+	release()
+	if p := device.read(t); p.FixedHeader.Type != packets.Puback || p.PacketID != 7 {
+		t.Errorf("answer %+v, want the acknowledgement of 7", p)
+	}
+	device.publish(t, 7, true)
+	device.read(t)
+	if got := len(ingress.Messages()); got != 1 {
+		t.Errorf("%d messages, want 1", got)
+	}
+}
+
+// At the end what is on its way is accepted and acknowledged; what the mesh does
+// not accept is not acknowledged.
+func TestEnd(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	release := ingress.Hold()
+	address, stop := start(t, ingress)
+	device := dial(t, address, 4)
+	device.connect(t, "device", true)
+	device.publish(t, 1, false)
+	mqtttest.Await(t, ingress.Held, "the event")
+	ended := make(chan struct{})
+	go func() { defer close(ended); stop() }()
+	release()
+	if p := device.read(t); p.FixedHeader.Type != packets.Puback {
+		t.Errorf("answer %+v, want an acknowledgement", p)
+	}
+	ingress.Await(t, 1)
+	<-ended
+
+	ingress.Refuse(http.StatusServiceUnavailable)
+	address, stop = start(t, ingress)
+	device = dial(t, address, 4)
+	device.connect(t, "device", true)
+	device.publish(t, 1, false)
+	mqtttest.Await(t, ingress.Refused, "a refusal")
+	stop()
+	if rest, err := io.ReadAll(device.Conn); err != nil && !errors.Is(err, net.ErrClosed) || len(rest) > 0 && rest[0]>>4 == packets.Puback {
+		t.Errorf("answer % x, %v, want none", rest, err)
+	}
+}
+
+// Other clients see what is published, as with any MQTT broker.
+func TestRouting(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	address, _ := start(t, ingress)
+	seen := make(chan string, 10)
+	display := mqtttest.NewClient(t, address, "display", func(p *paho.Publish) { seen <- p.Topic + " " + string(p.Payload) })
+	ctx, cancel := context.WithTimeout(t.Context(), mqtttest.Patience)
+	defer cancel()
+	if _, err := display.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "a/+", QoS: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	mqtttest.Publish(t, mqtttest.NewClient(t, address, "device", nil), &paho.Publish{Topic: "a/b", QoS: 0, Payload: []byte("1")})
+	if got := mqtttest.Await(t, seen, "the message"); got != "a/b 1" {
+		t.Errorf("seen %q, want a/b 1", got)
+	}
+	ingress.Await(t, 1)
+}
+
+// The last will is a message too: for Sparkplug B it is the death of a node.
+func TestWill(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	address, _ := start(t, ingress)
+	device := dial(t, address, 4)
+	connect := packets.ConnectParams{ClientIdentifier: "device", Clean: true, Keepalive: 30, WillFlag: true, WillTopic: "gone", WillPayload: []byte("1")}
+	device.write(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connect}, Connect: connect})
+	device.read(t)
+	device.Close()
+	if got := ingress.Await(t, 1)[0].Attributes["topic"]; got != "gone" {
+		t.Errorf("topic %q, want gone", got)
+	}
+}
+
+// raw is a client that sends again when it is told to. Its version is that of
+// most devices.
+type raw struct {
+	net.Conn
+	version byte
+}
+
+func dial(t *testing.T, address string, version byte) *raw {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(mqtttest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	return &raw{conn, version}
+}
+
+func (r *raw) write(t *testing.T, p packets.Packet) {
+	t.Helper()
+	p.ProtocolVersion = r.version
+	var b bytes.Buffer
+	var err error
+	if p.FixedHeader.Type == packets.Connect {
+		p.Connect.ProtocolName = []byte("MQTT")
+		err = p.ConnectEncode(&b)
+	} else {
+		err = p.PublishEncode(&b)
+	}
+	if err == nil {
+		_, err = r.Write(b.Bytes())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// connect gives whether the MQTT broker knows the session.
+func (r *raw) connect(t *testing.T, id string, clean bool) bool {
+	t.Helper()
+	r.write(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connect},
+		Connect: packets.ConnectParams{ClientIdentifier: id, Clean: clean, Keepalive: 30}})
+	p := r.read(t)
+	if p.FixedHeader.Type != packets.Connack || p.ReasonCode != 0 {
+		t.Fatalf("answer to CONNECT: %+v", p)
+	}
+	return p.SessionPresent
+}
+
+func (r *raw) publish(t *testing.T, id uint16, again bool) {
+	t.Helper()
+	r.write(t, packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1, Dup: again}, TopicName: "a", PacketID: id, Payload: []byte("1")})
+}
+
+// read reads the next packet, which is a short one.
+func (r *raw) read(t *testing.T) packets.Packet {
+	t.Helper()
+	var header [2]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		t.Fatalf("read packet: %v", err)
+	}
+	p := packets.Packet{ProtocolVersion: r.version}
+	if err := p.FixedHeader.Decode(header[0]); err != nil {
+		t.Fatal(err)
+	}
+	p.FixedHeader.Remaining = int(header[1])
+	body := make([]byte, header[1])
+	if _, err := io.ReadFull(r, body); err != nil {
+		t.Fatalf("read packet: %v", err)
+	}
+	var err error
+	switch p.FixedHeader.Type {
+	case packets.Connack:
+		err = p.ConnackDecode(body)
+	case packets.Puback:
+		err = p.PubackDecode(body)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
