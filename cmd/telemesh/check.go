@@ -8,20 +8,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/telemesh/telemesh/functions"
+	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/products"
 )
 
 func checkCommand() *cobra.Command {
-	var dir string
+	var dir, mappings string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say where manifests and contracts do not fit together",
 		Long: `Reads brokers/, triggers/, config/ and products/ and says what does not fit: a
 Trigger whose Broker or subscriber is not there, a Service whose function is not
 there, an event type that is made and read by nobody or read and made by nobody,
-functions that could wake each other for ever. Exits 1 if there is any finding.`,
+functions that could wake each other for ever, a mapping that does not make of
+its examples what they say. Exits 1 if there is any finding.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests names the folder"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := loadManifests(dir)
@@ -35,18 +37,29 @@ functions that could wake each other for ever. Exits 1 if there is any finding.`
 			if len(set.Brokers) == 0 {
 				return hint(fmt.Errorf("there is no Broker in %s", dir), "--manifests takes a folder with brokers/, triggers/ and config/")
 			}
-			findings := append(manifest.Check(set), manifest.CheckFunctions(set, slices.Sorted(maps.Keys(functions.Table)))...)
+			formats, err := flatten.ReadFormats(mappings)
+			if err != nil {
+				return err
+			}
+			var findings []any
+			for _, f := range append(manifest.Check(set), manifest.CheckFunctions(set, slices.Sorted(maps.Keys(functions.Table)))...) {
+				findings = append(findings, f)
+			}
+			for _, f := range formats.Check() {
+				findings = append(findings, f)
+			}
 			for _, f := range findings {
 				fmt.Fprintln(cmd.OutOrStdout(), f)
 			}
 			if len(findings) > 0 {
 				return fmt.Errorf("%d findings", len(findings))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "ok: %d brokers, %d triggers, %d services, %d products\n",
-				len(set.Brokers), len(set.Triggers), len(set.Services), len(all))
+			fmt.Fprintf(cmd.OutOrStdout(), "ok: %d brokers, %d triggers, %d services, %d products, %d mappings\n",
+				len(set.Brokers), len(set.Triggers), len(set.Services), len(all), formats.Mappings())
 			return nil
 		},
 	}
+	mappingsFlag(cmd, &mappings)
 	cmd.Flags().StringVar(&dir, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
 	return cmd
 }

@@ -34,6 +34,7 @@ import (
 type options struct {
 	data      string
 	manifests string
+	mappings  string
 	set       []string
 	verbose   bool
 }
@@ -42,9 +43,14 @@ func dataFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "data", "telemesh-data", "folder that holds the broker's events and the warehouse")
 }
 
+func mappingsFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "mappings", "", "folder with mappings of your own, *.yaml: how messages of other forms are read")
+}
+
 func (o *options) flags(cmd *cobra.Command) {
 	dataFlag(cmd, &o.data)
 	cmd.Flags().StringVar(&o.manifests, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
+	mappingsFlag(cmd, &o.mappings)
 	cmd.Flags().StringArrayVar(&o.set, "set", nil, "override an environment variable of a Service or source, as telemetry-ingest.BATCH_MAX_MESSAGES=1")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 }
@@ -75,7 +81,11 @@ func loadManifests(dir string) (manifest.Set, error) {
 // overrides reads SERVICE.KEY=VALUE.
 func (o *options) overrides(set manifest.Set) (map[manifest.Ref]map[string]string, error) {
 	out := map[manifest.Ref]map[string]string{}
-	for _, s := range o.set {
+	settings := o.set
+	if o.mappings != "" {
+		settings = append([]string{"telemetry-flatten.MAPPINGS=" + o.mappings}, settings...)
+	}
+	for _, s := range settings {
 		name, value, ok := strings.Cut(s, "=")
 		service, key, dotted := strings.Cut(name, ".")
 		if !ok || !dotted || service == "" || key == "" {

@@ -216,11 +216,11 @@ func cpu() time.Duration {
 }
 
 func startTelemesh(context.Context) (*peer, error) {
-	dictionary, err := flatten.Dictionary()
+	formats, err := flatten.ReadFormats("")
 	if err != nil {
 		return nil, err
 	}
-	handle := flatten.New(dictionary, slog.New(slog.DiscardHandler))
+	handle := flatten.New(formats, slog.New(slog.DiscardHandler))
 	p := &peer{name: "Telemesh", callers: 2}
 	p.flatten = func(ctx context.Context, in event.Event) error {
 		out, err := handle(ctx, in)

@@ -140,8 +140,11 @@ type Parser struct {
 	below      int
 }
 
-// bits is a set of readers: bit i is Parser.readers[i].
+// bits is a set of readers: bit i is Parser.readers[i], the last one is all
+// that come behind.
 type bits uint64
+
+func bitOf(i int) bits { return 1 << min(i, 63) }
 
 // at is what the readings of an object have in common.
 type at struct {
@@ -150,15 +153,18 @@ type at struct {
 	quality  string
 }
 
-// NewParser makes a Parser.
-func NewParser(dictionary *Dictionary) *Parser {
+// NewParser makes a Parser that reads by the table and by mappings.
+func NewParser(dictionary *Dictionary, mappings ...*Mapping) *Parser {
 	p := &Parser{
 		dictionary: dictionary, readers: table(), marks: map[string]bits{},
 		names: map[string]*name{}, metrics: map[string]*metric{}, texts: map[string]string{}, zones: map[string]*time.Location{},
 	}
+	for _, m := range mappings {
+		p.readers = append(p.readers, m.reader(p))
+	}
 	for i, r := range p.readers {
 		for _, name := range r.marks {
-			p.marks[name] |= 1 << i
+			p.marks[name] |= bitOf(i)
 		}
 	}
 	return p
@@ -358,10 +364,10 @@ func (p *Parser) outermost(i int32) error {
 	}
 	if p.reader == nil && asks != 0 {
 		var err error
+		at := -1
 		if p.reader, err = p.only(func(r *reader) bool {
-			asked := asks&1 != 0
-			asks >>= 1
-			return asked && r.shaped(p.doc, i)
+			at++
+			return asks&bitOf(at) != 0 && r.shaped != nil && r.shaped(p.doc, i)
 		}); err != nil {
 			return p.fault(i, "%w", err)
 		}

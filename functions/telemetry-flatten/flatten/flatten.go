@@ -6,8 +6,8 @@
 // each as it was received, with the cause, the reader that was tried and the
 // byte it stopped at; neither, if there is nothing to put in it, which is so for
 // joins and the like alone. One bad message takes no other with it. How messages
-// are read is said in package device, what names mean in the metric dictionary
-// of the data product iot-telemetry.
+// are read is said in package device and in the mappings, what names mean in the
+// metric dictionary of the data product iot-telemetry.
 //
 // The same event gives the same events, with the same ids. Data that are no
 // messages are a permanent error; there is no passing one, since the function
@@ -22,7 +22,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -39,28 +41,77 @@ const name = "telemetry-flatten"
 // is set where there are some.
 const ExtSkipped = "skipped"
 
-// Start makes the function. It has no configuration: the dictionary is part of
-// a contract, which is not to differ from place to place.
-func Start(ports function.Ports) (*function.Function, error) {
-	dictionary, err := Dictionary()
-	if err != nil {
-		return nil, err
-	}
-	return &function.Function{Handler: New(dictionary, ports.Log)}, nil
+// Config is decoded from the environment.
+type Config struct {
+	// Mappings is a folder with mappings of this place, besides those of
+	// iot-telemetry. What a metric is called and measured in is part of a
+	// contract, which is not to differ from place to place: the dictionary
+	// cannot be set.
+	Mappings string `envconfig:"MAPPINGS"`
 }
 
-// Dictionary is the metric dictionary of the data product iot-telemetry.
-func Dictionary() (*device.Dictionary, error) {
-	text, err := products.FS.ReadFile("iot-telemetry/metrics.yaml")
+// Start makes the function.
+func Start(ports function.Ports) (*function.Function, error) {
+	config, err := function.Config[Config]()
 	if err != nil {
 		return nil, err
 	}
-	dictionary, err := device.ReadDictionary(text)
+	formats, err := ReadFormats(config.Mappings)
 	if err != nil {
-		return nil, fmt.Errorf("products/iot-telemetry/metrics.yaml: %w", err)
+		return nil, err
 	}
-	return dictionary, nil
+	return &function.Function{Handler: New(formats, ports.Log)}, nil
 }
+
+// Formats is how messages are read.
+type Formats struct {
+	dictionary *device.Dictionary
+	mappings   []*device.Mapping
+}
+
+// ReadFormats reads the dictionary and the mappings of the data product
+// iot-telemetry, and the mappings of a folder; "": there is none. Those of the
+// folder nobody has checked before this was built: their expressions are
+// compiled now.
+func ReadFormats(folder string) (*Formats, error) {
+	const dictionary, mappings = "iot-telemetry/metrics.yaml", "iot-telemetry/mappings"
+	text, err := products.FS.ReadFile(dictionary)
+	if err != nil {
+		return nil, err
+	}
+	f := &Formats{}
+	if f.dictionary, err = device.ReadDictionary(text); err != nil {
+		return nil, fmt.Errorf("products/%s: %w", dictionary, err)
+	}
+	own, err := fs.Sub(products.FS, mappings)
+	if err != nil {
+		return nil, err
+	}
+	if f.mappings, err = device.ReadMappings(own, "products/"+mappings); err != nil || folder == "" {
+		return f, err
+	}
+	more, err := device.ReadMappings(os.DirFS(folder), folder)
+	if err != nil {
+		return nil, err
+	}
+	f.mappings = append(f.mappings, more...)
+	errs := []error{device.Distinct(f.mappings)}
+	for _, m := range more {
+		errs = append(errs, m.Compile())
+	}
+	return f, errors.Join(errs...)
+}
+
+// Parser makes a Parser.
+func (f *Formats) Parser() *device.Parser {
+	return device.NewParser(f.dictionary, f.mappings...)
+}
+
+// Check says which mappings do not do what their examples say.
+func (f *Formats) Check() []error { return device.CheckMappings(f.dictionary, f.mappings) }
+
+// Mappings is how many there are.
+func (f *Formats) Mappings() int { return len(f.mappings) }
 
 // Reject makes the rejection of a message that a device.Parser could not read
 // for err.
@@ -79,8 +130,8 @@ type worker struct {
 }
 
 // New makes the handler.
-func New(dictionary *device.Dictionary, log *slog.Logger) function.Handler {
-	workers := sync.Pool{New: func() any { return &worker{parser: device.NewParser(dictionary)} }}
+func New(formats *Formats, log *slog.Logger) function.Handler {
+	workers := sync.Pool{New: func() any { return &worker{parser: formats.Parser()} }}
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
 		if in.Type() != mesh.TelemetryReceived {
 			return nil, mesh.Permanentf("%s cannot flatten an event of type %q: its trigger has to filter on %s", name, in.Type(), mesh.TelemetryReceived)

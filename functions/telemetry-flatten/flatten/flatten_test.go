@@ -26,11 +26,11 @@ var update = flag.Bool("update", false, "write what the handler makes into testd
 
 func handler(t testing.TB) function.Handler {
 	t.Helper()
-	dictionary, err := flatten.Dictionary()
+	formats, err := flatten.ReadFormats("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return flatten.New(dictionary, slog.New(slog.DiscardHandler))
+	return flatten.New(formats, slog.New(slog.DiscardHandler))
 }
 
 func received(data string) event.Event {

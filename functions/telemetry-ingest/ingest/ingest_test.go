@@ -308,11 +308,11 @@ func TestIDsAreDeterministic(t *testing.T) {
 // Sent again, an event that tells its time gives the same readings, though its
 // payload tells none.
 func TestCloudEventSentAgain(t *testing.T) {
-	dictionary, err := flatten.Dictionary()
+	formats, err := flatten.ReadFormats("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	handle := flatten.New(dictionary, slog.New(slog.DiscardHandler))
+	handle := flatten.New(formats, slog.New(slog.DiscardHandler))
 	seen := map[string]bool{}
 	for after := range 2 {
 		synctest.Test(t, func(t *testing.T) {
