@@ -41,6 +41,7 @@
 package device
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -81,6 +82,14 @@ func table() []*reader {
 	return []*reader{
 		&ttn,
 		&chirpStack,
+		&pubsubPush,
+		&udmi,
+		&azureIoTHub,
+		&azureIoTCentral,
+		&awsShadow,
+		&ngsiLD,
+		&ngsiV2,
+		&sensorThings,
 	}
 }
 
@@ -127,7 +136,8 @@ type Parser struct {
 	depth  int     // how many messages it is packed in
 	reader *reader // nil: not chosen yet
 	zone   *time.Location
-	due    int // how many of its objects should have readings
+	due    int    // how many of its objects should have readings
+	common []byte // the attributes of its readings that the message has which it is packed in
 
 	// Of the object that is read:
 	at         at
@@ -197,13 +207,14 @@ func (p *Parser) Parse(out []mesh.Reading, m *mesh.Message) (readings []mesh.Rea
 }
 
 // inner reads a message that is packed in the one that is read. Its readings
-// are those of the outer one.
+// are those of the outer one, and have the attributes that its object has so
+// far.
 func (p *Parser) inner(m *mesh.Message) error {
 	if p.depth+1 == maxNested {
 		return fmt.Errorf("more than %d messages packed one in another", maxNested)
 	}
-	outer, doc, reader, zone, due := p.m, p.doc, p.reader, p.zone, p.due
-	p.m, p.reader, p.due = m, nil, 0
+	outer, doc, reader, zone, due, common := p.m, p.doc, p.reader, p.zone, p.due, p.common
+	p.m, p.reader, p.due, p.common = m, nil, 0, bytes.Clone(p.attributes)
 	p.depth++
 	err := p.message()
 	p.depth--
@@ -214,7 +225,7 @@ func (p *Parser) inner(m *mesh.Message) error {
 		}
 		err = fmt.Errorf("the %s in it: %s", named, err) // not wrapped: its position is not one of the outer payload
 	}
-	p.m, p.doc, p.reader, p.zone, p.due = outer, doc, reader, zone, due
+	p.m, p.doc, p.reader, p.zone, p.due, p.common = outer, doc, reader, zone, due, common
 	return err
 }
 

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -52,7 +53,7 @@ func (p *Parser) begin() {
 	p.path = p.path[:0]
 	p.at = at{}
 	p.origins = p.origins[:0]
-	p.attributes = p.attributes[:0]
+	p.attributes = append(p.attributes[:0], p.common...)
 	p.terms, p.below = nil, 0
 }
 
@@ -125,7 +126,7 @@ func (p *Parser) device(id string) error {
 // deviceAttributes are the names by which transports give the device: Cloud
 // IoT Core and its heirs, ChirpStack, and MQTT, where a topic that nothing else
 // is known of is whose it is.
-var deviceAttributes = [...]string{"deviceId", "device_id", "devEui", "dev_eui", topic}
+var deviceAttributes = [...]string{"deviceId", "device_id", "devEui", "dev_eui", "deviceNumId", topic}
 
 // members reads the members or elements of container i.
 func (p *Parser) members(i int32) error {
@@ -196,7 +197,7 @@ func (p *Parser) value(c int32, path []byte) error {
 // empty; unit is the UCUM unit that the message tells, empty if it does not.
 func (p *Parser) put(c int32, own, as, unit string) error {
 	switch k := p.doc.kind(c); {
-	case k == null:
+	case k == null || k < object && own == "":
 		p.skipped++
 		return nil
 	case k >= object:
@@ -433,8 +434,10 @@ func (p *Parser) attributeJSON(name, raw []byte) {
 	b := append(p.attributes, ',')
 	b[0] = '{'
 	b, err := jsontext.AppendQuote(b, name)
-	b = append(append(b, ':'), raw...)
-	if len(b) >= maxAttributes || err != nil {
+	b = append(b, ':')
+	again := before > 0 && bytes.Contains(b[:before], b[before+1:]) // one that the outer message has
+	b = append(b, raw...)
+	if len(b) >= maxAttributes || err != nil || again {
 		b = b[:before]
 	}
 	p.attributes = b

@@ -1,0 +1,255 @@
+package device
+
+import "strings"
+
+// ngsiLD reads entities of NGSI-LD, normalized, concise or simplified, and
+// notifications that hold some:
+// https://www.etsi.org/deliver/etsi_gs/CIM/001_099/009/
+// An entity is told by its type beside an id that begins with urn:ngsi-ld:, or
+// beside any URI and an attribute of NGSI-LD's types.
+var ngsiLD = reader{
+	format: "ngsi-ld",
+	shaped: func(d *document, i int32) bool { return d.ngsi(i) == isLD },
+	marks:  []string{"id"},
+	read:   (*Parser).readNGSI,
+}
+
+// ngsiV2 reads entities of NGSI-v2 and notifications that hold some:
+// https://fiware.github.io/specifications/ngsiv2/stable/
+// An entity is told by id and type beside attributes that all have a type and a
+// value; a notification by its subscriptionId.
+var ngsiV2 = reader{
+	format: "ngsi-v2",
+	shaped: func(d *document, i int32) bool { return d.ngsi(i) == isV2 },
+	marks:  []string{"id", "subscriptionId"},
+	read:   (*Parser).readNGSI,
+}
+
+type ngsiKind uint8
+
+const (
+	isNoNGSI ngsiKind = iota
+	isLD
+	isV2
+)
+
+// ngsi tells what of NGSI object i is.
+func (d *document) ngsi(i int32) ngsiKind {
+	id, kind := d.member(i, "id"), d.member(i, "type")
+	if d.is(array, i, "data") && d.is(text, i, "subscriptionId") {
+		if kind != 0 && string(d.chars(kind)) == "Notification" {
+			return isLD
+		}
+		return isV2
+	}
+	if id == 0 || d.kind(id) != text || kind == 0 || d.kind(kind) != text && d.kind(kind) != array {
+		return isNoNGSI
+	}
+	attributes, all := 0, true
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		if c == id || c == kind {
+			continue
+		}
+		_, valued := d.find(c, "value")
+		_, object := d.find(c, "object")
+		told := d.is(text, c, "type")
+		if _, known := partsOfLD[string(d.chars(d.member(c, "type")))]; told && known && (valued || object) && d.member(c, "metadata") == 0 &&
+			strings.Contains(string(d.chars(id)), ":") {
+			return isLD
+		}
+		attributes++
+		all = all && told && valued
+	}
+	switch {
+	case attributes > 0 && all && d.kind(kind) == text:
+		return isV2
+	case d.hasPrefix(id, urnLD):
+		return isLD
+	}
+	return isNoNGSI
+}
+
+const urnLD = "urn:ngsi-ld:"
+
+// partsOfLD are the types of attributes in NGSI-LD; true: it may measure
+// something.
+var partsOfLD = map[string]bool{
+	"Property": true, "ListProperty": false, "GeoProperty": false, "LanguageProperty": false, "VocabProperty": false, "JsonProperty": false,
+	"Relationship": false, "ListRelationship": false,
+}
+
+// otherParts are the types of attributes in NGSI-v2, and of values in both,
+// that measure nothing: places, times, addresses, and what IoT Agents keep of
+// commands.
+var otherParts = map[string]bool{
+	"Relationship": true, "Reference": true, "DateTime": true, "ISO8601": true, "PostalAddress": true, "Address": true,
+	"geo:point": true, "geo:line": true, "geo:box": true, "geo:polygon": true, "geo:json": true,
+	"Point": true, "LineString": true, "Polygon": true, "MultiPoint": true, "MultiLineString": true, "MultiPolygon": true, "GeometryCollection": true, "Feature": true,
+	"command": true, "commandStatus": true, "commandResult": true,
+}
+
+// aboutEntity are the members of an entity that the Smart Data Models have for
+// what it is, whose and where; names that begin with ref are such, too.
+var aboutEntity = map[string]bool{
+	"id": true, "type": true, "@context": true, "scope": true, "name": true, "alternateName": true, "description": true,
+	"location": true, "address": true, "areaServed": true, "dataProvider": true, "source": true, "owner": true, "seeAlso": true,
+	"dateObserved": true, "dateObservedFrom": true, "dateObservedTo": true, "TimeInstant": true, "observedAt": true,
+	"dateCreated": true, "dateModified": true, "createdAt": true, "modifiedAt": true, "deletedAt": true, "expiresAt": true,
+}
+
+// fractions are numbers from 0 to 1 in the Smart Data Models
+// (https://smartdatamodels.org), with what they are called here. Beyond 1 they
+// can only be what the dictionary takes them for.
+var fractions = map[string]term{
+	"relativeHumidity": {"relative_humidity_fraction", "1"},
+	"batteryLevel":     {"device_battery_level", "1"},
+	"rssi":             {"device_rssi_fraction", "1"},
+}
+
+// readNGSI reads an entity or the entities of a notification, of NGSI-LD and of
+// NGSI-v2. The metrics are the properties, one of an expanded name by what
+// stands behind its last / or #; where an attribute has several instances, the
+// datasetId follows the name. The unit is that of the unitCode.
+//
+// The device is the entity's id, which is always there and stays. A refDevice
+// may name several devices, or none. The time of a property is its observedAt
+// (NGSI-v2: the metadata TimeInstant or observedAt), else the entity's
+// dateObserved, dateObservedTo, TimeInstant, observedAt, dateModified or
+// modifiedAt, in this order, of an interval its end, else the notification's
+// notifiedAt. The entity's type is an attribute.
+//
+// Relationships, places (where a device stood is for its placement to say),
+// addresses, names and times measure nothing.
+func (p *Parser) readNGSI(i int32) error {
+	d := p.doc
+	if !d.is(array, i, "data") || !d.is(text, i, "subscriptionId") {
+		return p.entity(i, 0)
+	}
+	data := d.member(i, "data")
+	for e := data + 1; e < d.end(data); e = d.end(e) {
+		if d.kind(e) != object {
+			return p.fault(e, "an entity of the notification is %s, not an object", d.kind(e))
+		}
+		if err := p.entity(e, d.member(i, "notifiedAt")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entity reads entity i.
+func (p *Parser) entity(i, notified int32) error {
+	d := p.doc
+	var times [7]int32
+	for at, name := range [...]string{"dateObserved", "dateObservedTo", "TimeInstant", "observedAt", "dateModified", "modifiedAt"} {
+		times[at] = d.ngsiValue(d.member(i, name))
+	}
+	times[6] = notified
+	s := series{p: p}
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		if err := s.attribute(c, p.text(d.name(c))); err != nil {
+			return err
+		}
+	}
+	return s.put(func() error {
+		if err := p.device(p.scalar(d.member(i, "id"))); err != nil {
+			return err
+		}
+		p.attribute("type", d.member(i, "type"))
+		return p.ended(times[:]...)
+	})
+}
+
+// ngsiValue gives what attribute c says, 0 for none: its value, which may be a
+// JSON-LD one, or itself.
+func (d *document) ngsiValue(c int32) int32 {
+	for c != 0 && d.kind(c) == object {
+		c = d.first(c, "value", "@value")
+	}
+	return c
+}
+
+// attribute adds the value of attribute c.
+func (s *series) attribute(c int32, name string) error {
+	p, d := s.p, s.p.doc
+	if aboutEntity[name] || len(name) > 3 && strings.HasPrefix(name, "ref") && name[3] >= 'A' && name[3] <= 'Z' {
+		return nil
+	}
+	v := value{node: c, own: name, at: untold}
+	unit := ""
+	switch d.kind(c) {
+	case array:
+		if first := c + 1; first < d.end(c) && (d.is(text, first, "type") || d.member(first, "datasetId") != 0) {
+			for e := first; e < d.end(c); e = d.end(e) {
+				instance := name
+				if id := p.scalar(d.member(e, "datasetId")); id != "" {
+					instance += "_" + id[strings.LastIndexByte(id, ':')+1:]
+				}
+				if err := s.attribute(e, instance); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	case text:
+		if d.hasPrefix(c, urnLD) {
+			return nil
+		}
+	case object:
+		kind := string(d.chars(d.member(c, "type")))
+		if measures, known := partsOfLD[kind]; known && !measures || otherParts[kind] {
+			return nil
+		}
+		for _, other := range [...]string{"object", "objectList", "languageMap", "vocab", "json", "valueList", "coordinates"} {
+			if _, ok := d.find(c, other); ok && kind == "" {
+				return nil
+			}
+		}
+		if inner, ok := d.find(c, "value"); ok {
+			v.node = inner
+			metadata := d.member(c, "metadata")
+			unit = p.scalar(d.either(c, metadata, "unitCode"))
+			for _, at := range [...]int32{d.either(c, metadata, "observedAt"), d.either(c, metadata, "TimeInstant")} {
+				if at == 0 || v.at != untold {
+					continue
+				}
+				var err error
+				if v.at, err = p.instant(at); err != nil {
+					return err
+				}
+			}
+		}
+		if kind := d.first(v.node, "type", "@type"); d.kind(v.node) == object && kind != 0 && otherParts[string(d.chars(kind))] {
+			return nil
+		}
+	}
+	p.due++
+	if short := name[strings.LastIndexAny(name, "/#")+1:]; short != name && short != "" {
+		v.as, name = short, short
+	}
+	switch fraction, ok := fractions[name]; {
+	case unit != "":
+		v.unit = unece(unit)
+	case ok && p.isFraction(v.node):
+		v.own, v.as, v.unit = fraction.as, "", fraction.unit
+	}
+	return s.add(v)
+}
+
+// isFraction says whether value c is a number from 0 to 1.
+func (p *Parser) isFraction(c int32) bool {
+	if p.doc.kind(c) != number {
+		return false
+	}
+	f, _ := parseNumber(p.doc.raw(c))
+	return f >= 0 && f <= 1
+}
+
+// either gives member name of attribute c, else what its metadata, 0 is none,
+// say of it.
+func (d *document) either(c, metadata int32, name string) int32 {
+	if own := d.member(c, name); own != 0 || metadata == 0 {
+		return own
+	}
+	return d.ngsiValue(d.member(metadata, name))
+}
