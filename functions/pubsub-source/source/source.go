@@ -57,8 +57,9 @@ type Config struct {
 	batch.Config
 	Sink         string `envconfig:"K_SINK" required:"true"`              // the broker's ingress
 	Subscription string `envconfig:"PUBSUB_SUBSCRIPTION" required:"true"` // projects/PROJECT/subscriptions/NAME
-	// Two micro-batches: one fills while the other is handed over.
-	MaxOutstandingMessages int `envconfig:"PUBSUB_MAX_OUTSTANDING_MESSAGES" default:"1000"`
+	// The library acknowledges every 100 ms, and the service sends no more until
+	// then: ten times this is the most there can be a second.
+	MaxOutstandingMessages int `envconfig:"PUBSUB_MAX_OUTSTANDING_MESSAGES" default:"5000"`
 	MaxOutstandingBytes    int `envconfig:"PUBSUB_MAX_OUTSTANDING_BYTES" default:"33554432"`
 }
 

@@ -38,6 +38,7 @@ type Server struct {
 
 	fake  *pstest.Server
 	front *front
+	mu    sync.Mutex // of Messages
 }
 
 // New starts a server that ends with the test.
@@ -84,7 +85,7 @@ func (s *Server) Acked() int { return int(s.front.acked.Load()) }
 // Unacked counts the messages that were never acknowledged.
 func (s *Server) Unacked() int {
 	n := 0
-	for _, m := range s.fake.Messages() {
+	for _, m := range s.Messages() {
 		if m.Acks == 0 {
 			n++
 		}
@@ -100,8 +101,20 @@ func (s *Server) Held() int {
 }
 
 // Messages is all that was published, with how often each was delivered and
-// acknowledged.
-func (s *Server) Messages() []*pstest.Message { return s.fake.Messages() }
+// acknowledged, and with its modacks.
+func (s *Server) Messages() []pstest.Message {
+	// pstest fills in the messages that it has given to others before.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var messages []pstest.Message
+	for _, m := range s.fake.Messages() {
+		messages = append(messages, pstest.Message{
+			ID: m.ID, Data: m.Data, Attributes: m.Attributes, PublishTime: m.PublishTime, OrderingKey: m.OrderingKey, Topic: m.Topic,
+			Deliveries: m.Deliveries, Acks: m.Acks, Modacks: m.Modacks,
+		})
+	}
+	return messages
+}
 
 // Cut ends the streams there are with a code.
 func (s *Server) Cut(code codes.Code) {
