@@ -195,7 +195,7 @@ func patiently[T any](ctx context.Context, open func() (T, error)) (T, error) {
 // inUse says what to do where another process holds the folder.
 func inUse(err error) error {
 	if errors.Is(err, duckdb.ErrInUse) || errors.Is(err, local.ErrInUse) {
-		return hint(err, "one process holds a data folder: stop that one, or name another folder with --data; `telemesh query` and `telemesh deadletters` work beside it")
+		return hint(err, "one process holds a data folder: stop that one, or name another folder with --data; `telemesh query`, `rejected` and `deadletters` work beside it")
 	}
 	return err
 }

@@ -138,6 +138,9 @@ func rejectedRetry() *cobra.Command {
 they were received, and leave the list once all their readings are stored. A
 message that is retried twice adds nothing the second time.
 
+A mesh that runs on the folder reads them, too: it has to be of the same version
+and have the same --mappings.
+
 Exits 1 if a message remains unreadable or not all of its readings are stored.`,
 		Args: func(cmd *cobra.Command, ids []string) error {
 			switch chosen := s.all || s.filtered(); {
@@ -435,9 +438,9 @@ func (r *retry) report() error {
 	switch {
 	case r.incomplete > 0:
 		return hint(fmt.Errorf("%d messages are read and not all of their readings are stored; %d remain unreadable", r.incomplete, unreadable),
-			"does a mesh of another version run on the folder? Start it again, and see `telemesh deadletters list`")
+			"does a mesh of another version or with other --mappings run on the folder? Start it again; and see `telemesh deadletters list`")
 	case unreadable > 0:
-		return hint(fmt.Errorf("%d messages remain unreadable", unreadable), "`telemesh rejected show ID` shows where the cause is")
+		return hint(fmt.Errorf("%d messages remain unreadable", unreadable), "`telemesh rejected show ID` shows where the cause is; --mappings takes a folder with mappings of your own")
 	}
 	return nil
 }
