@@ -213,8 +213,9 @@ func (s *Server) AwaitAcks(t testing.TB, client string, n int) {
 	}
 }
 
-// NewClient connects a client that keeps its session and connects again.
-func NewClient(t testing.TB, address, id string, received func(*paho.Publish)) *autopaho.ConnectionManager {
+// Connect makes a client that keeps its session and connects again. It may be
+// called before there is an MQTT broker.
+func Connect(t testing.TB, address, id string, received func(*paho.Publish)) *autopaho.ConnectionManager {
 	t.Helper()
 	cfg := autopaho.ClientConfig{
 		ServerUrls: []*url.URL{{Scheme: "tcp", Host: address}}, KeepAlive: 30, SessionExpiryInterval: 3600,
@@ -237,6 +238,13 @@ func NewClient(t testing.TB, address, id string, received func(*paho.Publish)) *
 		defer cancel()
 		client.Disconnect(ctx)
 	})
+	return client
+}
+
+// NewClient makes a client that is connected.
+func NewClient(t testing.TB, address, id string, received func(*paho.Publish)) *autopaho.ConnectionManager {
+	t.Helper()
+	client := Connect(t, address, id, received)
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	if err := client.AwaitConnection(ctx); err != nil {
