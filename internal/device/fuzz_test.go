@@ -65,10 +65,10 @@ func FuzzTopicValue(f *testing.F) { fuzzFormat(f, "topic-value") }
 func FuzzTTN(f *testing.F)        { fuzzFormat(f, "ttn-v3") }
 func FuzzChirpStack(f *testing.F) { fuzzFormat(f, "chirpstack-v4") }
 
-func fuzz(t *testing.T, d *device.Dictionary, old *device.Parser, m *mesh.Message) {
+func fuzz(t *testing.T, d *device.Dictionary, old *device.Parser, m *mesh.Message, mappings ...*device.Mapping) {
 	payload := string(m.Payload)
 	readings, skipped, err := old.Parse(nil, m)
-	again, skippedAgain, errAgain := device.NewParser(d).Parse(nil, m)
+	again, skippedAgain, errAgain := device.NewParser(d, mappings...).Parse(nil, m)
 	if diff := cmp.Diff(again, readings); diff != "" || skipped != skippedAgain || fmt.Sprint(err) != fmt.Sprint(errAgain) {
 		t.Fatalf("an old parser gives %d %v, a new one %d %v (-new +old):\n%s", skipped, err, skippedAgain, errAgain, diff)
 	}

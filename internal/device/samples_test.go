@@ -241,7 +241,7 @@ func TestEnvelopesOfTheWild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := device.NewParser(dictionary(t))
+	p := device.NewParser(dictionary(t), mappings(t)...)
 	for _, folder := range folders {
 		path := filepath.Join("testdata/samples", folder.Name()+".txtar")
 		var got txtar.Archive
