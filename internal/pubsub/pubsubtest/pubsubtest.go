@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -260,6 +261,12 @@ func (f *front) Acknowledge(ctx context.Context, req *pubsubpb.AcknowledgeReques
 func (f *front) ModifyAckDeadline(ctx context.Context, req *pubsubpb.ModifyAckDeadlineRequest) (*emptypb.Empty, error) {
 	if req.AckDeadlineSeconds == 0 {
 		f.release(req.AckIds) // before another stream can have them
+		return f.GServer.ModifyAckDeadline(ctx, req)
 	}
+	// The library may extend what it has nacked before. Where a message keeps its
+	// ack id that would hold it back for as long.
+	f.mu.Lock()
+	req.AckIds = slices.DeleteFunc(req.AckIds, func(id string) bool { return f.holders[id] == nil })
+	f.mu.Unlock()
 	return f.GServer.ModifyAckDeadline(ctx, req)
 }
