@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/eclipse/paho.golang/autopaho"
 	"github.com/eclipse/paho.golang/paho"
-	"github.com/eclipse/paho.golang/paho/session"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/mqtt/mqtttest"
@@ -35,16 +33,18 @@ func measured(i int) *paho.Publish {
 	return &paho.Publish{Topic: fmt.Sprintf("air/desk-%d", i%10), QoS: 1, Payload: fmt.Appendf(nil, `{"time":"%s","co2":%d}`, at, i)}
 }
 
-// publish publishes message i once and waits for the acknowledgement: whenever
-// the connection is lost, the client sends it again by itself.
-func publish(ctx context.Context, client *autopaho.ConnectionManager, i int) error {
+// publishUntilAcknowledged publishes message i as often as it needs: a client
+// whose session is gone with the process does not send again by itself.
+func publishUntilAcknowledged(ctx context.Context, client *autopaho.ConnectionManager, i int) error {
 	for {
 		if err := client.AwaitConnection(ctx); err != nil {
 			return err
 		}
-		_, err := client.Publish(ctx, measured(i))
-		if !errors.Is(err, autopaho.ConnectionDownError) && !errors.Is(err, session.ErrNoConnection) { // not sent at all
-			return err
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := client.Publish(attempt, measured(i))
+		cancel()
+		if err == nil {
+			return nil
 		}
 	}
 }
@@ -111,7 +111,7 @@ func TestKilledMeshKeepsWhatIsPublished(t *testing.T) {
 		devices.Go(func() {
 			client := mqtttest.Connect(t, address, fmt.Sprintf("device-%d", c), nil)
 			for i := c; i < published; i += clients {
-				if err := publish(ctx, client, i); err != nil {
+				if err := publishUntilAcknowledged(ctx, client, i); err != nil {
 					t.Errorf("message %d: %v", i, err)
 					return
 				}
@@ -155,7 +155,7 @@ func TestKilledMeshTakesAllOfAnotherBroker(t *testing.T) {
 			for ctx.Err() == nil && session.State.Inflight.Len() > 1000 {
 				session, _ = server.Clients.Get("telemesh")
 			}
-			if err := publish(ctx, client, i); err != nil {
+			if err := publishUntilAcknowledged(ctx, client, i); err != nil {
 				t.Errorf("message %d: %v", i, err)
 				return
 			}

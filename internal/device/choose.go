@@ -61,8 +61,6 @@ func mediaOf(contentType string) (media string, generic, jsonOnly bool) {
 		return media, true, false
 	case "application/json", "text/json":
 		return media, false, true
-	case "application/senml+json", "application/sensml+json": // names and times stand in base fields (RFC 8428)
-		return media, false, false
 	}
 	return media, false, strings.HasSuffix(media, "+json")
 }

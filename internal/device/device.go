@@ -82,6 +82,9 @@ func table() []*reader {
 	return []*reader{
 		&ttn,
 		&chirpStack,
+		&senML,
+		&csvRows,
+		&lineProtocol,
 		&pubsubPush,
 		&udmi,
 		&azureIoTHub,

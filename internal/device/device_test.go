@@ -215,7 +215,7 @@ func TestParse(t *testing.T) {
 
 		// What is said about the payload.
 		{name: "a format nobody reads", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.Format = "morse" }, cause: `no reader for the format "morse"`},
-		{name: "a content type nobody reads", payload: `{}`, with: func(m *mesh.Message) { m.ContentType = "application/senml+json" }, cause: `no reader for the content type "application/senml+json"`},
+		{name: "a content type nobody reads", payload: `{}`, with: func(m *mesh.Message) { m.ContentType = "application/x-morse" }, cause: `no reader for the content type "application/x-morse"`},
 		{name: "JSON by another name", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.ContentType = "Application/Vnd.X+JSON; charset=utf-8" }, readings: "a=1\n"},
 		{name: "a long source", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.Source = strings.Repeat("s", 1025) }, cause: "the message's source has 1025 bytes, at most 1024 are read"},
 		{name: "a long id", payload: `{"deviceId":"d","ts":60,"a":1}`, with: func(m *mesh.Message) { m.ID = strings.Repeat("i", 100_000) }, cause: "the message's id has 100000 bytes, at most 1024 are read"},

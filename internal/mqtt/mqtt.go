@@ -8,12 +8,11 @@
 // it, and with it all that its client sends after; a client that gives up and
 // connects again sends it again. That is the same reading as long as the process
 // lives, also without a time in it; after a kill a message without a time may be
-// another one. A client that begins each connection with a clean session sends
+// another one. A client that loses its connection with clean session sends
 // nothing again, and loses what it has not seen acknowledged.
 //
-// Messages are routed to whoever subscribes, too. Sessions and their filters are
-// kept in a file; retained messages, and what others have not yet received, live
-// in memory.
+// Messages are routed to whoever subscribes, too. Sessions, their subscriptions
+// and retained messages live in memory.
 //
 // Nobody has to say who he is: the broker is for addresses that only this
 // machine reaches.
@@ -38,7 +37,7 @@ import (
 	"github.com/telemesh/telemesh/internal/function"
 )
 
-// maxLinger is at most what a message waits for others. A client's packets are
+// Linger is at most what a message waits for others. A client's packets are
 // read one after the other, so that each of its messages waits alone.
 const maxLinger = time.Millisecond
 
@@ -48,12 +47,9 @@ const sourceURI = "mqtt://localhost/"
 // drainTime is what the mesh may take, at the end, to accept what was received.
 const drainTime = 10 * time.Second
 
-// listenerID is what mochi knows the listener by.
-const listenerID = "mqtt"
-
-// Start gives the start of a source that is an MQTT broker on listener and keeps
-// its sessions in a file. Its environment is that of mqtt-source.
-func Start(listener net.Listener, file string) function.Start {
+// Start gives the start of a source that is an MQTT broker on listener. Its
+// environment is that of mqtt-source.
+func Start(listener net.Listener) function.Start {
 	return func(ports function.Ports) (*function.Function, error) {
 		cfg, err := function.Config[source.IntakeConfig]()
 		if err != nil {
@@ -61,10 +57,6 @@ func Start(listener net.Listener, file string) function.Start {
 		}
 		cfg.Linger = min(cfg.Linger, maxLinger)
 		intake, err := source.NewIntake(cfg, sourceURI, ports)
-		if err != nil {
-			return nil, err
-		}
-		kept, err := openSessions(file, ports.Log)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +70,7 @@ func Start(listener net.Listener, file string) function.Start {
 		server := mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler)})
 		h := newHook(intake)
 		if err := errors.Join(server.AddHook(new(auth.AllowHook), nil), server.AddHook(h, nil),
-			server.AddHook(kept, nil), server.AddListener(listeners.NewNet(listenerID, listener))); err != nil {
+			server.AddListener(listeners.NewNet("mqtt", listener))); err != nil {
 			return nil, fmt.Errorf("make MQTT broker: %w", err)
 		}
 		return &function.Function{Run: func(ctx context.Context) error {
@@ -96,7 +88,7 @@ func Start(listener net.Listener, file string) function.Start {
 	}
 }
 
-// maxSession, in seconds, is how long the session of a client that is away is kept.
+// maxSession, in seconds, is how long a client that is away is kept in memory.
 const maxSession = 24 * 3600
 
 // hook takes what is published to the mesh.
