@@ -93,6 +93,13 @@ func table() []*reader {
 		&ngsiLD,
 		&ngsiV2,
 		&sensorThings,
+		&sparkplug,
+		&tasmota,
+		&zigbee2MQTT,
+		&shelly,
+		&airGradient,
+		&sensorCommunity,
+		&microBit,
 	}
 }
 

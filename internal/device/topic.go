@@ -61,14 +61,40 @@ func (p *Parser) readTopicText() (isJSON bool, err error) {
 	if probe.parse(b) == nil {
 		return true, nil
 	}
-	if len(b) > maxPlainText || !utf8.Valid(b) || bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' }) {
-		return false, fault(0, "neither JSON nor a text of at most %d bytes on one line", maxPlainText)
+	r, err := plainText(b)
+	if err != nil {
+		return false, err
 	}
 	metric, err := p.topicMetric()
 	if err != nil {
 		return false, err
 	}
-	return false, p.putReading(mesh.Reading{Kind: mesh.Text, ValueString: string(b)}, metric, "", "")
+	return false, p.putReading(r, metric, "", "")
+}
+
+// plainText reads a text that is a value.
+func plainText(b []byte) (mesh.Reading, error) {
+	if len(b) > maxPlainText || !utf8.Valid(b) || bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' }) {
+		return mesh.Reading{}, fault(0, "neither JSON nor a text of at most %d bytes on one line", maxPlainText)
+	}
+	return mesh.Reading{Kind: mesh.Text, ValueString: string(b)}, nil
+}
+
+// single reads the payload as one value, JSON or a text as it stands, by names
+// and unit as in put. An empty one clears a retained message.
+func (p *Parser) single(own, as, unit string) error {
+	b := bytes.TrimSpace(p.m.Payload)
+	if len(b) == 0 {
+		return nil
+	}
+	if p.doc.parse(p.m.Payload) == nil {
+		return p.put(0, own, as, unit)
+	}
+	r, err := plainText(b)
+	if err != nil {
+		return err
+	}
+	return p.putReading(r, own, as, unit)
 }
 
 func (p *Parser) readTopicValue(i int32) error {

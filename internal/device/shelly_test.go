@@ -1,0 +1,5 @@
+package device_test
+
+import "testing"
+
+func FuzzShelly(f *testing.F) { fuzzFormat(f, "shelly") }

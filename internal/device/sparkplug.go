@@ -1,0 +1,715 @@
+package device
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// sparkplug reads Sparkplug B, in protobuf and as gateways that decode it show
+// it in JSON: https://sparkplug.eclipse.org/specification/version/3.0/documents/sparkplug-specification-3.0.0.pdf
+var sparkplug = reader{
+	format: "sparkplug-b",
+	sent:   func(m *mesh.Message) bool { return matches(m, sparkplugSpace+"/#") },
+	shaped: func(d *document, i int32) bool {
+		metrics := d.member(i, "metrics")
+		if metrics == 0 || d.kind(metrics) != array || d.end(metrics) == metrics+1 || d.kind(metrics+1) != object {
+			return false
+		}
+		first := metrics + 1
+		return (d.member(first, "name") != 0 || d.member(first, "alias") != 0) && (d.member(first, "datatype") != 0 || d.member(first, "dataType") != 0)
+	},
+	marks: []string{"metrics"},
+	raw:   (*Parser).readSparkplug,
+	read:  (*Parser).readSparkplugJSON,
+}
+
+// sparkplugSpace is the first level of all topics.
+const sparkplugSpace = "spBv1.0"
+
+// sparkplugNames is the attribute that says what a birth certificate told of
+// the metrics of a data message. It is a JSON object; its members are by alias,
+// or by the name behind a colon, arrays of name, datatype, unit and whether
+// another metric of the device has the same last part of the name; what is
+// empty at an array's end is left out. A JSON string says why there is none.
+const sparkplugNames = "sparkplug_names"
+
+// sparkplugTopic is spBv1.0/GROUP/KIND/NODE[/DEVICE].
+type sparkplugTopic struct{ group, kind, node, device string }
+
+// topicOfSparkplug gives the parts of a message's topic; none, where it is no
+// topic of Sparkplug. Kind is empty for STATE, which is of host applications.
+func topicOfSparkplug(m *mesh.Message) (t sparkplugTopic, ok bool, err error) {
+	levels := levelsOf(m)
+	switch {
+	case len(levels) == 0 || levels[0] != sparkplugSpace:
+		return t, false, nil
+	case len(levels) > 1 && levels[1] == "STATE":
+		return t, true, nil
+	case len(levels) == 4 && levels[2] == "STATE":
+		return t, true, nil
+	case len(levels) == 4:
+		t = sparkplugTopic{group: levels[1], kind: levels[2], node: levels[3]}
+	case len(levels) == 5:
+		t = sparkplugTopic{group: levels[1], kind: levels[2], node: levels[3], device: levels[4]}
+	}
+	switch t.kind {
+	case "NBIRTH", "NDATA", "NDEATH", "NCMD":
+		ok = t.device == "" && t.node != ""
+	case "DBIRTH", "DDATA", "DDEATH", "DCMD":
+		ok = t.device != "" && t.node != ""
+	}
+	if !ok {
+		return t, true, fmt.Errorf("the topic %s is not %s/GROUP/KIND/NODE or, for a device, %[2]s/GROUP/KIND/NODE/DEVICE", quote(m.Attributes[topic]), sparkplugSpace)
+	}
+	return t, true, nil
+}
+
+// measures says whether messages of the topic do.
+func (t sparkplugTopic) measures() bool {
+	return strings.HasSuffix(t.kind, "BIRTH") || strings.HasSuffix(t.kind, "DATA")
+}
+
+// id is the device as readings name it.
+func (t sparkplugTopic) id() string {
+	if t.device != "" {
+		return t.group + "/" + t.node + "/" + t.device
+	}
+	return t.group + "/" + t.node
+}
+
+// metricB is a metric of a payload.
+type metricB struct {
+	at        int    // the byte of the payload where it begins, or its JSON value
+	name      string // empty: told by alias alone
+	alias     uint64
+	aliased   bool
+	time      mesh.Instant
+	timed     bool
+	datatype  uint64
+	transient bool
+	null      bool
+	unit      string // as sent
+	quality   int64  // of properties: 192 is good
+	kind      valueB
+	bits      uint64 // of a number or a boolean
+	text      []byte
+	value     int32 // JSON: a value that tells its kind itself
+
+	last   string // the last part of the name, folded
+	shared bool   // which another metric has too
+}
+
+// valueB is the field of protobuf, or what stands for it, that a value is in.
+type valueB uint8
+
+const (
+	noValue valueB = iota
+	intValue
+	longValue
+	floatValue
+	doubleValue
+	booleanValue
+	stringValue
+	otherValue // bytes, a DataSet, a Template, an extension
+	jsonValue
+)
+
+// Datatypes of the specification; from DataSet on they are no scalars.
+const (
+	typeInt8 = 1 + iota
+	typeInt16
+	typeInt32
+	typeInt64
+	typeUInt8
+	typeUInt16
+	typeUInt32
+	typeUInt64
+	typeFloat
+	typeDouble
+	typeBoolean
+	typeString
+	typeDateTime
+	typeText
+	typeUUID
+	typeDataSet
+)
+
+const goodQuality = 192
+
+// payloadB is a payload.
+type payloadB struct {
+	time    mesh.Instant
+	timed   bool
+	metrics []metricB
+}
+
+// fieldsOf calls do for each field of a protobuf message that begins at byte
+// at: with the value of a varint or fixed one, or the bytes of others.
+func fieldsOf(b []byte, at int, do func(n protowire.Number, t protowire.Type, v uint64, bytes []byte, at int) error) error {
+	for len(b) > 0 {
+		n, t, length := protowire.ConsumeTag(b)
+		if length < 0 {
+			return fault(at, "no Sparkplug payload: %s", cause(length))
+		}
+		b, at = b[length:], at+length
+		var v uint64
+		var content []byte
+		inside := at
+		switch t {
+		case protowire.VarintType:
+			v, length = protowire.ConsumeVarint(b)
+		case protowire.Fixed32Type:
+			var short uint32
+			short, length = protowire.ConsumeFixed32(b)
+			v = uint64(short)
+		case protowire.Fixed64Type:
+			v, length = protowire.ConsumeFixed64(b)
+		case protowire.BytesType:
+			content, length = protowire.ConsumeBytes(b)
+			inside += length - len(content)
+		default:
+			length = protowire.ConsumeFieldValue(n, t, b)
+		}
+		if length < 0 {
+			return fault(at, "no Sparkplug payload: %s", cause(length))
+		}
+		if err := do(n, t, v, content, inside); err != nil {
+			return err
+		}
+		b, at = b[length:], at+length
+	}
+	return nil
+}
+
+func cause(length int) error {
+	err := protowire.ParseError(length)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("it ends within a field")
+	}
+	return err
+}
+
+// The fields are those of sparkplug_b.proto, with their wire types: a field of
+// another type is none that is known.
+// https://github.com/eclipse-tahu/tahu/blob/master/sparkplug_b/sparkplug_b.proto
+func decodeB(b []byte) (out payloadB, err error) {
+	err = fieldsOf(b, 0, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) error {
+		switch {
+		case n == 1 && t == protowire.VarintType:
+			out.time, out.timed, err = millis(v)
+			return placed(at, err)
+		case n == 2 && t == protowire.BytesType:
+			if len(out.metrics) == maxReadings {
+				return fault(at, "more than %d metrics", maxReadings)
+			}
+			out.metrics = append(out.metrics, metricB{})
+			return decodeMetric(&out.metrics[len(out.metrics)-1], content, at)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func placed(at int, err error) error {
+	if err != nil {
+		return fault(at, "%w", err)
+	}
+	return nil
+}
+
+// millis gives a timestamp; 0 is that of a clock that is not set.
+func millis(v uint64) (at mesh.Instant, set bool, err error) {
+	at = mesh.Instant(v) * 1000
+	if v > math.MaxInt64/1000 || !inRange(at) {
+		return 0, false, fmt.Errorf("timestamp %d is not in the years 1970 to 2261", v)
+	}
+	return at, v != 0, nil
+}
+
+func decodeMetric(m *metricB, b []byte, at int) error {
+	m.at, m.quality = at, goodQuality
+	return fieldsOf(b, at, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) (err error) {
+		varint, fixed32, fixed64, packed := t == protowire.VarintType, t == protowire.Fixed32Type, t == protowire.Fixed64Type, t == protowire.BytesType
+		switch {
+		case n == 1 && packed:
+			if !utf8.Valid(content) {
+				return fault(at, "the name %s is no UTF-8", quote(content))
+			}
+			m.name = string(content)
+		case n == 2 && varint:
+			m.alias, m.aliased = v, true
+		case n == 3 && varint:
+			m.time, m.timed, err = millis(v)
+			return placed(at, err)
+		case n == 4 && varint:
+			m.datatype = v
+		case n == 6 && varint:
+			m.transient = v != 0
+		case n == 7 && varint:
+			m.null = v != 0
+		case n == 9 && packed:
+			return decodeProperties(m, content, at)
+		case n == 10 && varint:
+			m.kind, m.bits = intValue, v
+		case n == 11 && varint:
+			m.kind, m.bits = longValue, v
+		case n == 12 && fixed32:
+			m.kind, m.bits = floatValue, v
+		case n == 13 && fixed64:
+			m.kind, m.bits = doubleValue, v
+		case n == 14 && varint:
+			m.kind, m.bits = booleanValue, v
+		case n == 15 && packed:
+			if !utf8.Valid(content) {
+				return fault(at, "a string value is no UTF-8")
+			}
+			m.kind, m.text = stringValue, content
+		case n >= 16 && n <= 19 && packed:
+			m.kind = otherValue
+		}
+		return nil
+	})
+}
+
+// decodeProperties takes unit and quality from a property set: keys, and their
+// values in the same order.
+func decodeProperties(m *metricB, b []byte, at int) error {
+	unit, quality := -1, -1
+	keys, values := 0, 0
+	err := fieldsOf(b, at, func(n protowire.Number, t protowire.Type, _ uint64, content []byte, _ int) error {
+		if n == 1 && t == protowire.BytesType {
+			switch {
+			case isUnit(content):
+				unit = keys
+			case string(content) == "Quality":
+				quality = keys
+			}
+			keys++
+		}
+		return nil
+	})
+	if err != nil || unit < 0 && quality < 0 {
+		return err
+	}
+	return fieldsOf(b, at, func(n protowire.Number, t protowire.Type, _ uint64, content []byte, at int) error {
+		if n != 2 || t != protowire.BytesType {
+			return nil
+		}
+		index := values
+		values++
+		if index != unit && index != quality {
+			return nil
+		}
+		return fieldsOf(content, at, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) error {
+			switch {
+			case index == unit && n == 8 && t == protowire.BytesType && utf8.Valid(content):
+				m.unit = string(content)
+			case index == quality && (n == 3 || n == 4) && t == protowire.VarintType:
+				m.quality = int64(int32(v))
+			}
+			return nil
+		})
+	})
+}
+
+// isUnit says whether a property is the engineering unit; the specification
+// leaves its name to vendors, who call it engUnit.
+func isUnit(key []byte) bool {
+	folded := fold(key)
+	return folded == "engunit" || folded == "engunits" || folded == "engineeringunit" || folded == "engineeringunits"
+}
+
+// readSparkplug reads a payload in protobuf. The device is GROUP/NODE or
+// GROUP/NODE/DEVICE, from the topic. Births and data measure; deaths, commands
+// and STATE do not, nor do bdSeq and Node Control/…, which are for the session.
+//
+// A metric has its name as it was sent; the dictionary is asked for it, then
+// for its last part, if that is no other metric's too: Room 1/CO2 is co2 where
+// there is no Room 2/CO2. Its unit is the property engUnit. A unit that nobody
+// knows is shown as {unit}, so that it is not taken for the dictionary's.
+// Its time is its own, else the payload's. What the
+// property Quality says, unless it is good, is an attribute.
+//
+// A float is the shortest decimal that tells it from its neighbours, as
+// everybody prints it. null and transient metrics, which are not meant to be
+// stored, and values that are no scalars are skipped.
+//
+// What data messages leave out, the names above all, has to be told by the
+// attribute sparkplug_names, which Births sets; without it a message with an
+// alias alone is rejected.
+func (p *Parser) readSparkplug() (isJSON bool, err error) {
+	t, known, err := topicOfSparkplug(p.m)
+	if err != nil || known && !t.measures() {
+		return false, err
+	}
+	if opensJSON(p.m.Payload) {
+		return true, nil
+	}
+	payload, err := decodeB(p.m.Payload)
+	if err != nil {
+		return false, err
+	}
+	return false, p.sparkplug(t, &payload)
+}
+
+// readSparkplugJSON reads a payload that a gateway decoded. The type of its
+// values is what JSON says; a number may be a string, as protobuf's own JSON
+// has them.
+func (p *Parser) readSparkplugJSON(i int32) error {
+	t, _, err := topicOfSparkplug(p.m)
+	if err != nil {
+		return err
+	}
+	d := p.doc
+	metrics := d.member(i, "metrics")
+	if metrics == 0 || d.kind(metrics) != array {
+		return p.fault(i, "no array metrics")
+	}
+	var payload payloadB
+	if payload.time, payload.timed, err = p.millisJSON(d.member(i, "timestamp")); err != nil {
+		return err
+	}
+	for c := metrics + 1; c < d.end(metrics); c = d.end(c) {
+		if d.kind(c) != object {
+			return p.fault(c, "a metric is %s, not an object", d.kind(c))
+		}
+		if len(payload.metrics) == maxReadings {
+			return p.fault(c, "more than %d metrics", maxReadings)
+		}
+		m := metricB{at: int(d.nodes[c].raw.from), quality: goodQuality}
+		if err := p.metricJSON(&m, c); err != nil {
+			return err
+		}
+		payload.metrics = append(payload.metrics, m)
+	}
+	return p.sparkplug(t, &payload)
+}
+
+func (p *Parser) millisJSON(c int32) (at mesh.Instant, set bool, err error) {
+	if c == 0 {
+		return 0, false, nil
+	}
+	s := p.scalar(c)
+	if ms, err := strconv.ParseUint(s, 10, 64); err == nil {
+		at, set, err = millis(ms)
+		if err != nil {
+			return 0, false, p.fault(c, "%w", err)
+		}
+		return at, set, nil
+	}
+	if at, set, err = parseTime([]byte(s), p.zone); err != nil {
+		return 0, false, p.fault(c, "timestamp: %w", err)
+	}
+	return at, set, nil
+}
+
+func (p *Parser) metricJSON(m *metricB, i int32) (err error) {
+	d := p.doc
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		is := d.kind(c) == boolean && d.raw(c)[0] == 't'
+		switch name := string(d.name(c)); name {
+		case "name":
+			m.name = p.scalar(c)
+		case "alias":
+			if m.alias, err = strconv.ParseUint(p.scalar(c), 10, 64); err != nil && d.kind(c) != null {
+				return p.fault(c, "alias %s is no whole number", quote(d.raw(c)))
+			}
+			m.aliased = d.kind(c) != null
+		case "timestamp":
+			if d.kind(c) != null {
+				if m.time, m.timed, err = p.millisJSON(c); err != nil {
+					return err
+				}
+			}
+		case "datatype", "dataType":
+			m.datatype = datatypeOf(p.scalar(c))
+		case "is_transient", "isTransient":
+			m.transient = is
+		case "is_null", "isNull":
+			m.null = is
+		case "properties":
+			p.propertiesJSON(m, c)
+		case "int_value", "intValue", "long_value", "longValue":
+			if m.bits, err = strconv.ParseUint(p.scalar(c), 10, 64); err != nil {
+				m.kind, m.value = jsonValue, c // negative, then: as it is meant
+			} else if m.kind = longValue; strings.HasPrefix(name, "int") {
+				m.kind = intValue
+			}
+		case "value", "float_value", "floatValue", "double_value", "doubleValue", "boolean_value", "booleanValue", "string_value", "stringValue":
+			m.kind, m.value = jsonValue, c
+			switch k := d.kind(c); {
+			case k == null:
+				m.null = true
+			case k >= object:
+				m.kind = otherValue
+			}
+		case "bytes_value", "bytesValue", "dataset_value", "datasetValue", "template_value", "templateValue":
+			m.kind = otherValue
+		}
+	}
+	return nil
+}
+
+func (p *Parser) propertiesJSON(m *metricB, i int32) {
+	d := p.doc
+	if d.kind(i) != object {
+		return
+	}
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		value := c
+		if d.kind(c) == object {
+			if value = d.member(c, "value"); value == 0 {
+				continue
+			}
+		}
+		switch name := d.name(c); {
+		case isUnit(name) && d.kind(value) == text:
+			m.unit = string(d.chars(value))
+		case string(name) == "Quality" && d.kind(value) == number:
+			q, _ := parseNumber(d.raw(value))
+			m.quality = int64(max(-1, min(q, math.MaxInt32)))
+		}
+	}
+}
+
+// datatypeOf gives a datatype by its number or a name of it, 0 for others.
+func datatypeOf(s string) uint64 {
+	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
+		return n
+	}
+	s = strings.ToLower(s)
+	switch {
+	case s == "integer":
+		return typeInt64
+	case s == "dataset" || s == "bytes" || s == "file" || s == "template" || strings.HasPrefix(s, "propertyset") || strings.HasSuffix(s, "array"):
+		return typeDataSet
+	}
+	return uint64(slices.Index([]string{"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float", "double", "boolean", "string", "datetime", "text", "uuid"}, s) + 1)
+}
+
+// sparkplug makes readings of a payload.
+func (p *Parser) sparkplug(t sparkplugTopic, payload *payloadB) error {
+	told, none, err := definitions(p.m.Attributes[sparkplugNames])
+	if err != nil {
+		return err
+	}
+	device := ""
+	if t != (sparkplugTopic{}) {
+		device = cmp.Or(p.m.DeviceID, t.id())
+	}
+	begin := func(m *metricB) error {
+		if err := p.device(device); err != nil {
+			return err
+		}
+		if m.quality != goodQuality {
+			p.attributeJSON([]byte("quality"), strconv.AppendInt(nil, m.quality, 10))
+		}
+		switch {
+		case m.timed:
+			p.observed(m.time)
+		case payload.timed:
+			p.observed(payload.time)
+		default:
+			return p.untimed()
+		}
+		return nil
+	}
+	// First the names: whether the last part is another's too depends on all.
+	shared := map[string]*metricB{}
+	for i := range payload.metrics {
+		m := &payload.metrics[i]
+		d, ok := definition{}, false
+		switch {
+		case m.name != "":
+			if d, ok = told[":"+m.name]; !ok {
+				d.name = m.name
+			}
+		case !m.aliased:
+			return fault(m.at, "metric %d has neither name nor alias", i)
+		default:
+			if d, ok = told[strconv.FormatUint(m.alias, 10)]; !ok && !m.null {
+				if none != "" {
+					return fault(m.at, "alias %d: %s", m.alias, none)
+				}
+				return fault(m.at, "alias %d: no birth certificate seen of the metric: only who is subscribed to the births of %s knows its name", m.alias, quote(t.id()))
+			}
+			m.name = d.name
+		}
+		m.datatype, m.unit = cmp.Or(m.datatype, d.datatype), cmp.Or(m.unit, d.unit)
+		m.last, m.shared = fold([]byte(lastPart(m.name))), d.shared
+		if other := shared[m.last]; other == nil {
+			shared[m.last] = m
+		} else if other.name != m.name {
+			other.shared = true
+		}
+	}
+	var last *metricB
+	for i := range payload.metrics {
+		m := &payload.metrics[i]
+		if ofSession(m.name) {
+			continue
+		}
+		if m.null || m.transient || m.kind == noValue {
+			p.skipped++
+			continue
+		}
+		p.due++
+		if m.kind == otherValue || m.datatype >= typeDataSet {
+			p.skipped++
+			continue
+		}
+		if last == nil || last.time != m.time || last.timed != m.timed || last.quality != m.quality {
+			if last != nil {
+				p.finish()
+				p.begin()
+			}
+			if err := begin(m); err != nil {
+				return err
+			}
+			last = m
+		}
+		m.shared = m.shared || shared[m.last].shared
+		if err := p.metricB(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ofSession says whether a metric is of the session and not of the device.
+func ofSession(name string) bool {
+	return name == "bdSeq" || strings.HasPrefix(name, "Node Control/") || strings.HasPrefix(name, "Device Control/")
+}
+
+// lastPart gives what stands behind the last slash of a metric's name.
+func lastPart(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+
+// metricB adds the reading of a metric.
+func (p *Parser) metricB(m *metricB) error {
+	as := ""
+	n, err := p.called(m.name)
+	if err != nil {
+		return fault(m.at, "%w", err)
+	}
+	if n.mapped == nil && !m.shared {
+		as = lastPart(m.name)
+	}
+	unit := knownUnit(m.unit)
+	var r mesh.Reading
+	literal := [32]byte{}
+	switch m.kind {
+	case jsonValue:
+		if s := p.doc.chars(m.value); p.doc.kind(m.value) == text && (m.datatype >= typeInt8 && m.datatype <= typeDouble || m.datatype == typeDateTime) {
+			if !jsontext.Value(s).IsValid() || jsontext.Value(s).Kind() != '0' {
+				return p.fault(m.value, "%s: the value %s is no number, though its datatype is one", quote(m.name), quote(s))
+			}
+			if !setNumber(&r, s) {
+				p.skipped++
+				return nil
+			}
+			break
+		}
+		return p.put(m.value, m.name, as, unit)
+	case intValue, longValue:
+		b, err := integer(literal[:0], m)
+		if err != nil {
+			return fault(m.at, "%s: %w", quote(m.name), err)
+		}
+		if m.datatype == typeBoolean {
+			r.Kind, r.Value = mesh.Boolean, float64(min(m.bits, 1))
+			break
+		}
+		setNumber(&r, b)
+	case floatValue, doubleValue:
+		v, size := math.Float64frombits(m.bits), 64
+		if m.kind == floatValue {
+			v, size = float64(math.Float32frombits(uint32(m.bits))), 32
+		}
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			p.skipped++
+			return nil
+		}
+		setNumber(&r, strconv.AppendFloat(literal[:0], v, 'g', -1, size))
+	case booleanValue:
+		r.Kind, r.Value = mesh.Boolean, float64(min(m.bits, 1))
+	default:
+		r.Kind, r.ValueString = mesh.Text, p.text(m.text)
+	}
+	if err := p.putReading(r, m.name, as, unit); err != nil {
+		return fault(m.at, "%w", err)
+	}
+	return nil
+}
+
+// integer appends a whole number as its datatype has it: the fields are
+// unsigned, negative numbers stand in them as two's complement. Some senders
+// fill all the field's bits, some those of the datatype.
+func integer(b []byte, m *metricB) ([]byte, error) {
+	switch m.datatype {
+	case typeInt8:
+		return strconv.AppendInt(b, int64(int8(m.bits)), 10), nil
+	case typeInt16:
+		return strconv.AppendInt(b, int64(int16(m.bits)), 10), nil
+	case typeInt32:
+		return strconv.AppendInt(b, int64(int32(m.bits)), 10), nil
+	case typeInt64:
+		return strconv.AppendInt(b, int64(m.bits), 10), nil
+	case typeUInt8, typeUInt16, typeUInt32, typeUInt64, typeDateTime, typeBoolean:
+		return strconv.AppendUint(b, m.bits, 10), nil
+	}
+	if ambiguous(m) {
+		return nil, fmt.Errorf("%d may be a negative number: no datatype, and no birth certificate seen of the metric", m.bits)
+	}
+	return strconv.AppendUint(b, m.bits, 10), nil
+}
+
+// ambiguous says whether only the datatype can tell a number: from 128 on it
+// may be a negative Int8.
+func ambiguous(m *metricB) bool {
+	return (m.kind == intValue || m.kind == longValue) && m.bits > math.MaxInt8 && m.datatype == 0
+}
+
+// knownUnit gives the UCUM code of an engineering unit. One that is none that
+// is known becomes an annotation: it says what was sent, and is no unit that
+// the dictionary could take for its own.
+func knownUnit(unit string) string {
+	unit = strings.TrimSpace(unit)
+	if unit == "" {
+		return ""
+	}
+	if code := ucum(unit); code != unit || codes[code] {
+		return code
+	}
+	b := []byte("{")
+	for _, c := range []byte(cut64(unit)) {
+		if c > ' ' && c <= '~' && c != '{' && c != '}' {
+			b = append(b, c)
+		}
+	}
+	return string(append(b, '}'))
+}
+
+func cut64(s string) string { return s[:min(len(s), 64)] }
+
+// codes are the UCUM codes that are believed as they are.
+var codes = func() map[string]bool {
+	m := map[string]bool{}
+	for _, code := range strings.Fields(`% 1 Cel [degF] K mCel Pa hPa kPa MPa bar mbar mm[Hg] [in_i'Hg] [psi] ppm ppb ug/m3 mg/m3 g/m3 ng/m3
+		V mV kV A mA kA W kW MW mW V.A kV.A W.h kW.h MW.h J kJ MJ Hz kHz MHz s ms us min h d m mm cm km um g kg t L mL m3 m2
+		m/s km/h m/s2 L/s L/min L/h m3/h m3/s kg/h kg/s deg rad lx lm cd dB dB{mW} Bq/m3 [g] m[g] [pH] S uS/cm mS/cm /min /cm3 Ohm kOhm N kN N.m T uT A.h mA.h W/m2 {person} By`) {
+		m[code] = true
+	}
+	return m
+}()

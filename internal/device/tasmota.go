@@ -1,0 +1,356 @@
+package device
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+// tasmota reads what devices with the firmware Tasmota publish of themselves:
+// https://tasmota.github.io/docs/MQTT/
+// The topic is tele/DEVICE/SENSOR, or has its parts in another order
+// (FullTopic), such as tasmota/DEVICE/tele/SENSOR. Without it, sensors are
+// known by the local time and a member that only Tasmota has.
+var tasmota = reader{
+	format: "tasmota",
+	sent: func(m *mesh.Message) bool {
+		_, _, ok := tasmotaTopic(m)
+		return ok
+	},
+	shaped: func(d *document, i int32) bool {
+		return localTime(d, d.member(i, "Time")) && (d.member(i, "TempUnit") != 0 || d.member(i, "PressureUnit") != 0 ||
+			d.at(i, "ENERGY", "Total") != 0 || d.at(i, "Wifi", "BSSId") != 0)
+	},
+	marks: []string{"TempUnit", "PressureUnit", "ENERGY", "Wifi"},
+	raw:   (*Parser).readTasmotaText,
+	read:  (*Parser).readTasmota,
+}
+
+// localTime says whether value c is a time as Tasmota writes it.
+func localTime(d *document, c int32) bool {
+	return c != 0 && d.kind(c) == text && len(d.chars(c)) == len("2006-01-02T15:04:05")
+}
+
+// tasmotaTopic gives the device, which is what the topic has besides the prefix
+// and the command, and the command; ok: it is such a topic.
+func tasmotaTopic(m *mesh.Message) (device, command string, ok bool) {
+	levels := levelsOf(m)
+	if len(levels) < 3 {
+		return "", "", false
+	}
+	command = levels[len(levels)-1]
+	levels = levels[:len(levels)-1]
+	at := slices.IndexFunc(levels, func(level string) bool { return level == "tele" || level == "stat" })
+	if at < 0 {
+		return "", "", false
+	}
+	word := strings.TrimRight(command, "0123456789")
+	switch levels[at] {
+	case "tele":
+		ok = word == "SENSOR" || word == "STATE" || word == "LWT" || word == "INFO" || word == "UPTIME" || word == "RESULT"
+	case "stat":
+		ok = word == "RESULT" || word == "STATUS" || word == "POWER" || word == "LOGGING"
+	}
+	return strings.Join(slices.Delete(levels, at, at+1), "/"), command, ok
+}
+
+// readTasmotaText reads POWER, whose payload is a text, and passes over what
+// measures nothing.
+func (p *Parser) readTasmotaText() (isJSON bool, err error) {
+	device, command, ok := tasmotaTopic(p.m)
+	switch word := strings.TrimRight(command, "0123456789"); {
+	case !ok || word == "SENSOR" || word == "STATE" || word == "STATUS" || word == "RESULT":
+		return len(bytes.TrimSpace(p.m.Payload)) > 0, nil
+	case word != "POWER":
+		return false, nil
+	}
+	if err := p.device(cmp.Or(p.m.DeviceID, device)); err != nil {
+		return false, err
+	}
+	if err := p.untimed(); err != nil {
+		return false, err
+	}
+	return false, p.single(command, "", "")
+}
+
+// readTasmota reads sensors (SENSOR, and STATUS8 or STATUS10 that ask for
+// them), the state (STATE, STATUS11) and POWER of a RESULT. The device is what
+// the topic calls it. The time is local and says no zone: UTC, unless the
+// attribute timezone names one. Temperatures and pressures are in the unit
+// that the message tells, all else in those of Tasmota's documentation.
+// LWT, INFO and answers to other commands measure nothing.
+func (p *Parser) readTasmota(i int32) error {
+	d := p.doc
+	device, command, _ := tasmotaTopic(p.m)
+	if d.kind(i) != object {
+		return p.fault(i, "%s is %s, not an object", cmp.Or(command, "the payload"), d.kind(i))
+	}
+	const none = -1
+	sensors, state := i, int32(none)
+	word := strings.TrimRight(command, "0123456789")
+	switch {
+	case word == "STATE" || word == "" && d.at(i, "Wifi", "BSSId") != 0:
+		sensors, state = none, i
+	case word == "STATUS":
+		sensors, state = none, none
+		if c := d.member(i, "StatusSNS"); c != 0 {
+			sensors = c
+		}
+		if c := d.member(i, "StatusSTS"); c != 0 {
+			state = c
+		}
+		if sensors == none && state == none {
+			return nil
+		}
+	case word == "RESULT":
+		sensors = none
+		if !hasPower(d, i) {
+			return nil
+		}
+	}
+	time := d.member(i, "Time")
+	for _, part := range []int32{sensors, state} {
+		if part == none {
+			continue
+		}
+		if d.kind(part) != object {
+			return p.fault(part, "%s is %s, not an object", quote(d.name(part)), d.kind(part))
+		}
+		if c := d.member(part, "Time"); c != 0 {
+			time = c
+		}
+	}
+	if err := p.device(cmp.Or(p.m.DeviceID, device)); err != nil {
+		return err
+	}
+	if err := p.time(time); err != nil {
+		return err
+	}
+	if sensors != none {
+		if err := p.tasmotaSensors(sensors); err != nil {
+			return err
+		}
+	}
+	if state != none {
+		p.due++
+		return p.tasmotaState(state)
+	}
+	for c := i + 1; word == "RESULT" && c < d.end(i); c = d.end(c) {
+		if isPower(d.name(c)) {
+			if err := p.put(c, string(d.name(c)), "", ""); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func isPower(name []byte) bool {
+	return string(bytes.TrimRight(name, "0123456789")) == "POWER"
+}
+
+func hasPower(d *document, i int32) bool {
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		if isPower(d.name(c)) {
+			return true
+		}
+	}
+	return false
+}
+
+// tasmotaTerms are by the name below the sensor. The eCO2 that gas sensors
+// estimate is not their CO2.
+var tasmotaTerms = map[string]term{
+	"CarbonDioxide": {"co2", "ppm"},
+	"eCO2":          {"eco2", "ppm"},
+	"Humidity":      {"relative_humidity", "%"},
+	"Illuminance":   {"illuminance", "lx"},
+	"TVOC":          {"tvoc", "ppb"},
+	"PM1":           {"pm1", "ug/m3"},
+	"PM2.5":         {"pm2_5", "ug/m3"},
+	"PM4":           {"pm4", "ug/m3"},
+	"PM10":          {"pm10", "ug/m3"},
+	"Distance":      {"", "cm"},
+	"Battery":       {"", "%"},
+	"RSSI":          {"", "dB{mW}"},
+}
+
+// energyTerms are those of ENERGY:
+// https://tasmota.github.io/docs/Power-Monitoring-Calibration/
+var energyTerms = map[string]term{
+	"Total":         {"", "kW.h"},
+	"Yesterday":     {"", "kW.h"},
+	"Today":         {"", "kW.h"},
+	"ExportActive":  {"", "kW.h"},
+	"ExportTotal":   {"", "kW.h"},
+	"ImportActive":  {"", "kW.h"},
+	"Period":        {"", "W.h"},
+	"Power":         {"", "W"},
+	"ActivePower":   {"", "W"},
+	"ApparentPower": {"", "V.A"},
+	"ReactivePower": {"", "V.A{reactive}"},
+	"Factor":        {"", "1"},
+	"Frequency":     {"", "Hz"},
+	"Voltage":       {"", "V"},
+	"Current":       {"", "A"},
+}
+
+// convertedTerms are those in the unit that the message tells: TempUnit or
+// PressureUnit.
+var convertedTerms = map[string]struct{ as, in string }{
+	"Temperature": {"temperature", "TempUnit"},
+	"DewPoint":    {"dew_point", "TempUnit"},
+	"ObjectTemp":  {"", "TempUnit"},
+	"AmbientTemp": {"", "TempUnit"},
+	"Pressure":    {"pressure", "PressureUnit"},
+	"SeaPressure": {"", "PressureUnit"},
+}
+
+// tasmotaSensors reads an object of sensors.
+func (p *Parser) tasmotaSensors(i int32) error {
+	d := p.doc
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		sensor := string(d.name(c))
+		switch {
+		case sensor == "Time" || sensor == "TempUnit" || sensor == "PressureUnit" || sensor == "SpeedUnit":
+			continue
+		case d.kind(c) != object: // Switch1, and those of devices with one sensor built in
+			if err := p.tasmotaSensor(i, c, "", sensor); err != nil {
+				return err
+			}
+			continue
+		}
+		for m := c + 1; m < d.end(c); m = d.end(m) {
+			if err := p.tasmotaSensor(i, m, sensor, string(d.name(m))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// tasmotaSensor reads value c that a sensor of object i has by a name. Where
+// several sensors have the same metric, the first has its name, as everywhere;
+// the others have the sensor's before their own. A temperature without a unit
+// is believed to be neither °C nor °F.
+func (p *Parser) tasmotaSensor(i, c int32, sensor, name string) error {
+	own := name
+	if sensor != "" {
+		own = sensor + "_" + name
+	}
+	t := tasmotaTerms[name]
+	converted, ok := convertedTerms[name]
+	if ok {
+		if t.unit = unitOf(p.doc, i, converted.in); t.unit != "" {
+			t.as = converted.as
+		}
+	}
+	switch {
+	case name == "Id" || name == "TotalStartTime" || name == "mac":
+		p.attribute(own, c)
+		return nil
+	case sensor == "ENERGY":
+		t = energyTerms[name]
+	case sensor == "ESP32": // the chip
+		own, t.as = "device_"+own, ""
+	case name == "Battery" || name == "RSSI": // of a sensor that is not the device
+		own = "device_" + own
+	}
+	p.due++
+	if own == name && t.as == "" && ok { // the dictionary would know it
+		own = "sensor_" + own
+	}
+	return p.eachOf(c, own, t.as, t.unit)
+}
+
+// unitOf gives the UCUM unit that a member names.
+func unitOf(d *document, i int32, name string) string {
+	if c := d.member(i, name); c != 0 && d.kind(c) == text {
+		return ucum(string(d.chars(c)))
+	}
+	return ""
+}
+
+// eachOf is put, with the unit for the elements of an array too, which are the
+// phases of a meter.
+func (p *Parser) eachOf(c int32, own, as, unit string) error {
+	d := p.doc
+	if d.kind(c) != array {
+		return p.put(c, own, as, unit)
+	}
+	n := 0
+	for e := c + 1; e < d.end(c); e = d.end(e) {
+		if err := p.put(e, own+"_"+strconv.Itoa(n), "", unit); err != nil {
+			return err
+		}
+		n++
+	}
+	return nil
+}
+
+// stateTerms are what a STATE says of the device, by the way to it.
+var stateTerms = map[string]term{
+	"UptimeSec":   {"device_uptime", "s"},
+	"Heap":        {"", "KiBy"},
+	"Vcc":         {"", "V"},
+	"LoadAvg":     {"", "%"},
+	"Sleep":       {"", "ms"},
+	"Wifi_RSSI":   {"", "%"}, // the quality of the signal, made of Signal
+	"Wifi_Signal": {"device_rssi", "dB{mW}"},
+}
+
+// actuator says whether a member of a STATE is no metadata but what a light, a
+// fan or a switch is set to.
+func actuator(name []byte) bool {
+	switch string(name) {
+	case "Dimmer", "Color", "HSBColor", "White", "CT", "Channel", "Scheme", "Fade", "Speed", "LedTable", "FanSpeed":
+		return true
+	}
+	return isPower(name)
+}
+
+func (p *Parser) tasmotaState(i int32) error {
+	d := p.doc
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		name := string(d.name(c))
+		var err error
+		switch {
+		case name == "Time" || name == "Uptime":
+		case actuator(d.name(c)):
+			err = p.put(c, name, "", "")
+		default:
+			err = p.tasmotaMetadata(c, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tasmotaMetadata reads what a device says of itself: numbers and booleans are
+// readings, texts attributes; names and addresses in the network are neither.
+func (p *Parser) tasmotaMetadata(c int32, path string) error {
+	d := p.doc
+	switch d.kind(c) {
+	case object:
+		for m := c + 1; m < d.end(c); m = d.end(m) {
+			if path == "Wifi" && d.kind(m) == text {
+				continue
+			}
+			if err := p.tasmotaMetadata(m, path+"_"+string(d.name(m))); err != nil {
+				return err
+			}
+		}
+		return nil
+	case text:
+		p.attribute(path, c)
+		return nil
+	}
+	t := stateTerms[path]
+	return p.put(c, "device_"+path, t.as, t.unit)
+}

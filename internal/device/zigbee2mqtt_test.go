@@ -1,0 +1,5 @@
+package device_test
+
+import "testing"
+
+func FuzzZigbee2MQTT(f *testing.F) { fuzzFormat(f, "zigbee2mqtt") }
