@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"strconv"
 
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -34,7 +35,10 @@ var awsShadow = reader{
 		return true
 	},
 	marks: []string{"state", "current"},
-	read:  (*Parser).readShadow,
+	raw: func(p *Parser) (isJSON bool, err error) {
+		return len(bytes.TrimSpace(p.m.Payload)) > 0, nil // empty: a request to get or to delete
+	},
+	read: (*Parser).readShadow,
 }
 
 // shadowTerms are of values that tell their time, as devices with Nordic's
@@ -54,7 +58,7 @@ var shadowTerms = map[string]term{
 // same readings again. A value that the device reports as {"v": VALUE, "ts": MS}
 // has the time it tells. Others have the document's timestamp, if it has one.
 //
-// Desired state, deltas, deletions and refusals measure nothing.
+// Desired state, deltas, deletions, refusals and requests measure nothing.
 func (p *Parser) readShadow(i int32) error {
 	d := p.doc
 	thing, shadow := "", ""
@@ -88,11 +92,8 @@ func (p *Parser) readShadow(i int32) error {
 	}
 	return s.put(func() error {
 		p.attributeText("shadow", shadow)
-		if err := p.deviceIn(thing); err != nil {
-			return err
-		}
-		return p.time(timestamp)
-	})
+		return p.deviceIn(thing)
+	}, func() error { return p.time(timestamp) })
 }
 
 // shadow adds the values of state c, with the metadata of it; 0 is none.
@@ -107,6 +108,9 @@ func (s *series) shadow(c, metadata int32, at mesh.Instant) error {
 		told, metadata, terms = value, 0, true
 	}
 	if k := d.kind(told); k < object {
+		if _, err := p.known(p.path); err != nil { // before it is copied
+			return p.fault(told, "%w", err)
+		}
 		if metadata != 0 && d.is(number, metadata, "timestamp") {
 			var err error
 			if at, err = p.instant(d.member(metadata, "timestamp")); err != nil {

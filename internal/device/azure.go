@@ -145,17 +145,6 @@ func withModule(device, module string) string {
 	return device + "/" + module
 }
 
-// first gives the first member of object i that has one of some names, 0 if
-// there is none.
-func (d *document) first(i int32, names ...string) int32 {
-	for _, name := range names {
-		if c := d.member(i, name); c != 0 {
-			return c
-		}
-	}
-	return 0
-}
-
 // azureIoTCentral reads what the data export of Azure IoT Central sends:
 // https://learn.microsoft.com/azure/iot-central/core/howto-export-to-webhook
 // It is told by applicationId and messageSource, which each record has.

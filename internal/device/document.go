@@ -81,6 +81,42 @@ func (d *document) member(i int32, name string) int32 {
 	return 0
 }
 
+// find is member, but tells null from none.
+func (d *document) find(i int32, name string) (c int32, ok bool) {
+	if d.kind(i) != object {
+		return 0, false
+	}
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		if string(d.name(c)) == name {
+			return c, true
+		}
+	}
+	return 0, false
+}
+
+// first gives the first member of object i that has one of some names, 0 if
+// there is none.
+func (d *document) first(i int32, names ...string) int32 {
+	for _, name := range names {
+		if c := d.member(i, name); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+// is says whether object i has a member of that kind.
+func (d *document) is(k kind, i int32, name string) bool {
+	c := d.member(i, name)
+	return c != 0 && d.kind(c) == k
+}
+
+// hasPrefix says whether value c, which may be 0, for none, is a string that
+// begins so.
+func (d *document) hasPrefix(c int32, prefix string) bool {
+	return d.kind(c) == text && bytes.HasPrefix(d.chars(c), []byte(prefix))
+}
+
 // at follows names from object i, 0 if one is missing.
 func (d *document) at(i int32, names ...string) int32 {
 	for _, name := range names {

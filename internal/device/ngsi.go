@@ -100,16 +100,17 @@ var aboutEntity = map[string]bool{
 // fractions are numbers from 0 to 1 in the Smart Data Models
 // (https://smartdatamodels.org), with what they are called here. Beyond 1 they
 // can only be what the dictionary takes them for.
-var fractions = map[string]term{
-	"relativeHumidity": {"relative_humidity_fraction", "1"},
-	"batteryLevel":     {"device_battery_level", "1"},
-	"rssi":             {"device_rssi_fraction", "1"},
+var fractions = map[string]string{
+	"relativeHumidity": "relative_humidity_fraction",
+	"batteryLevel":     "device_battery_level",
+	"rssi":             "device_rssi_fraction",
 }
 
 // readNGSI reads an entity or the entities of a notification, of NGSI-LD and of
-// NGSI-v2. The metrics are the properties, one of an expanded name by what
-// stands behind its last / or #; where an attribute has several instances, the
-// datasetId follows the name. The unit is that of the unitCode.
+// NGSI-v2, a temporal entity too. The metrics are the properties, one of an
+// expanded name by what stands behind its last / or #; where an attribute has
+// several instances, the datasetId follows the name. The unit is that of the
+// unitCode.
 //
 // The device is the entity's id, which is always there and stays. A refDevice
 // may name several devices, or none. The time of a property is its observedAt
@@ -151,13 +152,11 @@ func (p *Parser) entity(i, notified int32) error {
 			return err
 		}
 	}
+	id, kind := p.scalar(d.member(i, "id")), d.member(i, "type")
 	return s.put(func() error {
-		if err := p.device(p.scalar(d.member(i, "id"))); err != nil {
-			return err
-		}
-		p.attribute("type", d.member(i, "type"))
-		return p.ended(times[:]...)
-	})
+		p.attribute("type", kind)
+		return p.device(id)
+	}, func() error { return p.ended(times[:]...) })
 }
 
 // ngsiValue gives what attribute c says, 0 for none: its value, which may be a
@@ -174,6 +173,9 @@ func (s *series) attribute(c int32, name string) error {
 	p, d := s.p, s.p.doc
 	if aboutEntity[name] || len(name) > 3 && strings.HasPrefix(name, "ref") && name[3] >= 'A' && name[3] <= 'Z' {
 		return nil
+	}
+	if _, err := p.called(name); err != nil {
+		return p.fault(c, "%w", err)
 	}
 	v := value{node: c, own: name, at: untold}
 	unit := ""
@@ -205,10 +207,10 @@ func (s *series) attribute(c int32, name string) error {
 				return nil
 			}
 		}
+		metadata := d.member(c, "metadata")
+		unit = p.scalar(d.either(c, metadata, "unitCode"))
 		if inner, ok := d.find(c, "value"); ok {
 			v.node = inner
-			metadata := d.member(c, "metadata")
-			unit = p.scalar(d.either(c, metadata, "unitCode"))
 			for _, at := range [...]int32{d.either(c, metadata, "observedAt"), d.either(c, metadata, "TimeInstant")} {
 				if at == 0 || v.at != untold {
 					continue
@@ -218,20 +220,54 @@ func (s *series) attribute(c int32, name string) error {
 					return err
 				}
 			}
+		} else if kind == "Property" {
+			return s.temporal(d.member(c, "values"), name, unit)
 		}
 		if kind := d.first(v.node, "type", "@type"); d.kind(v.node) == object && kind != 0 && otherParts[string(d.chars(kind))] {
 			return nil
 		}
 	}
-	p.due++
+	return s.described(v, name, unit)
+}
+
+// temporal adds the values of a property over time, pairs of a value and when
+// it was observed, which is how temporal entities are simplified; 0 is none.
+func (s *series) temporal(values int32, name, unit string) error {
+	p, d := s.p, s.p.doc
+	if values == 0 || d.kind(values) != array {
+		p.skipped++
+		return nil
+	}
+	for pair := values + 1; pair < d.end(values); pair = d.end(pair) {
+		node, time := pair+1, int32(0)
+		if d.kind(pair) == array && node < d.end(pair) {
+			time = d.end(node)
+		}
+		if time == 0 || time >= d.end(pair) {
+			return p.fault(pair, "%s: not a pair of a value and a time", quote(name))
+		}
+		at, err := p.instant(time)
+		if err != nil {
+			return err
+		}
+		if err := s.described(value{node: node, own: name, at: at}, name, unit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// described adds a value of the attribute of that name.
+func (s *series) described(v value, name, unit string) error {
+	s.p.due++
 	if short := name[strings.LastIndexAny(name, "/#")+1:]; short != name && short != "" {
 		v.as, name = short, short
 	}
-	switch fraction, ok := fractions[name]; {
-	case unit != "":
+	if unit != "" {
 		v.unit = unece(unit)
-	case ok && p.isFraction(v.node):
-		v.own, v.as, v.unit = fraction.as, "", fraction.unit
+	}
+	if own, ok := fractions[name]; ok && (unit == "" || v.unit == "1") && s.p.isFraction(v.node) {
+		v.own, v.as, v.unit = own, "", "1"
 	}
 	return s.add(v)
 }

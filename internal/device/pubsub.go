@@ -1,8 +1,6 @@
 package device
 
 import (
-	"strings"
-
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/pubsub"
 )
@@ -71,10 +69,4 @@ func (p *Parser) deviceIn(level string) error {
 		level = ""
 	}
 	return p.device(level)
-}
-
-// hasPrefix is strings.HasPrefix for the characters of value c; c may be 0, for
-// none.
-func (d *document) hasPrefix(c int32, prefix string) bool {
-	return d.kind(c) == text && strings.HasPrefix(string(d.chars(c)), prefix)
 }

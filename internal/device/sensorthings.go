@@ -70,19 +70,23 @@ func (p *Parser) readSensorThings(i int32) error {
 // observations reads Observation or data array i, each as an object of its own.
 func (p *Parser) observations(i int32) error {
 	d := p.doc
+	s, err := p.datastream(i)
+	if err != nil {
+		return err
+	}
 	rows := d.member(i, "dataArray")
 	if rows == 0 {
 		result, ok := d.find(i, "result")
 		if !ok {
 			return p.fault(i, "an Observation without a result")
 		}
-		return p.observation(i, result, d.member(i, "phenomenonTime"), d.member(i, "resultTime"))
+		return p.observation(s, result, d.member(i, "phenomenonTime"), d.member(i, "resultTime"))
 	}
-	at := [3]int{-1, -1, -1} // of result, phenomenonTime and resultTime in a row
 	components := d.member(i, "components")
 	if components == 0 || d.kind(components) != array || d.kind(rows) != array {
-		return p.fault(rows, `a dataArray needs an array "components" beside it and has to be one`)
+		return p.fault(rows, `a dataArray has to be an array, and to have an array "components" beside it`)
 	}
+	at := [3]int{-1, -1, -1} // of result, phenomenonTime and resultTime in a row
 	n := 0
 	for c := components + 1; c < d.end(components); c = d.end(c) {
 		switch string(d.chars(c)) {
@@ -103,7 +107,7 @@ func (p *Parser) observations(i int32) error {
 		n := 0
 		for c := row + 1; d.kind(row) == array && c < d.end(row); c = d.end(c) {
 			for k := range at {
-				if at[k] == n {
+				if at[k] == n && (k == 0 || d.kind(c) != null) {
 					cells[k] = c
 				}
 			}
@@ -112,45 +116,26 @@ func (p *Parser) observations(i int32) error {
 		if cells[0] == 0 {
 			return p.fault(row, "a row of the dataArray has no result")
 		}
-		for k := range cells[1:] {
-			if c := cells[1+k]; c != 0 && d.kind(c) == null {
-				cells[1+k] = 0
-			}
-		}
-		if err := p.observation(i, cells[0], cells[1], cells[2]); err != nil {
+		if err := p.observation(s, cells[0], cells[1], cells[2]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// observation reads a result; of is what names the Datastream.
-func (p *Parser) observation(of, result, phenomenon, resulted int32) error {
-	d := p.doc
+// datastream is what Observations have in common.
+type datastream struct{ device, metric, unit string }
+
+// observation reads a result.
+func (p *Parser) observation(s datastream, result, phenomenon, resulted int32) error {
 	p.due++
-	stream, kind := d.member(of, "Datastream"), "Datastreams"
-	if stream == 0 {
-		if stream = d.member(of, "MultiDatastream"); stream != 0 {
-			kind = "MultiDatastreams"
-		}
-	}
-	if err := p.observedThing(of, stream, kind); err != nil {
+	if err := p.device(s.device); err != nil {
 		return err
 	}
 	if err := p.ended(phenomenon, resulted); err != nil {
 		return err
 	}
-	metric, unit := "result", ""
-	if stream != 0 {
-		for _, c := range [...]int32{d.at(stream, "ObservedProperty", "name"), d.member(stream, "name")} {
-			if name := p.scalar(c); name != "" {
-				metric = name
-				break
-			}
-		}
-		unit = p.measuredIn(d.member(stream, "unitOfMeasurement"))
-	}
-	if err := p.put(result, metric, "", unit); err != nil {
+	if err := p.put(result, s.metric, "", s.unit); err != nil {
 		return err
 	}
 	p.finish()
@@ -158,35 +143,47 @@ func (p *Parser) observation(of, result, phenomenon, resulted int32) error {
 	return nil
 }
 
-// observedThing takes the device of the Observation that of holds; stream is
-// its Datastream, 0 is none.
-func (p *Parser) observedThing(of, stream int32, kind string) error {
+// datastream reads of which Datastream an Observation or a data array is.
+func (p *Parser) datastream(of int32) (datastream, error) {
 	d := p.doc
-	if stream != 0 {
-		if thing := d.member(stream, "Thing"); thing != 0 {
-			if name := p.scalar(d.member(thing, "name")); name != "" {
-				return p.device(name)
-			}
-			if id := d.member(thing, "@iot.id"); id != 0 {
-				return p.device("Things" + key(d, id))
-			}
-		}
+	s := datastream{device: datastreamIn(p.m.Attributes[topic]), metric: "result"}
+	if link := datastreamIn(p.scalar(d.first(of, datastreams[2:]...))); link != "" {
+		s.device = link
 	}
-	device := datastreamIn(p.m.Attributes[topic])
-	if link := d.first(of, datastreams[2:]...); link != 0 {
-		if id := datastreamIn(p.scalar(link)); id != "" {
-			device = id
-		}
+	kind := "Datastreams"
+	stream := d.member(of, "Datastream")
+	if stream == 0 {
+		kind = "MultiDatastreams"
+		stream = d.member(of, "MultiDatastream")
 	}
 	if stream != 0 {
 		if id := d.member(stream, "@iot.id"); id != 0 {
-			device = kind + key(d, id)
+			s.device = kind + key(d, id)
+		}
+		for _, c := range [...]int32{d.member(stream, "name"), d.at(stream, "ObservedProperty", "name")} {
+			if name := p.scalar(c); name != "" {
+				s.metric = name
+			}
+		}
+		s.unit = p.measuredIn(d.member(stream, "unitOfMeasurement"))
+		if thing := d.member(stream, "Thing"); thing != 0 {
+			if name := p.scalar(d.member(thing, "name")); name != "" {
+				s.device = name
+				return s, nil
+			}
+			if id := d.member(thing, "@iot.id"); id != 0 {
+				s.device = "Things" + key(d, id)
+				return s, nil
+			}
 		}
 	}
-	if device == "" && p.m.DeviceID == "" && p.m.Attributes["deviceId"] == "" {
-		return p.fault(of, "no device: nothing says of which Datastream the Observation is; subscribe to …/Datastreams(ID)/Observations, or expand the Datastream")
+	switch told := p.m.DeviceID + p.m.Attributes["deviceId"]; {
+	case told != "":
+		s.device = ""
+	case s.device == "":
+		return s, p.fault(of, "no device: nothing says of which Datastream the Observation is; subscribe to …/Datastreams(ID)/Observations, or expand the Datastream")
 	}
-	return p.deviceIn(device)
+	return s, nil
 }
 
 // key writes an entity's id as it stands in links to it.
@@ -214,8 +211,8 @@ func (p *Parser) measuredIn(unit int32) string {
 	if unit == 0 || d.kind(unit) != object {
 		return ""
 	}
-	if code, ok := strings.CutPrefix(string(d.chars(d.member(unit, "definition"))), "ucum:"); ok && code != "" {
-		return p.text([]byte(code))
+	if code, ok := strings.CutPrefix(p.scalar(d.member(unit, "definition")), "ucum:"); ok && code != "" && len(code) <= maxUnit {
+		return code
 	}
 	return toldUnit(p.scalar(d.member(unit, "symbol")))
 }

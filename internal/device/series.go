@@ -39,8 +39,9 @@ func (s *series) add(v value) error {
 }
 
 // put makes readings of the values, those of equal time as one object. begin
-// gives each object device, attributes, and the time of what tells none.
-func (s *series) put(begin func() error) error {
+// gives each object device and attributes, otherwise the time of what tells
+// none.
+func (s *series) put(begin, otherwise func() error) error {
 	p := s.p
 	slices.SortStableFunc(s.values, func(a, b value) int { return cmp.Compare(a.at, b.at) })
 	for from := 0; from < len(s.values); {
@@ -50,6 +51,8 @@ func (s *series) put(begin func() error) error {
 		at := s.values[from].at
 		if at != untold {
 			p.observed(at)
+		} else if err := otherwise(); err != nil {
+			return err
 		}
 		for ; from < len(s.values) && s.values[from].at == at; from++ {
 			v := s.values[from]

@@ -113,22 +113,3 @@ func (p *Parser) systemMetrics(metrics int32) error {
 	}
 	return nil
 }
-
-// is says whether object i has a member of that kind.
-func (d *document) is(k kind, i int32, name string) bool {
-	c := d.member(i, name)
-	return c != 0 && d.kind(c) == k
-}
-
-// find is member, but tells null from none.
-func (d *document) find(i int32, name string) (c int32, ok bool) {
-	if d.kind(i) != object {
-		return 0, false
-	}
-	for c := i + 1; c < d.end(i); c = d.end(c) {
-		if string(d.name(c)) == name {
-			return c, true
-		}
-	}
-	return 0, false
-}

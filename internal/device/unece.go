@@ -41,8 +41,11 @@ func toldUnit(symbol string) string {
 			return '_'
 		}
 		return r
-	}, unit) + "}"
+	}, unit[:min(len(unit), maxUnit)]) + "}"
 }
+
+// maxUnit, in bytes: every reading repeats it.
+const maxUnit = 64
 
 // written are the units that people write as their UCUM code.
 var written = func() map[string]bool {

@@ -431,6 +431,9 @@ func (p *Parser) attributeText(name, value string) {
 
 func (p *Parser) attributeJSON(name, raw []byte) {
 	before := len(p.attributes)
+	if before+len(name)+len(raw) >= maxAttributes {
+		return
+	}
 	b := append(p.attributes, ',')
 	b[0] = '{'
 	b, err := jsontext.AppendQuote(b, name)
