@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -62,6 +63,24 @@ func FuzzSplit(f *testing.F) {
 			if !bytes.Equal(decoded[i].Payload, messages[i].Payload) {
 				t.Errorf("payload %q became %q", messages[i].Payload, decoded[i].Payload)
 			}
+		}
+	})
+}
+
+// What the reader of packs takes for one is not taken apart before it.
+func FuzzPack(f *testing.F) {
+	for _, seed := range []string{
+		`[{"bn":"a"},{"n":"b","v":1}]`, `[{"n":"a","vb":true}] `, `[{"n":"a","s":null}]`, `[{"n":"a","vs":"x"} {"n":"b"}]`, `[{"bn":"a"}`,
+		`[{"\u0062n":"a"}]`, `[{"n":"a","v":1,"device":"x"}]`, `[{"bn":1}]`, `[[{"bn":"a"}]]`, `{"bn":"a"}`, `[]`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if !device.IsPack(body) {
+			return
+		}
+		if parts := elements(body); len(parts) == 0 || !bytes.HasPrefix(bytes.TrimSpace(body), parts[0]) || !device.IsPack(parts[0]) {
+			t.Errorf("%q is taken apart into %q", body, parts)
 		}
 	})
 }
