@@ -23,7 +23,7 @@ var csvRows = reader{
 	media:  []string{"text/csv", "text/tab-separated-values"},
 	looks: func(payload []byte) bool {
 		h, err := csvHeader(payload, ",;\t")
-		return err == nil && h.rows > 0 && (h.device >= 0 || h.time >= 0)
+		return err == nil && h.rows > 0 && h.placed()
 	},
 	raw: (*Parser).readCSV,
 }
@@ -81,9 +81,9 @@ func csvHeader(payload []byte, commas string) (*csvTable, error) {
 		switch {
 		case err != nil && err != io.EOF:
 			cause = cmp.Or(cause, csvFault(row, err))
-		case found == nil:
+		case found == nil || t.placed() && !found.placed():
 			found = t
-		default:
+		case t.placed() || !found.placed():
 			return nil, fault(from, "the first lines may be separated by %q or by %q", found.comma, comma)
 		}
 	}
@@ -100,12 +100,19 @@ func csvReader(text []byte, comma rune) *csv.Reader {
 	return rows
 }
 
+// placed says whether a column is that of a device or of a time.
+func (t *csvTable) placed() bool { return t.device >= 0 || t.time >= 0 }
+
 // header takes the names of the columns; false: that is no header.
 func (t *csvTable) header(cells []string) bool {
 	ranks := [2]int{}
+	named := 0
 	for i, cell := range cells {
 		cell = strings.TrimSpace(cell)
-		if cell == "" || isCSVNumber(cell) || strings.ContainsAny(cell, "=\"{}") || strings.ContainsFunc(cell, func(r rune) bool { return r < ' ' }) {
+		if cell != "" {
+			named++
+		}
+		if isCSVNumber(cell) || strings.ContainsFunc(cell, func(r rune) bool { return r < ' ' }) {
 			return false
 		}
 		name, unit := splitUnit(cell)
@@ -129,7 +136,7 @@ func (t *csvTable) header(cells []string) bool {
 	if t.time < 0 {
 		t.date = -1
 	}
-	return true
+	return named >= 2
 }
 
 // splitUnit takes a known unit off the name of a column: Temperature [°C].
@@ -149,7 +156,7 @@ func splitUnit(column string) (name, unit string) {
 // column metric, property or parameter, a column value and perhaps a column
 // unit, one metric each; the other columns of long rows are attributes. Device
 // and time stand in columns named as in plain JSON; a column date is put before
-// the time. Without a device column all is the transport's. A column may have
+// a time that has none. Without a device column all is the transport's. A column may have
 // its unit behind its name, in brackets.
 //
 // A wide row is an object, and so are the long rows of one device and time that
@@ -252,22 +259,8 @@ func (t *csvReading) place(p *Parser, cells []string) error {
 	if err := p.device(device); err != nil {
 		return err
 	}
-	stamp := ""
-	if t.time >= 0 {
-		stamp = cells[t.time]
-	}
-	if t.date >= 0 && stamp != "" {
-		stamp = cells[t.date] + " " + stamp
-	}
-	switch at, set, err := parseTime([]byte(stamp), p.zone); {
-	case err != nil:
-		return fmt.Errorf("time: %w", err)
-	case set:
-		p.observed(at)
-	default:
-		if err := p.untimed(); err != nil {
-			return err
-		}
+	if err := t.timed(p, cells); err != nil {
+		return err
 	}
 	extra := ""
 	if t.metric >= 0 {
@@ -292,6 +285,25 @@ func (t *csvReading) place(p *Parser, cells []string) error {
 			p.attributeText(t.names[i], cell)
 		}
 	}
+	return nil
+}
+
+// timed takes the time of a row.
+func (t *csvReading) timed(p *Parser, cells []string) error {
+	if t.time < 0 {
+		return p.untimed()
+	}
+	at, set, err := parseTime([]byte(cells[t.time]), p.zone)
+	if err != nil && t.date >= 0 {
+		at, set, err = parseTime([]byte(cells[t.date]+" "+cells[t.time]), p.zone)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("time: %w", err)
+	case !set:
+		return p.untimed()
+	}
+	p.observed(at)
 	return nil
 }
 

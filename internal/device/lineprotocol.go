@@ -95,7 +95,7 @@ func (p *Parser) readLines() (isJSON bool, err error) {
 			continue
 		}
 		if syntax := (*lineprotocol.DecodeError)(nil); errors.As(err, &syntax) {
-			return false, fault(lineOffset(payload, syntax), "line %d: %w", syntax.Line, syntax.Err)
+			return false, fault(lineOffset(payload, syntax), "line %d: %s", syntax.Line, brief(syntax.Err))
 		}
 		if from < 0 {
 			return false, fault(from, "entry %d: %w", n, err)
@@ -229,7 +229,7 @@ func (p *Parser) field(measurement, key string, kind lineprotocol.ValueKind, dat
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("field %s: %w", quote(key), err)
+		return fmt.Errorf("field %s: %s", quote(key), brief(err))
 	}
 	own := measurement
 	if key != "value" {

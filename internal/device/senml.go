@@ -558,7 +558,7 @@ func (w *senMLWriter) fromCBOR(payload []byte) error {
 	}
 	var records []cbor.RawMessage
 	if err := senMLDecoding.Unmarshal(payload[at:], &records); err != nil {
-		return fault(at, "not a SenML pack in CBOR: %w", err)
+		return fault(at, "not a SenML pack in CBOR: %s", brief(err))
 	}
 	switch info := payload[at] & 31; info { // the length of an array takes 0, 1, 2, 4 or 8 bytes
 	case 24, 25, 26, 27:
@@ -570,7 +570,7 @@ func (w *senMLWriter) fromCBOR(payload []byte) error {
 		at += len(raw)
 		var record map[any]any
 		if err := senMLDecoding.Unmarshal(raw, &record); err != nil {
-			return w.fault("%w", err)
+			return w.fault("%s", brief(err))
 		}
 		fields := map[string]any{}
 		for key, value := range record {
@@ -708,7 +708,7 @@ func (w *senMLWriter) fromXML(payload []byte) error {
 		if err == io.EOF && root {
 			break
 		} else if err != nil {
-			return fault(start, "not a SenML pack in XML: %w", err)
+			return fault(start, "not a SenML pack in XML: %s", brief(err))
 		}
 		switch token := token.(type) {
 		case xml.StartElement:
@@ -826,4 +826,14 @@ func isJSONNumber(s string) bool {
 		}
 	}
 	return s == ""
+}
+
+// brief says what a library's error says, which may hold all that was sent.
+func brief(err error) string {
+	const most = 200
+	s := err.Error()
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
