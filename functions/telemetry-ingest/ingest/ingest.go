@@ -3,11 +3,11 @@
 //
 // # Ways in
 //
-// POST / takes a JSON object, a JSON array of messages, NDJSON, text/csv, any
-// other format as one message, or CloudEvents in binary, structured or batched
-// mode. A SenML pack is one message though it is an array. CSV, and with
-// ?format=line-protocol lines, come in messages of up to 16 KiB, each with the
-// header line of the CSV.
+// POST / takes a JSON object, a JSON array of messages, NDJSON, CSV, any other
+// format as one message, or CloudEvents in binary, structured or batched mode. A
+// SenML pack is one message though it is an array. What is said to be CSV, by its
+// content type or ?format=csv, is split into messages of up to 16 KiB, each with
+// the header line; with ?format=line-protocol lines are split so.
 //
 // POST /v1/tts takes The Things Stack's webhooks, POST /v1/chirpstack the HTTP
 // integration of ChirpStack: as POST /, with the format named. POST /v1/pubsub

@@ -358,6 +358,9 @@ func TestCSVIsSplitBetweenRows(t *testing.T) {
 			}
 		}
 	}
+	if m := parts(t, "/?format=csv", "application/x-www-form-urlencoded", "a,b\n"+strings.Repeat("1,2\n", 10_000)); len(m) != 3 || m[2].Format != "csv" {
+		t.Errorf("a body that the query calls CSV: %d messages, want 3", len(m))
+	}
 	// One message where there is nothing to split, or nothing gained by it.
 	long := strings.Repeat("column,", 1000) + "\n"
 	for name, body := range map[string]string{
@@ -367,6 +370,29 @@ func TestCSVIsSplitBetweenRows(t *testing.T) {
 	} {
 		if m := parts(t, "/", "text/csv", body); len(m) != 1 || string(m[0].Payload) != body {
 			t.Errorf("%s: %d messages, want the body", name, len(m))
+		}
+	}
+}
+
+// curl calls anything a form.
+func TestWhatIsNoJSON(t *testing.T) {
+	for body, want := range map[string][]string{
+		"device,co2\nd1,1\nd2,2\n":      {"device,co2\nd1,1\nd2,2"},
+		"air,room=1 co2=1i 1\n":         {"air,room=1 co2=1i 1"},
+		"oops\n{\"a\":1}\n{\"a\":2}\n":  {"oops", `{"a":1}`, `{"a":2}`},
+		"1\n2\n":                        {"1", "2"},
+		"\"a,b\"\n\"d1\",2\n\"d2\",3\n": {"\"a,b\"\n\"d1\",2\n\"d2\",3"},
+	} {
+		for _, contentType := range []string{"application/x-www-form-urlencoded", ""} {
+			b := &broker{}
+			post(server(t, b, quick), contentType, body)
+			var got []string
+			for _, m := range b.messages(t) {
+				got = append(got, string(m.Payload))
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%q as %q (-want +got):\n%s", body, contentType, diff)
+			}
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (in *request) parts(mediaType string) ([][]byte, string) {
 	switch {
 	case in.format == "line-protocol":
 		return chunks(in.body, 0, lineEnds(in.body)), mediaType
-	case mediaType == "text/csv":
+	case mediaType == "text/csv" || mediaType == "text/tab-separated-values" || in.format == "csv":
 		header := 0
 		for end := range rowEnds(in.body) {
 			header = end
@@ -167,7 +167,8 @@ func newMessage(payload []byte, contentType string, now mesh.Instant) mesh.Messa
 // elements splits JSON of unknown shape: arrays that are no SenML packs into
 // their elements, and values that stand after each other. Where one of them is
 // broken and there are whole lines, the lines are the messages; else what is
-// broken is a message of its own, as far as brackets tell its end.
+// broken is a message of its own, as far as brackets tell its end. What does not
+// begin as JSON is one message.
 func elements(body []byte) [][]byte {
 	body = bytes.TrimSpace(body)
 	if len(body) == 0 || body[0] != '[' && json.Valid(body) {
@@ -199,7 +200,7 @@ func values(body []byte) [][]byte {
 	switch {
 	case !whole && areLines(body):
 		return lines(body)
-	case !whole && len(parts) == 0:
+	case !whole && (len(parts) == 0 || body[0] != '{' && body[0] != '['): // no JSON: a table may be, or text
 		return [][]byte{body}
 	}
 	return parts
