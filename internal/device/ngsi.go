@@ -1,6 +1,10 @@
 package device
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/telemesh/telemesh/internal/mesh"
+)
 
 // ngsiLD reads entities of NGSI-LD, normalized, concise or simplified, and
 // notifications that hold some:
@@ -124,28 +128,34 @@ var fractions = map[string]string{
 func (p *Parser) readNGSI(i int32) error {
 	d := p.doc
 	if !d.is(array, i, "data") || !d.is(text, i, "subscriptionId") {
-		return p.entity(i, 0)
+		return p.entity(i, untold)
+	}
+	notified := untold
+	if c := d.member(i, "notifiedAt"); c != 0 {
+		var err error
+		if notified, err = p.instant(c); err != nil {
+			return err
+		}
 	}
 	data := d.member(i, "data")
 	for e := data + 1; e < d.end(data); e = d.end(e) {
 		if d.kind(e) != object {
 			return p.fault(e, "an entity of the notification is %s, not an object", d.kind(e))
 		}
-		if err := p.entity(e, d.member(i, "notifiedAt")); err != nil {
+		if err := p.entity(e, notified); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// entity reads entity i.
-func (p *Parser) entity(i, notified int32) error {
+// entity reads entity i, of a notification of that time.
+func (p *Parser) entity(i int32, notified mesh.Instant) error {
 	d := p.doc
-	var times [7]int32
+	var times [6]int32
 	for at, name := range [...]string{"dateObserved", "dateObservedTo", "TimeInstant", "observedAt", "dateModified", "modifiedAt"} {
 		times[at] = d.ngsiValue(d.member(i, name))
 	}
-	times[6] = notified
 	s := series{p: p}
 	for c := i + 1; c < d.end(i); c = d.end(c) {
 		if err := s.attribute(c, p.text(d.name(c))); err != nil {
@@ -156,7 +166,20 @@ func (p *Parser) entity(i, notified int32) error {
 	return s.put(func() error {
 		p.attribute("type", kind)
 		return p.device(id)
-	}, func() error { return p.ended(times[:]...) })
+	}, func() error {
+		at, err := p.firstTime(times[:]...)
+		switch {
+		case err != nil:
+			return err
+		case at != untold:
+			p.observed(at)
+		case notified != untold:
+			p.observed(notified)
+		default:
+			return p.untimed()
+		}
+		return nil
+	})
 }
 
 // ngsiValue gives what attribute c says, 0 for none: its value, which may be a
@@ -208,7 +231,9 @@ func (s *series) attribute(c int32, name string) error {
 			}
 		}
 		metadata := d.member(c, "metadata")
-		unit = p.scalar(d.either(c, metadata, "unitCode"))
+		if code := p.scalar(d.either(c, metadata, "unitCode")); code != "" {
+			unit = unece(code)
+		}
 		if inner, ok := d.find(c, "value"); ok {
 			v.node = inner
 			for _, at := range [...]int32{d.either(c, metadata, "observedAt"), d.either(c, metadata, "TimeInstant")} {
@@ -257,16 +282,14 @@ func (s *series) temporal(values int32, name, unit string) error {
 	return nil
 }
 
-// described adds a value of the attribute of that name.
+// described adds a value of the attribute of that name, in that UCUM unit.
 func (s *series) described(v value, name, unit string) error {
 	s.p.due++
 	if short := name[strings.LastIndexAny(name, "/#")+1:]; short != name && short != "" {
 		v.as, name = short, short
 	}
-	if unit != "" {
-		v.unit = unece(unit)
-	}
-	if own, ok := fractions[name]; ok && (unit == "" || v.unit == "1") && s.p.isFraction(v.node) {
+	v.unit = unit
+	if own, ok := fractions[name]; ok && (unit == "" || unit == "1") && s.p.isFraction(v.node) {
 		v.own, v.as, v.unit = own, "", "1"
 	}
 	return s.add(v)

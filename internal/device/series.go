@@ -91,20 +91,26 @@ func (p *Parser) instant(c int32) (mesh.Instant, error) {
 	return at, nil
 }
 
-// ended is Parser.time for times that may be intervals.
-func (p *Parser) ended(times ...int32) error {
+// firstTime gives the first of some times, 0 is none, that is one; they may be
+// intervals.
+func (p *Parser) firstTime(times ...int32) (mesh.Instant, error) {
 	for _, c := range times {
 		if c == 0 {
 			continue
 		}
-		at, err := p.instant(c)
-		if err != nil {
-			return err
-		}
-		if at != untold {
-			p.observed(at)
-			return nil
+		if at, err := p.instant(c); err != nil || at != untold {
+			return at, err
 		}
 	}
-	return p.untimed()
+	return untold, nil
+}
+
+// ended is Parser.time for times that may be intervals.
+func (p *Parser) ended(times ...int32) error {
+	at, err := p.firstTime(times...)
+	if err != nil || at == untold {
+		return cmp.Or(err, p.untimed())
+	}
+	p.observed(at)
+	return nil
 }
