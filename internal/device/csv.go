@@ -88,7 +88,7 @@ func csvHeader(payload []byte, commas string) (*csvTable, error) {
 		}
 	}
 	if found == nil {
-		return nil, cmp.Or(cause, fault(from, "no header: the first line has to name at least two columns"))
+		return nil, cmp.Or(cause, fault(from, "no header: the first line has to name at least two columns, in at most %d bytes each", maxName))
 	}
 	return found, nil
 }
@@ -112,7 +112,7 @@ func (t *csvTable) header(cells []string) bool {
 		if cell != "" {
 			named++
 		}
-		if isCSVNumber(cell) || strings.ContainsFunc(cell, func(r rune) bool { return r < ' ' }) {
+		if len(cell) > maxName || isCSVNumber(cell) || strings.ContainsFunc(cell, func(r rune) bool { return r < ' ' }) {
 			return false
 		}
 		name, unit := splitUnit(cell)

@@ -45,6 +45,11 @@ const (
 	senMLVersion   = "10" // of RFC 8428, and what a pack has that tells none
 	// senMLRelative: a time below, in s, is relative to now (RFC 8428 section 4.5.3).
 	senMLRelative = 1 << 28
+	// maxSenMLField, in bytes of JSON, of a field that is no value: names and
+	// units may be 256 long.
+	maxSenMLField = 1024
+	// maxSenMLFields of a record; RFC 8428 has 15.
+	maxSenMLFields = 64
 )
 
 // senMLField is a field of a record.
@@ -216,6 +221,8 @@ func (p *Parser) senMLRecord(pack *senMLPack, i int32) error {
 			continue
 		case k != senMLFields[f].kind && !(k == null && f >= fieldS):
 			return p.fault(c, "%s is %s, not %s", label, k, senMLFields[f].kind)
+		case f < fieldS && len(d.raw(c)) > maxSenMLField: // base fields are looked at again with every record
+			return p.fault(c, "%s has %d bytes, at most %d are read", label, len(d.raw(c)), maxSenMLField)
 		case f >= fieldV && value != 0:
 			return p.fault(c, "it has two values, %s and %s", d.name(value), label)
 		case f >= fieldV:
@@ -516,6 +523,9 @@ func (w *senMLWriter) label(label string) error {
 	if slices.Contains(w.labels, label) {
 		return w.fault("it has the field %s twice", quote(label))
 	}
+	if len(w.labels) == maxSenMLFields {
+		return w.fault("it has more than %d fields", maxSenMLFields)
+	}
 	mark := byte(',')
 	if len(w.labels) == 0 {
 		mark = '{'
@@ -538,10 +548,10 @@ func (w *senMLWriter) end() {
 }
 
 // senMLDecoding is how CBOR is decoded. Records are 2 deep, 3 with a decimal
-// fraction, and of RFC 8428 have 15 fields at most.
+// fraction.
 var senMLDecoding = func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 8, MaxArrayElements: maxReadings, MaxMapPairs: 64,
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 8, MaxArrayElements: maxReadings, MaxMapPairs: maxSenMLFields,
 		TimeTag: cbor.DecTagIgnored,
 	}.DecMode()
 	if err != nil {

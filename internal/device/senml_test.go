@@ -179,3 +179,45 @@ func TestSenMLFormsAreEqual(t *testing.T) {
 		t.Errorf("no reading at %s in %s", want, inJSON)
 	}
 }
+
+// What holds for all records is short, and fields are few: else a payload could
+// cost the square of its size.
+func TestSenMLIsBounded(t *testing.T) {
+	p := device.NewParser(dictionary(t))
+	long := strings.Repeat("0", 5000)
+	for payload, want := range map[string]string{
+		`[{"bn":"a` + strings.Repeat(":", 5000) + `","n":"b","v":1}]`:                                     "bn has 5003 bytes",
+		`[{"bn":"a:","bt":0.` + long + `1,"n":"b","v":1}]`:                                                "bt has 5003 bytes",
+		`[{"bn":"a:","bv":1.` + long + `,"n":"b","v":1}]`:                                                 "bv has 5002 bytes",
+		`[{"bn":"a:","n":"b","u":"` + strings.Repeat("u", 300) + `","v":1}]`:                              "has 300 bytes",
+		"\x9f\xbf" + strings.Repeat("\x61a", 200):                                                         "not a SenML pack in CBOR",
+		"\x81\xb8\x41" + manyLabels(65):                                                                   "exceeded max number of key-value pairs 64",
+		strings.Repeat("\x81", 100) + "\x01":                                                              "exceeded max nested level 8",
+		`<sensml><senml` + manyAttributes(65) + ` n="a:b" v="1"/></sensml>`:                               "more than 64 fields",
+		`[` + strings.Repeat(`{"n":"a","t":1,"v":1},`, 3) + strings.Repeat(`{"n":"b:","v":1},`, 3) + `7]`: "two values have the name",
+	} {
+		m := message(payload)
+		m.Format, m.DeviceID = "senml", "d"
+		readings, _, err := p.Parse(nil, m)
+		if err == nil || !strings.Contains(err.Error(), want) || len(readings) > 0 {
+			t.Errorf("%.60q: %d readings, %v, want %s", payload, len(readings), err, want)
+		}
+	}
+}
+
+// manyLabels is n labels and values of CBOR.
+func manyLabels(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "\x63%03d\x01", i)
+	}
+	return b.String()
+}
+
+func manyAttributes(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, ` a%d="1"`, i)
+	}
+	return b.String()
+}
