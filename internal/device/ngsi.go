@@ -99,6 +99,7 @@ var aboutEntity = map[string]bool{
 	"location": true, "address": true, "areaServed": true, "dataProvider": true, "source": true, "owner": true, "seeAlso": true,
 	"dateObserved": true, "dateObservedFrom": true, "dateObservedTo": true, "TimeInstant": true, "observedAt": true,
 	"dateCreated": true, "dateModified": true, "createdAt": true, "modifiedAt": true, "deletedAt": true, "expiresAt": true,
+	"firmwareVersion": true, "hardwareVersion": true, "softwareVersion": true,
 }
 
 // fractions are numbers from 0 to 1 in the Smart Data Models
@@ -121,7 +122,7 @@ var fractions = map[string]string{
 // (NGSI-v2: the metadata TimeInstant or observedAt), else the entity's
 // dateObserved, dateObservedTo, TimeInstant, observedAt, dateModified or
 // modifiedAt, in this order, of an interval its end, else the notification's
-// notifiedAt. The entity's type is an attribute.
+// notifiedAt. The entity's type and versions are attributes.
 //
 // Relationships, places (where a device stood is for its placement to say),
 // addresses, names and times measure nothing.
@@ -163,8 +164,12 @@ func (p *Parser) entity(i int32, notified mesh.Instant) error {
 		}
 	}
 	id, kind := p.scalar(d.member(i, "id")), d.member(i, "type")
+	firmware, hardware, software := d.ngsiValue(d.member(i, "firmwareVersion")), d.ngsiValue(d.member(i, "hardwareVersion")), d.ngsiValue(d.member(i, "softwareVersion"))
 	return s.put(func() error {
 		p.attribute("type", kind)
+		p.attribute("firmware_version", firmware)
+		p.attribute("hardware_version", hardware)
+		p.attribute("software_version", software)
 		return p.device(id)
 	}, func() error {
 		at, err := p.firstTime(times[:]...)
