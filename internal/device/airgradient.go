@@ -67,7 +67,7 @@ func (p *Parser) readAirGradient(i int32) error {
 	}
 	for c := i + 1; c < d.end(i); c = d.end(c) {
 		var err error
-		switch name := string(d.name(c)); name {
+		switch name := p.text(d.name(c)); name {
 		case "serialno":
 		case "firmware", "firmwareVersion", "model", "fwMode", "ledMode", "monitorDisplayCompensatedValues":
 			p.attribute(name, c)
@@ -90,8 +90,8 @@ func (p *Parser) readAirGradient(i int32) error {
 func (p *Parser) airGradientPart(i int32, name string) error {
 	d := p.doc
 	for c := i + 1; c < d.end(i); c = d.end(c) {
-		last := string(d.name(c))
-		own := name + "_" + last
+		last := p.text(d.name(c))
+		own := p.joined(name, "_", last)
 		var err error
 		if d.kind(c) == object {
 			err = p.airGradientPart(c, own)

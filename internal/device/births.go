@@ -84,7 +84,7 @@ func (b *Births) Take(m *mesh.Message) (rebirth string) {
 	if opensJSON(m.Payload) || strings.HasSuffix(t.kind, "CMD") {
 		return ""
 	}
-	payload, err := decodeB(m.Payload)
+	payload, err := decodeB(m.Payload, func(b []byte) string { return string(b) })
 	if err != nil {
 		return "" // its reader rejects it
 	}

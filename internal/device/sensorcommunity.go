@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"cmp"
 	"net/textproto"
 	"strings"
@@ -72,7 +73,7 @@ func (p *Parser) readSensorCommunity(i int32) error {
 	}
 	id := p.scalar(d.member(i, "esp8266id"))
 	if id != "" && !strings.HasPrefix(id, "esp") {
-		id = "esp8266-" + id
+		id = p.joined("esp8266-", id, "")
 	}
 	if id == "" {
 		id = header(p.m, "x-sensor")
@@ -96,7 +97,7 @@ func (p *Parser) readSensorCommunity(i int32) error {
 		case d.kind(value) >= object:
 			return p.fault(value, "the value of %s is %s", quote(d.chars(kind)), d.kind(value))
 		default:
-			if err := p.sensorValue(string(d.chars(kind)), value); err != nil {
+			if err := p.sensorValue(p.text(d.chars(kind)), value); err != nil {
 				return p.fault(c, "%w", err)
 			}
 		}
@@ -109,7 +110,7 @@ func (p *Parser) sensorValue(kind string, value int32) error {
 	own := kind
 	t, ok := sensorCommunityOwn[kind]
 	if ok {
-		own = "device_" + kind
+		own = p.joined("device_", kind, "")
 	} else if t, ok = sensorCommunityTerms[kind]; !ok {
 		_, last, _ := strings.Cut(kind, "_")
 		t = sensorCommunityTerms[last]
@@ -119,19 +120,24 @@ func (p *Parser) sensorValue(kind string, value int32) error {
 		return p.put(value, own, t.as, t.unit)
 	}
 	var r mesh.Reading
-	switch s := strings.ToLower(strings.TrimSpace(string(chars))); {
-	case s == "" || s == "nan" || s == "-nan" || s == "inf" || s == "-inf" || s == "null":
-		p.skipped++
-		return nil
-	case jsontext.Value(s).Kind() == '0' && jsontext.Value(s).IsValid():
-		if !setNumber(&r, []byte(s)) {
+	switch s := bytes.TrimSpace(chars); {
+	case isLiteral(s):
+		if !setNumber(&r, s) {
 			p.skipped++
 			return nil
 		}
+	case len(s) == 0 || bytes.EqualFold(s, []byte("nan")) || bytes.EqualFold(s, []byte("inf")) || bytes.EqualFold(s, []byte("null")):
+		p.skipped++
+		return nil
 	default:
 		r.Kind, r.ValueString = mesh.Text, p.text(chars)
 	}
 	return p.putReading(r, own, t.as, t.unit)
+}
+
+// isLiteral says whether a string is a number as JSON writes it.
+func isLiteral(s []byte) bool {
+	return jsontext.Value(s).Kind() == '0' && jsontext.Value(s).IsValid()
 }
 
 // header gives a header of the request that brought a message, which transports

@@ -214,7 +214,7 @@ func (p *Parser) readShelly(i int32) error {
 			if d.kind(c) != object {
 				return p.fault(c, "%s is %s, not an object", quote(d.name(c)), d.kind(c))
 			}
-			if err := p.component(c, string(d.name(c))); err != nil {
+			if err := p.component(c, p.text(d.name(c))); err != nil {
 				return err
 			}
 		}
@@ -231,7 +231,7 @@ func (p *Parser) readShelly(i int32) error {
 		if err := begin(d.member(c, "ts"), ts); err != nil {
 			return err
 		}
-		if err := p.put(event, string(d.chars(at))+"_event", "", ""); err != nil {
+		if err := p.put(event, p.joined(p.text(d.chars(at)), "_event", ""), "", ""); err != nil {
 			return err
 		}
 		p.finish()
@@ -299,7 +299,7 @@ type shellyPart struct {
 func (p *Parser) shellyMembers(i int32, at shellyPart) error {
 	d := p.doc
 	for c := i + 1; c < d.end(i); c = d.end(c) {
-		last := string(d.name(c))
+		last := p.text(d.name(c))
 		switch {
 		case !at.deep && last == "id", last == "by_minute", last == "minute_ts", // total has them
 			last == "ts", last == "last_updated_ts", last == "last_update_ts", last == "unixtime", last == "time",
@@ -308,7 +308,7 @@ func (p *Parser) shellyMembers(i int32, at shellyPart) error {
 			continue
 		}
 		below := at
-		below.path += "_" + last
+		below.path = p.joined(at.path, "_", last)
 		below.deep = true
 		below.own = at.own || last == "errors" || last == "temperature" && !at.deep // of the part's electronics
 		if d.kind(c) == object {
@@ -323,9 +323,9 @@ func (p *Parser) shellyMembers(i int32, at shellyPart) error {
 		}
 		name := below.path
 		if below.own {
-			name = "device_" + strings.TrimPrefix(name, "device")
+			name = p.joined("device_", strings.TrimPrefix(name, "device"), "")
 		}
-		t, ok := shellyTerms[at.kind+"_"+last]
+		t, ok := shellyTerms[p.joined(at.kind, "_", last)]
 		if !ok {
 			t = shellyTerms[last]
 		}

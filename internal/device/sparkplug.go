@@ -11,7 +11,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -51,19 +50,20 @@ type sparkplugTopic struct{ group, kind, node, device string }
 // topicOfSparkplug gives the parts of a message's topic; none, where it is no
 // topic of Sparkplug. Kind is empty for STATE, which is of host applications.
 func topicOfSparkplug(m *mesh.Message) (t sparkplugTopic, ok bool, err error) {
-	levels := levelsOf(m)
-	switch {
-	case len(levels) == 0 || levels[0] != sparkplugSpace:
+	rest, ok := strings.CutPrefix(m.Attributes[topic], sparkplugSpace+"/")
+	if !ok || rest == "" {
 		return t, false, nil
-	case len(levels) > 1 && levels[1] == "STATE":
-		return t, true, nil
-	case len(levels) == 4 && levels[2] == "STATE":
-		return t, true, nil
-	case len(levels) == 4:
-		t = sparkplugTopic{group: levels[1], kind: levels[2], node: levels[3]}
-	case len(levels) == 5:
-		t = sparkplugTopic{group: levels[1], kind: levels[2], node: levels[3], device: levels[4]}
 	}
+	t.group, rest, _ = strings.Cut(rest, "/")
+	t.kind, rest, _ = strings.Cut(rest, "/")
+	if t.group == "STATE" || t.kind == "STATE" {
+		return sparkplugTopic{}, true, nil
+	}
+	t.node, t.device, ok = strings.Cut(rest, "/")
+	if strings.Contains(t.device, "/") || ok && t.device == "" {
+		t.kind = ""
+	}
+	ok = false
 	switch t.kind {
 	case "NBIRTH", "NDATA", "NDEATH", "NCMD":
 		ok = t.device == "" && t.node != ""
@@ -81,12 +81,13 @@ func (t sparkplugTopic) measures() bool {
 	return strings.HasSuffix(t.kind, "BIRTH") || strings.HasSuffix(t.kind, "DATA")
 }
 
-// id is the device as readings name it.
-func (t sparkplugTopic) id() string {
+// sparkplugDevice is the device as readings name it.
+func (p *Parser) sparkplugDevice(t sparkplugTopic) string {
+	id := p.joined(t.group, "/", t.node)
 	if t.device != "" {
-		return t.group + "/" + t.node + "/" + t.device
+		id = p.joined(id, "/", t.device)
 	}
-	return t.group + "/" + t.node
+	return id
 }
 
 // metricB is a metric of a payload.
@@ -107,8 +108,7 @@ type metricB struct {
 	text      []byte
 	value     int32 // JSON: a value that tells its kind itself
 
-	last   string // the last part of the name, folded
-	shared bool   // which another metric has too
+	shared bool // another metric has the same last part of the name
 }
 
 // valueB is the field of protobuf, or what stands for it, that a value is in.
@@ -202,9 +202,9 @@ func cause(length int) error {
 }
 
 // The fields are those of sparkplug_b.proto, with their wire types: a field of
-// another type is none that is known.
+// another type is none that is known. name makes strings of names and units.
 // https://github.com/eclipse-tahu/tahu/blob/master/sparkplug_b/sparkplug_b.proto
-func decodeB(b []byte) (out payloadB, err error) {
+func decodeB(b []byte, name func([]byte) string) (out payloadB, err error) {
 	err = fieldsOf(b, 0, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) error {
 		switch {
 		case n == 1 && t == protowire.VarintType:
@@ -215,7 +215,7 @@ func decodeB(b []byte) (out payloadB, err error) {
 				return fault(at, "more than %d metrics", maxReadings)
 			}
 			out.metrics = append(out.metrics, metricB{})
-			return decodeMetric(&out.metrics[len(out.metrics)-1], content, at)
+			return decodeMetric(&out.metrics[len(out.metrics)-1], content, at, name)
 		}
 		return nil
 	})
@@ -238,7 +238,7 @@ func millis(v uint64) (at mesh.Instant, set bool, err error) {
 	return at, v != 0, nil
 }
 
-func decodeMetric(m *metricB, b []byte, at int) error {
+func decodeMetric(m *metricB, b []byte, at int, name func([]byte) string) error {
 	m.at, m.quality = at, goodQuality
 	return fieldsOf(b, at, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) (err error) {
 		varint, fixed32, fixed64, packed := t == protowire.VarintType, t == protowire.Fixed32Type, t == protowire.Fixed64Type, t == protowire.BytesType
@@ -247,7 +247,7 @@ func decodeMetric(m *metricB, b []byte, at int) error {
 			if !utf8.Valid(content) {
 				return fault(at, "the name %s is no UTF-8", quote(content))
 			}
-			m.name = string(content)
+			m.name = name(content)
 		case n == 2 && varint:
 			m.alias, m.aliased = v, true
 		case n == 3 && varint:
@@ -260,7 +260,7 @@ func decodeMetric(m *metricB, b []byte, at int) error {
 		case n == 7 && varint:
 			m.null = v != 0
 		case n == 9 && packed:
-			return decodeProperties(m, content, at)
+			return decodeProperties(m, content, at, name)
 		case n == 10 && varint:
 			m.kind, m.bits = intValue, v
 		case n == 11 && varint:
@@ -285,7 +285,7 @@ func decodeMetric(m *metricB, b []byte, at int) error {
 
 // decodeProperties takes unit and quality from a property set: keys, and their
 // values in the same order.
-func decodeProperties(m *metricB, b []byte, at int) error {
+func decodeProperties(m *metricB, b []byte, at int, name func([]byte) string) error {
 	unit, quality := -1, -1
 	keys, values := 0, 0
 	err := fieldsOf(b, at, func(n protowire.Number, t protowire.Type, _ uint64, content []byte, _ int) error {
@@ -315,7 +315,7 @@ func decodeProperties(m *metricB, b []byte, at int) error {
 		return fieldsOf(content, at, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) error {
 			switch {
 			case index == unit && n == 8 && t == protowire.BytesType && utf8.Valid(content):
-				m.unit = string(content)
+				m.unit = name(content)
 			case index == quality && (n == 3 || n == 4) && t == protowire.VarintType:
 				m.quality = int64(int32(v))
 			}
@@ -357,7 +357,7 @@ func (p *Parser) readSparkplug() (isJSON bool, err error) {
 	if opensJSON(p.m.Payload) {
 		return true, nil
 	}
-	payload, err := decodeB(p.m.Payload)
+	payload, err := decodeB(p.m.Payload, p.text)
 	if err != nil {
 		return false, err
 	}
@@ -400,6 +400,9 @@ func (p *Parser) readSparkplugJSON(i int32) error {
 func (p *Parser) millisJSON(c int32) (at mesh.Instant, set bool, err error) {
 	if c == 0 {
 		return 0, false, nil
+	}
+	if k := p.doc.kind(c); k != number && k != text {
+		return 0, false, p.fault(c, "timestamp is %s", k)
 	}
 	s := p.scalar(c)
 	if ms, err := strconv.ParseUint(s, 10, 64); err == nil {
@@ -507,7 +510,7 @@ func (p *Parser) sparkplug(t sparkplugTopic, payload *payloadB) error {
 	}
 	device := ""
 	if t != (sparkplugTopic{}) {
-		device = cmp.Or(p.m.DeviceID, t.id())
+		device = cmp.Or(p.m.DeviceID, p.sparkplugDevice(t))
 	}
 	begin := func(m *metricB) error {
 		if err := p.device(device); err != nil {
@@ -527,7 +530,7 @@ func (p *Parser) sparkplug(t sparkplugTopic, payload *payloadB) error {
 		return nil
 	}
 	// First the names: whether the last part is another's too depends on all.
-	shared := map[string]*metricB{}
+	shared := map[*metric]*metricB{}
 	for i := range payload.metrics {
 		m := &payload.metrics[i]
 		d, ok := definition{}, false
@@ -543,15 +546,22 @@ func (p *Parser) sparkplug(t sparkplugTopic, payload *payloadB) error {
 				if none != "" {
 					return fault(m.at, "alias %d: %s", m.alias, none)
 				}
-				return fault(m.at, "alias %d: no birth certificate seen of the metric: only who is subscribed to the births of %s knows its name", m.alias, quote(t.id()))
+				return fault(m.at, "alias %d: no birth certificate seen of the metric: only who is subscribed to the births of %s knows its name", m.alias, quote(device))
 			}
 			m.name = d.name
 		}
 		m.datatype, m.unit = cmp.Or(m.datatype, d.datatype), cmp.Or(m.unit, d.unit)
-		m.last, m.shared = fold([]byte(lastPart(m.name))), d.shared
-		if other := shared[m.last]; other == nil {
-			shared[m.last] = m
-		} else if other.name != m.name {
+		m.shared = d.shared
+		if m.name == "" { // null
+			continue
+		}
+		last, err := p.called(lastPart(m.name))
+		if err != nil {
+			return fault(m.at, "%w", err)
+		}
+		if other := shared[last.mapped]; last.mapped != nil && other == nil {
+			shared[last.mapped] = m
+		} else if last.mapped != nil && other.name != m.name {
 			other.shared = true
 		}
 	}
@@ -580,8 +590,7 @@ func (p *Parser) sparkplug(t sparkplugTopic, payload *payloadB) error {
 			}
 			last = m
 		}
-		m.shared = m.shared || shared[m.last].shared
-		if err := p.metricB(m); err != nil {
+		if err := p.metricB(m, shared); err != nil {
 			return err
 		}
 	}
@@ -597,14 +606,18 @@ func ofSession(name string) bool {
 func lastPart(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 
 // metricB adds the reading of a metric.
-func (p *Parser) metricB(m *metricB) error {
+func (p *Parser) metricB(m *metricB, shared map[*metric]*metricB) error {
 	as := ""
 	n, err := p.called(m.name)
 	if err != nil {
 		return fault(m.at, "%w", err)
 	}
-	if n.mapped == nil && !m.shared {
-		as = lastPart(m.name)
+	last, err := p.called(lastPart(m.name))
+	if err != nil {
+		return fault(m.at, "%w", err)
+	}
+	if first := shared[last.mapped]; n.mapped == nil && !m.shared && first != nil && !first.shared {
+		as = last.text
 	}
 	unit := knownUnit(m.unit)
 	var r mesh.Reading
@@ -612,7 +625,7 @@ func (p *Parser) metricB(m *metricB) error {
 	switch m.kind {
 	case jsonValue:
 		if s := p.doc.chars(m.value); p.doc.kind(m.value) == text && (m.datatype >= typeInt8 && m.datatype <= typeDouble || m.datatype == typeDateTime) {
-			if !jsontext.Value(s).IsValid() || jsontext.Value(s).Kind() != '0' {
+			if !isLiteral(s) {
 				return p.fault(m.value, "%s: the value %s is no number, though its datatype is one", quote(m.name), quote(s))
 			}
 			if !setNumber(&r, s) {

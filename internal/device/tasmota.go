@@ -3,7 +3,6 @@ package device
 import (
 	"bytes"
 	"cmp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -38,31 +37,42 @@ func localTime(d *document, c int32) bool {
 // tasmotaTopic gives the device, which is what the topic has besides the prefix
 // and the command, and the command; ok: it is such a topic.
 func tasmotaTopic(m *mesh.Message) (device, command string, ok bool) {
-	levels := levelsOf(m)
-	if len(levels) < 3 {
-		return "", "", false
+	before, command := cutLast(m.Attributes[topic])
+	var prefix string
+	switch wordOf(command) {
+	case "SENSOR", "STATE", "LWT", "INFO", "UPTIME":
+		prefix = "tele"
+	case "STATUS", "POWER", "LOGGING":
+		prefix = "stat"
+	case "RESULT":
+		if prefix = "stat"; !hasLevel(before, prefix) {
+			prefix = "tele"
+		}
+	default:
+		return "", command, false
 	}
-	command = levels[len(levels)-1]
-	levels = levels[:len(levels)-1]
-	at := slices.IndexFunc(levels, func(level string) bool { return level == "tele" || level == "stat" })
-	if at < 0 {
-		return "", "", false
+	if rest, ok := strings.CutPrefix(before, prefix+"/"); ok {
+		return rest, command, true
 	}
-	word := strings.TrimRight(command, "0123456789")
-	switch levels[at] {
-	case "tele":
-		ok = word == "SENSOR" || word == "STATE" || word == "LWT" || word == "INFO" || word == "UPTIME" || word == "RESULT"
-	case "stat":
-		ok = word == "RESULT" || word == "STATUS" || word == "POWER" || word == "LOGGING"
+	if rest, ok := strings.CutSuffix(before, "/"+prefix); ok {
+		return rest, command, true
 	}
-	return strings.Join(slices.Delete(levels, at, at+1), "/"), command, ok
+	first, last, ok := strings.Cut(before, "/"+prefix+"/")
+	return first + "/" + last, command, ok
 }
+
+func hasLevel(t, level string) bool {
+	return strings.Contains("/"+t+"/", "/"+level+"/")
+}
+
+// wordOf gives a command without its number.
+func wordOf(command string) string { return strings.TrimRight(command, "0123456789") }
 
 // readTasmotaText reads POWER, whose payload is a text, and passes over what
 // measures nothing.
 func (p *Parser) readTasmotaText() (isJSON bool, err error) {
 	device, command, ok := tasmotaTopic(p.m)
-	switch word := strings.TrimRight(command, "0123456789"); {
+	switch word := wordOf(command); {
 	case !ok || word == "SENSOR" || word == "STATE" || word == "STATUS" || word == "RESULT":
 		return len(bytes.TrimSpace(p.m.Payload)) > 0, nil
 	case word != "POWER":
@@ -91,7 +101,7 @@ func (p *Parser) readTasmota(i int32) error {
 	}
 	const none = -1
 	sensors, state := i, int32(none)
-	word := strings.TrimRight(command, "0123456789")
+	word := wordOf(command)
 	switch {
 	case word == "STATE" || word == "" && d.at(i, "Wifi", "BSSId") != 0:
 		sensors, state = none, i
@@ -214,7 +224,7 @@ var convertedTerms = map[string]struct{ as, in string }{
 func (p *Parser) tasmotaSensors(i int32) error {
 	d := p.doc
 	for c := i + 1; c < d.end(i); c = d.end(c) {
-		sensor := string(d.name(c))
+		sensor := p.text(d.name(c))
 		switch {
 		case sensor == "Time" || sensor == "TempUnit" || sensor == "PressureUnit" || sensor == "SpeedUnit":
 			continue
@@ -225,7 +235,7 @@ func (p *Parser) tasmotaSensors(i int32) error {
 			continue
 		}
 		for m := c + 1; m < d.end(c); m = d.end(m) {
-			if err := p.tasmotaSensor(i, m, sensor, string(d.name(m))); err != nil {
+			if err := p.tasmotaSensor(i, m, sensor, p.text(d.name(m))); err != nil {
 				return err
 			}
 		}
@@ -240,12 +250,12 @@ func (p *Parser) tasmotaSensors(i int32) error {
 func (p *Parser) tasmotaSensor(i, c int32, sensor, name string) error {
 	own := name
 	if sensor != "" {
-		own = sensor + "_" + name
+		own = p.joined(sensor, "_", name)
 	}
 	t := tasmotaTerms[name]
 	converted, ok := convertedTerms[name]
 	if ok {
-		if t.unit = unitOf(p.doc, i, converted.in); t.unit != "" {
+		if t.unit = p.unitOf(i, converted.in); t.unit != "" {
 			t.as = converted.as
 		}
 	}
@@ -256,21 +266,21 @@ func (p *Parser) tasmotaSensor(i, c int32, sensor, name string) error {
 	case sensor == "ENERGY":
 		t = energyTerms[name]
 	case sensor == "ESP32": // the chip
-		own, t.as = "device_"+own, ""
+		own, t.as = p.joined("device_", own, ""), ""
 	case name == "Battery" || name == "RSSI": // of a sensor that is not the device
-		own = "device_" + own
+		own = p.joined("device_", own, "")
 	}
 	p.due++
 	if own == name && t.as == "" && ok { // the dictionary would know it
-		own = "sensor_" + own
+		own = p.joined("sensor_", own, "")
 	}
 	return p.eachOf(c, own, t.as, t.unit)
 }
 
 // unitOf gives the UCUM unit that a member names.
-func unitOf(d *document, i int32, name string) string {
-	if c := d.member(i, name); c != 0 && d.kind(c) == text {
-		return ucum(string(d.chars(c)))
+func (p *Parser) unitOf(i int32, name string) string {
+	if c := p.doc.member(i, name); c != 0 && p.doc.kind(c) == text {
+		return ucum(p.text(p.doc.chars(c)))
 	}
 	return ""
 }
@@ -316,7 +326,7 @@ func actuator(name []byte) bool {
 func (p *Parser) tasmotaState(i int32) error {
 	d := p.doc
 	for c := i + 1; c < d.end(i); c = d.end(c) {
-		name := string(d.name(c))
+		name := p.text(d.name(c))
 		var err error
 		switch {
 		case name == "Time" || name == "Uptime":
@@ -342,7 +352,7 @@ func (p *Parser) tasmotaMetadata(c int32, path string) error {
 			if path == "Wifi" && d.kind(m) == text {
 				continue
 			}
-			if err := p.tasmotaMetadata(m, path+"_"+string(d.name(m))); err != nil {
+			if err := p.tasmotaMetadata(m, p.joined(path, "_", p.text(d.name(m)))); err != nil {
 				return err
 			}
 		}
@@ -352,5 +362,5 @@ func (p *Parser) tasmotaMetadata(c int32, path string) error {
 		return nil
 	}
 	t := stateTerms[path]
-	return p.put(c, "device_"+path, t.as, t.unit)
+	return p.put(c, p.joined("device_", path, ""), t.as, t.unit)
 }

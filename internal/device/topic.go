@@ -80,6 +80,21 @@ func plainText(b []byte) (mesh.Reading, error) {
 	return mesh.Reading{Kind: mesh.Text, ValueString: string(b)}, nil
 }
 
+// joined gives names as one, of which a Parser makes one copy for all messages.
+func (p *Parser) joined(a, b, c string) string {
+	var buf [128]byte
+	return p.text(append(append(append(buf[:0], a...), b...), c...))
+}
+
+// cutLast cuts a topic before its last level.
+func cutLast(t string) (before, last string) {
+	at := strings.LastIndexByte(t, '/')
+	if at < 0 {
+		return "", t
+	}
+	return t[:at], t[at+1:]
+}
+
 // single reads the payload as one value, JSON or a text as it stands, by names
 // and unit as in put. An empty one clears a retained message.
 func (p *Parser) single(own, as, unit string) error {

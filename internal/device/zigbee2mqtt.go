@@ -39,10 +39,10 @@ var zigbeeOwn = map[string]term{
 
 // zigbeeTerm gives the name here, the name to ask the dictionary for and the
 // unit of a member.
-func zigbeeTerm(name string) (own, as, unit string) {
+func (p *Parser) zigbeeTerm(name string) (own, as, unit string) {
 	t, ok := zigbeeOwn[name]
 	if ok && !strings.HasPrefix(name, "device_") {
-		name = "device_" + name
+		name = p.joined("device_", name, "")
 	}
 	return name, t.as, t.unit
 }
@@ -56,13 +56,15 @@ func friendly(m *mesh.Message) (name string, says bool) {
 	if name != t && (name == "bridge" || strings.HasPrefix(name, "bridge/")) {
 		return "", false
 	}
-	levels := strings.Split(name, "/")
-	for i, level := range levels { // NAME/set, NAME/set/state
-		if i > 0 && i >= len(levels)-2 && (level == "set" || level == "get") {
-			return "", false
-		}
+	before, last := cutLast(name)
+	_, middle := cutLast(before)
+	switch { // NAME/set, NAME/set/state
+	case before == "":
+		return name, true
+	case last == "availability" || last == "set" || last == "get" || before != middle && (middle == "set" || middle == "get"):
+		return "", false
 	}
-	return name, levels[len(levels)-1] != "availability"
+	return name, true
 }
 
 // readZigbeeText reads a single value, which is what Zigbee2MQTT publishes
@@ -86,7 +88,7 @@ func (p *Parser) readZigbeeText() (isJSON bool, err error) {
 	if err := p.untimed(); err != nil {
 		return false, err
 	}
-	return false, p.single(zigbeeTerm(metric))
+	return false, p.single(p.zigbeeTerm(metric))
 }
 
 // readZigbee reads the state of a device. The device is its IEEE address where
@@ -119,23 +121,14 @@ func (p *Parser) readZigbee(i int32) error {
 		p.attribute("software_build", d.member(device, "softwareBuildID"))
 	}
 	for c := i + 1; c < d.end(i); c = d.end(c) {
-		n := string(d.name(c))
+		n := p.text(d.name(c))
 		if n == "last_seen" || n == "device" && d.kind(c) == object {
 			continue
 		}
-		own, as, unit := zigbeeTerm(n)
+		own, as, unit := p.zigbeeTerm(n)
 		if err := p.put(c, own, as, unit); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// cutLast cuts a topic before its last level.
-func cutLast(t string) (before, last string) {
-	at := strings.LastIndexByte(t, '/')
-	if at < 0 {
-		return "", t
-	}
-	return t[:at], t[at+1:]
 }
