@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -9,13 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/eclipse/paho.golang/autopaho"
 	"github.com/eclipse/paho.golang/paho"
+	"github.com/eclipse/paho.golang/paho/session"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/mqtt/mqtttest"
@@ -33,45 +33,50 @@ func measured(i int) *paho.Publish {
 	return &paho.Publish{Topic: fmt.Sprintf("air/desk-%d", i%10), QoS: 1, Payload: fmt.Appendf(nil, `{"time":"%s","co2":%d}`, at, i)}
 }
 
-// publishUntilAcknowledged publishes message i as often as it needs: a client
-// whose session is gone with the process does not send again by itself.
-func publishUntilAcknowledged(ctx context.Context, client *autopaho.ConnectionManager, i int) error {
+// publish publishes message i once and waits for the acknowledgement: whenever
+// the connection is lost, the client sends it again by itself.
+func publish(ctx context.Context, client *autopaho.ConnectionManager, i int) error {
 	for {
 		if err := client.AwaitConnection(ctx); err != nil {
 			return err
 		}
-		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
-		_, err := client.Publish(attempt, measured(i))
-		cancel()
-		if err == nil {
-			return nil
+		_, err := client.Publish(ctx, measured(i))
+		if !errors.Is(err, autopaho.ConnectionDownError) && !errors.Is(err, session.ErrNoConnection) { // not sent at all
+			return err
 		}
 	}
 }
 
-// killing keeps `telemesh up` running and kills it at random moments while done
-// grows to the number of messages.
-func killing(t *testing.T, done *atomic.Int64, args []string) {
+// killing keeps `telemesh up` running while messages are done, kills it at random
+// moments between them, and stops it after the last one.
+func killing(t *testing.T, done <-chan error, args []string) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(5, 6))
+	cmd := command(t.Context(), t, args...)
+	started(t, cmd)
+	count := 0
+	until := func(n int) {
+		for ; count < n; count++ {
+			if err := mqtttest.Await(t, done, "the next message"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	for n := range kills {
-		cmd := command(t.Context(), t, args...)
-		started(t, cmd)
-		// In the part of the messages that is this kill's.
-		after := int64(published/kills*n) + 1 + random.Int64N(published/kills-1)
-		waitFor(t, func() bool { return done.Load() >= after })
+		until(published/kills*n + 1 + random.IntN(published/kills-1))
 		cmd.Process.Kill()
 		cmd.Wait()
+		cmd = command(t.Context(), t, args...)
+		started(t, cmd)
 	}
+	until(published)
+	stop(t, cmd)
 }
 
 // allOnce holds the table against the messages.
 func allOnce(t *testing.T, data string) {
 	t.Helper()
-	waitFor(t, func() bool {
-		count := rows(t, data, "SELECT count(DISTINCT reading_id) FROM iot_telemetry.readings")
-		return len(count) == 1 && count[0] == fmt.Sprint(published)
-	})
+	telemesh(t, "replay", "--data", data, write(t, filepath.Join(t.TempDir(), "none.ndjson"), "")) // waits for the end
 	got := rows(t, data, `SELECT count(*), count(DISTINCT (device_id, observed_at)), count(DISTINCT value), sum(value)::BIGINT FROM iot_telemetry.readings`)
 	want := fmt.Sprintf("%d,%d,%d,%d", published, published, published, published*(published-1)/2)
 	if !cmp.Equal(got, []string{want}) {
@@ -102,26 +107,17 @@ func TestKilledMeshKeepsWhatIsPublished(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	args := up(data, "--mqtt", address, "--set", airTopics)
 
-	var acknowledged atomic.Int64
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	var devices sync.WaitGroup
 	const clients = 10
+	acknowledged := make(chan error, published)
 	for c := range clients {
-		devices.Go(func() {
+		go func() {
 			client := mqtttest.Connect(t, address, fmt.Sprintf("device-%d", c), nil)
 			for i := c; i < published; i += clients {
-				if err := publishUntilAcknowledged(ctx, client, i); err != nil {
-					t.Errorf("message %d: %v", i, err)
-					return
-				}
-				acknowledged.Add(1)
+				acknowledged <- publish(t.Context(), client, i)
 			}
-		})
+		}()
 	}
-	killing(t, &acknowledged, args)
-	started(t, command(t.Context(), t, args...))
-	devices.Wait()
+	killing(t, acknowledged, args)
 	allOnce(t, data)
 }
 
@@ -142,29 +138,29 @@ func TestKilledMeshTakesAllOfAnotherBroker(t *testing.T) {
 	mqtttest.Await(t, server.Subscribed, "the subscription")
 	stop(t, first)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	var sent atomic.Int64
-	var device sync.WaitGroup
-	device.Go(func() {
+	// An MQTT broker keeps as much as it likes for who is away, this one 8,192
+	// messages.
+	const ahead = 1000
+	acknowledged := make(chan error, published)
+	go func() {
 		client := mqtttest.Connect(t, server.Address, "device", nil)
-		session, _ := server.Clients.Get("telemesh")
-		for i := range published {
-			// An MQTT broker keeps as much as it likes for who is away, this one
-			// 8,192 messages.
-			for ctx.Err() == nil && session.State.Inflight.Len() > 1000 {
-				session, _ = server.Clients.Get("telemesh")
+		for i := range published + ahead {
+			if i < published {
+				if err := publish(t.Context(), client, i); err != nil {
+					acknowledged <- err
+				}
 			}
-			if err := publishUntilAcknowledged(ctx, client, i); err != nil {
-				t.Errorf("message %d: %v", i, err)
-				return
+			if i >= ahead {
+				select {
+				case <-server.Acknowledged:
+					acknowledged <- nil
+				case <-t.Context().Done():
+					return
+				}
 			}
-			sent.Add(1)
 		}
-	})
-	killing(t, &sent, args)
-	started(t, command(t.Context(), t, args...))
-	device.Wait()
+	}()
+	killing(t, acknowledged, args)
 	allOnce(t, data)
 }
 
