@@ -253,17 +253,15 @@ func (p *Parser) senMLRecord(pack *senMLPack, i int32) error {
 	if symbol == "%EL" {
 		as = senMLQuantities[symbol]
 	}
-	if base := pack.base[fieldBV]; fields[fieldV] == 0 {
-		err = p.senMLValue(value, 0, metric, as, unit)
-	} else {
-		err = p.senMLValue(value, base, metric, as, unit)
-	}
-	if err != nil {
+	if err := p.senMLValue(value, pack.base[fieldBV], metric, as, unit); err != nil {
 		return err
 	}
 	sum, base := fields[fieldS], pack.base[fieldBS]
 	if sum == 0 && fields[fieldV] != 0 { // "the missing field is considered to have a value of zero", section 4.5.4
 		sum, base = base, 0
+	}
+	if sum == 0 {
+		return nil
 	}
 	switch unit {
 	case "":
