@@ -84,13 +84,14 @@ const name = "pubsub-source"
 // Source pulls from a subscription.
 type Source struct {
 	subscription string
-	client       *gcp.Client
 	subscriber   *gcp.Subscriber
+	disconnect   func() error
 	batcher      *batch.Batcher
 	post         func(context.Context, event.Event) error
 	log          *slog.Logger
 
 	drain   time.Duration // how long Run goes on handing over
+	ack     time.Duration // how long it goes on acknowledging after that
 	keys    keys
 	slots   chan struct{} // of those that hand over a rejection
 	keeping sync.WaitGroup
@@ -114,8 +115,8 @@ func New(cfg Config, post func(context.Context, event.Event) error, log *slog.Lo
 		return nil, fmt.Errorf("make a Pub/Sub client for %s: %w", cfg.Subscription, err)
 	}
 	s := &Source{
-		subscription: cfg.Subscription, client: client, subscriber: client.Subscriber(cfg.Subscription),
-		log: log, drain: drainTimeout, slots: make(chan struct{}, maxKeeping),
+		subscription: cfg.Subscription, subscriber: client.Subscriber(cfg.Subscription), disconnect: sync.OnceValue(client.Close),
+		log: log, drain: drainTimeout, ack: ackTimeout, slots: make(chan struct{}, maxKeeping),
 	}
 	s.subscriber.ReceiveSettings.MaxOutstandingMessages = cfg.MaxOutstandingMessages
 	s.subscriber.ReceiveSettings.MaxOutstandingBytes = cfg.MaxOutstandingBytes
@@ -124,13 +125,16 @@ func New(cfg Config, post func(context.Context, event.Event) error, log *slog.Lo
 	return s, nil
 }
 
-// drainTimeout leaves a Pod, which has 30 s, time to nack what is left.
-const drainTimeout = 20 * time.Second
+// Both together are less than what a process has to end, which is 30 s.
+const (
+	drainTimeout = 20 * time.Second
+	ackTimeout   = 5 * time.Second
+)
 
 // Run pulls until ctx is done. Then it takes nothing more, hands over what it
 // has, and returns when that is acknowledged; what the broker does not accept
 // within 20 s is nacked. An error before that is one that the client library
-// does not take to pass.
+// does not take to pass. A source has one Run.
 func (s *Source) Run(ctx context.Context) error {
 	held, abandon := context.WithCancel(context.Background())
 	defer abandon()
@@ -141,6 +145,9 @@ func (s *Source) Run(ctx context.Context) error {
 		<-ctx.Done()
 		time.AfterFunc(s.drain, abandon)
 		closed <- s.batcher.Close(held)
+		// The library waits for a service that it cannot reach until it has no
+		// connection. What is not acknowledged by then comes again.
+		time.AfterFunc(s.ack, func() { s.disconnect() })
 	}()
 	err := s.subscriber.Receive(ctx, func(_ context.Context, in *gcp.Message) { s.take(held, in) })
 	if err != nil {
@@ -170,7 +177,7 @@ func remedy(err error) string {
 }
 
 // Close ends the connection to Pub/Sub.
-func (s *Source) Close(context.Context) error { return s.client.Close() }
+func (s *Source) Close(context.Context) error { return s.disconnect() }
 
 // take queues a message. Without an ordering key it returns when the message is
 // settled, since the library counts as outstanding what it has not returned

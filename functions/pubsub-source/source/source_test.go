@@ -433,6 +433,32 @@ func TestEndDoesNotWaitForEver(t *testing.T) {
 	}
 }
 
+// Nor can a Pub/Sub that is not there, or that has gone.
+func TestEndWithoutService(t *testing.T) {
+	b := newBroker(t, nil)
+	run := func(address string, began func()) {
+		t.Helper()
+		s := newSource(t, address, b.URL)
+		s.ack = 50 * time.Millisecond
+		stop := start(t, s)
+		began()
+		ended := make(chan error, 1)
+		go func() { ended <- stop() }()
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Errorf("Run has not ended after 10 s without %s", address)
+		}
+	}
+	run("127.0.0.1:1", func() {})
+	tried := make(chan struct{}, 1000)
+	run(pubsubtest.Serve(t, failing{code: codes.Unavailable, tried: tried}), func() {
+		for range 3 {
+			<-tried
+		}
+	})
+}
+
 // What no retry mends ends the source, with what to do.
 func TestFailuresThatStay(t *testing.T) {
 	b := newBroker(t, nil)
@@ -490,9 +516,14 @@ func TestStartRefuses(t *testing.T) {
 // failing answers every stream with a code.
 type failing struct {
 	pubsubpb.UnimplementedSubscriberServer
-	code codes.Code
+	code  codes.Code
+	tried chan<- struct{}
 }
 
 func (f failing) StreamingPull(pubsubpb.Subscriber_StreamingPullServer) error {
+	select {
+	case f.tried <- struct{}{}:
+	default:
+	}
 	return status.Error(f.code, "said the service")
 }
