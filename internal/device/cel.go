@@ -157,29 +157,37 @@ func calculate(operator string) func(a, b ref.Val) ref.Val {
 			a, b = a.ConvertToType(types.DoubleType), b.ConvertToType(types.DoubleType)
 		}
 		var result ref.Val
-		switch operator {
-		case operators.Add:
-			if a, ok := a.(traits.Adder); ok {
-				result = a.Add(b)
-			}
-		case operators.Subtract:
-			if a, ok := a.(traits.Subtractor); ok {
-				result = a.Subtract(b)
-			}
-		case operators.Multiply:
-			if a, ok := a.(traits.Multiplier); ok {
-				result = a.Multiply(b)
-			}
-		case operators.Divide:
-			if a, ok := a.(traits.Divider); ok {
-				result = a.Divide(b)
-			}
+		if a.Type() == b.Type() || isTime(a) || isTime(b) {
+			result = operate(operator, a, b)
 		}
-		if result == nil || types.IsError(result) && result.(*types.Err).String() == "no such overload" {
+		if result == nil {
 			return types.NewErr("%s %s %s cannot be calculated", called(a), strings.Trim(operator, "_"), called(b))
 		}
 		return result
 	}
+}
+
+// operate gives nil where the type of a has no such operator.
+func operate(operator string, a, b ref.Val) ref.Val {
+	switch operator {
+	case operators.Add:
+		if a, ok := a.(traits.Adder); ok {
+			return a.Add(b)
+		}
+	case operators.Subtract:
+		if a, ok := a.(traits.Subtractor); ok {
+			return a.Subtract(b)
+		}
+	case operators.Multiply:
+		if a, ok := a.(traits.Multiplier); ok {
+			return a.Multiply(b)
+		}
+	case operators.Divide:
+		if a, ok := a.(traits.Divider); ok {
+			return a.Divide(b)
+		}
+	}
+	return nil
 }
 
 func decodeHex(v ref.Val) ref.Val {
@@ -290,15 +298,17 @@ func (s *scope) evaluate(e *expression) (ref.Val, error) {
 		if at := (*types.Err)(nil); errors.As(err, &at) {
 			line = e.ast.NativeRep().SourceInfo().GetStartLocation(at.NodeID()).Line()
 		}
-		return nil, e.causeAt(line, errors.New(cut1(err.Error())))
+		return nil, e.causeAt(line, errors.New(abridged(err.Error())))
 	}
 	return unwrap(v), nil
 }
 
-// cut1 keeps a cause readable that repeats what a message says.
-func cut1(s string) string {
-	if len(s) > 300 {
-		return strings.ToValidUTF8(s[:300], "") + "…"
+// maxCause, in bytes, of what CEL says: it may repeat a text of the message.
+const maxCause = 300
+
+func abridged(s string) string {
+	if len(s) > maxCause {
+		return strings.ToValidUTF8(s[:maxCause], "") + "…"
 	}
 	return s
 }
@@ -482,6 +492,14 @@ func isNumber(v ref.Val) bool {
 	return false
 }
 
+func isTime(v ref.Val) bool {
+	switch v.(type) {
+	case types.Timestamp, types.Duration:
+		return true
+	}
+	return false
+}
+
 func isFinite(v ref.Val) bool {
 	f, ok := v.(types.Double)
 	return !ok || !math.IsNaN(float64(f)) && !math.IsInf(float64(f), 0)
@@ -559,6 +577,10 @@ func called(v ref.Val) string {
 		return "a string"
 	case types.Bytes:
 		return "bytes"
+	case types.Timestamp:
+		return "a timestamp"
+	case types.Duration:
+		return "a duration"
 	case traits.Mapper:
 		return "a map"
 	case traits.Lister:

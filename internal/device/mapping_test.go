@@ -3,12 +3,15 @@ package device_test
 import (
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/products"
@@ -33,6 +36,23 @@ func mappings(t testing.TB) []*device.Mapping {
 
 func TestMappingsOfTheProduct(t *testing.T) {
 	for _, finding := range device.CheckMappings(dictionary(t), mappings(t)) {
+		t.Error(finding)
+	}
+}
+
+// What the README shows to copy is a mapping that works.
+func TestMappingOfTheREADME(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(dataset.Root(t), "products/iot-telemetry/mappings/README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "```yaml\n")
+	block, _, ok := strings.Cut(block, "```")
+	all, err := device.ReadMappings(fstest.MapFS{"README.yaml": {Data: []byte(block)}}, "mappings")
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	for _, finding := range device.CheckMappings(dictionary(t), append(all, mappings(t)...)) {
 		t.Error(finding)
 	}
 }
@@ -146,7 +166,7 @@ func TestMapping(t *testing.T) {
 			"a value that is none",
 			"metrics: |\n  {'a': received_at}",
 			`{"m":{"t":1}}`,
-			"rejected by \"m0\" at -1: metrics (maps/m0.yaml:2): \"a\" is a google.protobuf.Timestamp, which is no value of a metric: make a number, a boolean or a string of it\n",
+			"rejected by \"m0\" at -1: metrics (maps/m0.yaml:2): \"a\" is a timestamp, which is no value of a metric: make a number, a boolean or a string of it\n",
 		}, {
 			"two values of one name",
 			"metrics: |\n  {'a_b': 1, 'a': {'b': 2}}",
