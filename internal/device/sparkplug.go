@@ -337,10 +337,10 @@ func isUnit(key []byte) bool {
 //
 // A metric has its name as it was sent; the dictionary is asked for it, then
 // for its last part, if that is no other metric's too: Room 1/CO2 is co2 where
-// there is no Room 2/CO2. Its unit is the property engUnit. A unit that nobody
-// knows is shown as {unit}, so that it is not taken for the dictionary's.
-// Its time is its own, else the payload's. What the
-// property Quality says, unless it is good, is an attribute.
+// there is no Room 2/CO2. Its unit is the property engUnit; one that nobody
+// knows is shown as {unit}, so that it is not taken for the dictionary's. Its
+// time is its own, else the payload's. What the property Quality says, unless
+// it is good, is an attribute.
 //
 // A float is the shortest decimal that tells it from its neighbours, as
 // everybody prints it. null and transient metrics, which are not meant to be

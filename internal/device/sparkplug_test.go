@@ -180,3 +180,30 @@ func TestRebirthRequest(t *testing.T) {
 		t.Errorf("RebirthRequest = %s, want %s", got, want)
 	}
 }
+
+// What a hostile payload costs is bounded.
+func TestSparkplugLimits(t *testing.T) {
+	many := make([]spb, 10_001)
+	for i := range many {
+		many[i] = spb{name: fmt.Sprint("m", i), datatype: 7}
+	}
+	p := device.NewParser(dictionary(t))
+	for want, metrics := range map[string][]spb{
+		"more than 10000 metrics":               many,
+		"has 257 bytes, at most 256 are read":   {{name: strings.Repeat("x", 257), datatype: 7}},
+		"two values have the name \"a\"":        {{name: "a", datatype: 7}, {name: "a", datatype: 7}},
+		"the device \"g/dddddddddddddddddddddd": {{name: "a", datatype: 7}},
+	} {
+		topic := "g/NDATA/n"
+		if strings.HasPrefix(want, "the device") {
+			topic = "g/NDATA/" + strings.Repeat("d", 300)
+		}
+		readings, _, err := p.Parse(nil, sparkplugMessage(topic, 0, metrics...))
+		if err == nil || !strings.Contains(err.Error(), want) || len(readings) > 0 {
+			t.Errorf("%d readings, %v, want %s", len(readings), err, want)
+		}
+	}
+	if readings, _, err := p.Parse(nil, sparkplugMessage("g/NDATA/n", 0, many[1:]...)); err != nil || len(readings) != 10_000 {
+		t.Errorf("%d readings of 10000 metrics, %v", len(readings), err)
+	}
+}

@@ -245,8 +245,8 @@ func (p *Parser) tasmotaSensors(i int32) error {
 
 // tasmotaSensor reads value c that a sensor of object i has by a name. Where
 // several sensors have the same metric, the first has its name, as everywhere;
-// the others have the sensor's before their own. A temperature without a unit
-// is believed to be neither °C nor °F.
+// the others have the sensor's before their own. A temperature or a pressure
+// whose unit the message does not tell has none.
 func (p *Parser) tasmotaSensor(i, c int32, sensor, name string) error {
 	own := name
 	if sensor != "" {
