@@ -138,27 +138,36 @@ const (
 func (s *Source) Run(ctx context.Context) error {
 	held, abandon := context.WithCancel(context.Background())
 	defer abandon()
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	closed := make(chan error, 1)
+	pulled := make(chan error, 1)
 	go func() {
-		<-ctx.Done()
-		time.AfterFunc(s.drain, abandon)
-		closed <- s.batcher.Close(held)
-		// The library waits for a service that it cannot reach until it has no
-		// connection. What is not acknowledged by then comes again.
-		time.AfterFunc(s.ack, func() { s.disconnect() })
+		err := s.subscriber.Receive(ctx, func(_ context.Context, in *gcp.Message) { s.take(held, in) })
+		s.keeping.Wait()
+		pulled <- err
 	}()
-	err := s.subscriber.Receive(ctx, func(_ context.Context, in *gcp.Message) { s.take(held, in) })
-	if err != nil {
-		err = fmt.Errorf("pull from %s: %w%s", s.subscription, err, remedy(err))
+	var failed error
+	select {
+	case failed = <-pulled:
+		pulled = nil
+	case <-ctx.Done():
 	}
-	stop()
-	s.keeping.Wait()
-	if late := <-closed; late != nil {
-		err = errors.Join(err, fmt.Errorf("hand over what was pulled: not accepted within %s, Pub/Sub delivers it again: %w", s.drain, late))
+	time.AfterFunc(s.drain, abandon)
+	late := s.batcher.Close(held)
+	if pulled != nil {
+		select {
+		case failed = <-pulled:
+		case <-time.After(s.ack):
+			// The library waits for ever for a service that it cannot reach, unless
+			// it has no connection.
+			failed = errors.Join(fmt.Errorf("no answer within %s, it delivers again what is not acknowledged", s.ack), s.disconnect())
+		}
 	}
-	return err
+	if failed != nil {
+		failed = fmt.Errorf("pull from %s: %w%s", s.subscription, failed, remedy(failed))
+	}
+	if late != nil {
+		failed = errors.Join(failed, fmt.Errorf("hand over what was pulled: not accepted within %s, Pub/Sub delivers it again: %w", s.drain, late))
+	}
+	return failed
 }
 
 // remedy says what to do about an error of Receive.
