@@ -138,29 +138,41 @@ func TestKilledMeshTakesAllOfAnotherBroker(t *testing.T) {
 	mqtttest.Await(t, server.Subscribed, "the subscription")
 	stop(t, first)
 
-	// An MQTT broker keeps as much as it likes for who is away, this one 8,192
-	// messages.
-	const ahead = 1000
-	acknowledged := make(chan error, published)
-	go func() {
-		client := mqtttest.Connect(t, server.Address, "device", nil)
-		for i := range published + ahead {
-			if i < published {
-				if err := publish(t.Context(), client, i); err != nil {
-					acknowledged <- err
-				}
-			}
-			if i >= ahead {
-				select {
-				case <-server.Acknowledged:
-					acknowledged <- nil
-				case <-t.Context().Done():
-					return
-				}
+	// What is published while the mesh is down comes when it is up; see
+	// mqtttest.NewServer.
+	random := rand.New(rand.NewPCG(7, 8))
+	client := mqtttest.NewClient(t, server.Address, "device", nil)
+	acknowledged := 0
+	for n := range kills + 1 {
+		for i := n * published / (kills + 1); i < (n+1)*published/(kills+1); i++ {
+			if err := publish(t.Context(), client, i); err != nil {
+				t.Fatal(err)
 			}
 		}
-	}()
-	killing(t, acknowledged, args)
+		cmd := command(t.Context(), t, args...)
+		started(t, cmd)
+		until := acknowledged + random.IntN((n+1)*published/(kills+1)-acknowledged)
+		if n == kills {
+			until = published
+		}
+		server.AwaitAcks(t, "telemesh", until-acknowledged)
+		if n == kills {
+			stop(t, cmd)
+			break
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		// Acknowledgements go on coming until the connection is seen to be gone.
+		waitFor(t, func() bool {
+			session, _ := server.Clients.Get("telemesh")
+			return session.Closed()
+		})
+		session, _ := server.Clients.Get("telemesh")
+		acknowledged = (n+1)*published/(kills+1) - session.State.Inflight.Len()
+		for len(server.Acknowledged) > 0 {
+			<-server.Acknowledged
+		}
+	}
 	allOnce(t, data)
 }
 

@@ -8,11 +8,11 @@
 // it, and with it all that its client sends after; a client that gives up and
 // connects again sends it again. That is the same reading as long as the process
 // lives, also without a time in it; after a kill a message without a time may be
-// another one. A client that loses its connection with clean session sends
+// another one. A client that begins each connection with a clean session sends
 // nothing again, and loses what it has not seen acknowledged.
 //
-// Messages are routed to whoever subscribes, too. Sessions, their subscriptions
-// and retained messages live in memory.
+// Messages are routed to whoever subscribes, too, with QoS 0. Sessions and their
+// filters are kept in a file, retained messages in memory.
 //
 // Nobody has to say who he is: the broker is for addresses that only this
 // machine reaches.
@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ import (
 	"github.com/telemesh/telemesh/internal/function"
 )
 
-// Linger is at most what a message waits for others. A client's packets are
+// maxLinger is at most what a message waits for others. A client's packets are
 // read one after the other, so that each of its messages waits alone.
 const maxLinger = time.Millisecond
 
@@ -47,9 +48,12 @@ const sourceURI = "mqtt://localhost/"
 // drainTime is what the mesh may take, at the end, to accept what was received.
 const drainTime = 10 * time.Second
 
-// Start gives the start of a source that is an MQTT broker on listener. Its
-// environment is that of mqtt-source.
-func Start(listener net.Listener) function.Start {
+// listenerID is what mochi knows the listener by.
+const listenerID = "mqtt"
+
+// Start gives the start of a source that is an MQTT broker on listener and keeps
+// its sessions in a file. Its environment is that of mqtt-source.
+func Start(listener net.Listener, file string) function.Start {
 	return func(ports function.Ports) (*function.Function, error) {
 		cfg, err := function.Config[source.IntakeConfig]()
 		if err != nil {
@@ -57,6 +61,10 @@ func Start(listener net.Listener) function.Start {
 		}
 		cfg.Linger = min(cfg.Linger, maxLinger)
 		intake, err := source.NewIntake(cfg, sourceURI, ports)
+		if err != nil {
+			return nil, err
+		}
+		kept, err := openSessions(file, ports.Log)
 		if err != nil {
 			return nil, err
 		}
@@ -70,7 +78,7 @@ func Start(listener net.Listener) function.Start {
 		server := mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler)})
 		h := newHook(intake)
 		if err := errors.Join(server.AddHook(new(auth.AllowHook), nil), server.AddHook(h, nil),
-			server.AddListener(listeners.NewNet("mqtt", listener))); err != nil {
+			server.AddHook(kept, nil), server.AddListener(listeners.NewNet(listenerID, listener))); err != nil {
 			return nil, fmt.Errorf("make MQTT broker: %w", err)
 		}
 		return &function.Function{Run: func(ctx context.Context) error {
@@ -83,12 +91,25 @@ func Start(listener net.Listener) function.Start {
 			// First what is in flight is accepted and acknowledged.
 			err := intake.Close(draining)
 			h.idle(draining)
-			return errors.Join(err, server.Close())
+			return errors.Join(err, closed(draining, server))
 		}}, nil
 	}
 }
 
-// maxSession, in seconds, is how long a client that is away is kept in memory.
+// closed closes the server. That waits for ever where a client comes or goes at
+// that moment: https://github.com/mochi-mqtt/server/issues/488.
+func closed(ctx context.Context, server *mochi.Server) error {
+	done := make(chan error, 1)
+	go func() { done <- server.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("close the MQTT broker: %w", ctx.Err())
+	}
+}
+
+// maxSession, in seconds, is how long the session of a client that is away is kept.
 const maxSession = 24 * 3600
 
 // hook takes what is published to the mesh.
@@ -110,7 +131,7 @@ func newHook(intake *source.Intake) *hook {
 func (h *hook) ID() string { return "mesh" }
 
 func (h *hook) Provides(b byte) bool {
-	return bytes.IndexByte([]byte{mochi.OnPublish, mochi.OnPacketProcessed, mochi.OnWillSent}, b) >= 0
+	return bytes.IndexByte([]byte{mochi.OnPublish, mochi.OnPacketProcessed, mochi.OnWillSent, mochi.OnSubscribe}, b) >= 0
 }
 
 // idle waits until what was accepted is acknowledged, or until ctx ends.
@@ -152,6 +173,18 @@ func (h *hook) OnPacketProcessed(client *mochi.Client, p packets.Packet, _ error
 		delete(h.busy, client)
 		h.answered.Broadcast()
 	}
+}
+
+// OnSubscribe grants QoS 0 and no more. With another one mochi keeps what is on
+// its way to the subscriber, and reads it under two read locks of which one holds
+// the other (Inflight.NextImmediate): a device that publishes between them would
+// wait for ever.
+func (h *hook) OnSubscribe(_ *mochi.Client, p packets.Packet) packets.Packet {
+	p.Filters = slices.Clone(p.Filters)
+	for i := range p.Filters {
+		p.Filters[i].Qos = 0
+	}
+	return p
 }
 
 // OnWillSent takes the last will of a client: for it, too, it is a message of a

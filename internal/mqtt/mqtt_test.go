@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -24,13 +26,17 @@ import (
 
 // start runs the MQTT broker in front of an ingress.
 func start(t testing.TB, ingress *mqtttest.Ingress) (address string, stop func()) {
+	return startOn(t, ingress, filepath.Join(t.TempDir(), "sessions.json"))
+}
+
+func startOn(t testing.TB, ingress *mqtttest.Ingress, file string) (address string, stop func()) {
 	t.Helper()
 	t.Setenv("K_SINK", ingress.URL)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	fn, err := Start(listener)(function.Ports{Client: http.DefaultClient, Log: slog.New(slog.DiscardHandler)})
+	fn, err := Start(listener, file)(function.Ports{Client: http.DefaultClient, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,6 +175,62 @@ func TestEnd(t *testing.T) {
 	}
 }
 
+// Sessions outlive the process: a client that does not find its own forgets what
+// it has not seen acknowledged, and one that finds it does not subscribe again.
+func TestSessionsOutliveTheProcess(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	file := filepath.Join(t.TempDir(), "sessions.json")
+	address, stop := startOn(t, ingress, file)
+	seen := make(chan string, 10)
+	for _, id := range []string{"kept", "clean"} {
+		device := dial(t, address, 4)
+		if present := device.connect(t, id, id == "clean"); present {
+			t.Errorf("%s: a session before the first connection", id)
+		}
+	}
+	display := mqtttest.NewClient(t, address, "display", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), mqtttest.Patience)
+	defer cancel()
+	if _, err := display.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "a/+", QoS: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	// What is in the file now is what a kill leaves.
+	left := read(t, file)
+	stop()
+	if err := os.WriteFile(file, left, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	address, _ = startOn(t, ingress, file)
+	for _, id := range []string{"kept", "clean"} {
+		device := dial(t, address, 4)
+		if present := device.connect(t, id, id == "clean"); present != (id == "kept") {
+			t.Errorf("%s: session present %v after a restart", id, present)
+		}
+	}
+	mqtttest.NewClient(t, address, "display", func(p *paho.Publish) { seen <- p.Topic })
+	mqtttest.Publish(t, mqtttest.NewClient(t, address, "device", nil), &paho.Publish{Topic: "a/b", QoS: 1, Payload: []byte("1")})
+	if got := mqtttest.Await(t, seen, "the message"); got != "a/b" {
+		t.Errorf("seen %q, want a/b", got)
+	}
+
+	// One that ends its session leaves nothing.
+	device := dial(t, address, 4)
+	device.connect(t, "kept", true)
+	if left := read(t, file); bytes.Contains(left, []byte("kept")) {
+		t.Errorf("after a clean start the file still has the session: %s", left)
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // Other clients see what is published, as with any MQTT broker.
 func TestRouting(t *testing.T) {
 	ingress := mqtttest.NewIngress(t)
@@ -177,8 +239,8 @@ func TestRouting(t *testing.T) {
 	display := mqtttest.NewClient(t, address, "display", func(p *paho.Publish) { seen <- p.Topic + " " + string(p.Payload) })
 	ctx, cancel := context.WithTimeout(t.Context(), mqtttest.Patience)
 	defer cancel()
-	if _, err := display.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "a/+", QoS: 1}}}); err != nil {
-		t.Fatal(err)
+	if ack, err := display.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "a/+", QoS: 1}}}); err != nil || ack.Reasons[0] != 0 {
+		t.Fatalf("subscribe: %+v, %v; want QoS 0 granted", ack, err)
 	}
 	mqtttest.Publish(t, mqtttest.NewClient(t, address, "device", nil), &paho.Publish{Topic: "a/b", QoS: 0, Payload: []byte("1")})
 	if got := mqtttest.Await(t, seen, "the message"); got != "a/b 1" {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -152,15 +153,20 @@ type Server struct {
 	Acknowledged chan string // of a message, by the client
 }
 
-// NewServer starts an MQTT broker on address.
+// NewServer starts an MQTT broker on address. Nothing should be published to a
+// client while it acknowledges: mochi reads its in-flight messages under two read
+// locks of which one holds the other (Inflight.NextImmediate), and a write
+// between them waits for ever.
 func NewServer(t testing.TB, address string) *Server {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
+	capabilities := mochi.NewDefaultServerCapabilities()
+	capabilities.MaximumInflight = math.MaxUint16 // what it keeps for who is away
 	s := &Server{
-		Server:       mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)}),
+		Server:       mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler)}),
 		Address:      listener.Addr().String(),
 		Subscribed:   make(chan string, 1<<10),
 		Acknowledged: make(chan string, 1<<16),

@@ -1,0 +1,173 @@
+package mqtt
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"sync"
+
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/hooks/storage"
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// sessions keeps in a file which sessions there are. A client whose session is
+// gone forgets what it has not seen acknowledged (MQTT 5, section 3.2.2.1.1);
+// one that finds it sends again.
+type sessions struct {
+	mochi.HookBase
+	path string
+	log  *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]session
+}
+
+// session is one that outlives its connection.
+type session struct {
+	ID      string                 `json:"id"`
+	Version byte                   `json:"version"`
+	Expiry  uint32                 `json:"expiry,omitempty"` // in seconds; MQTT 5
+	Filters []packets.Subscription `json:"filters,omitempty"`
+}
+
+func openSessions(path string, log *slog.Logger) (*sessions, error) {
+	s := &sessions{path: path, log: log, known: map[string]session{}}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read MQTT sessions: %w", err)
+	}
+	var all []session
+	if err := json.Unmarshal(text, &all); err != nil {
+		return nil, fmt.Errorf("read MQTT sessions of %s: %w", path, err)
+	}
+	for _, one := range all {
+		s.known[one.ID] = one
+	}
+	return s, nil
+}
+
+func (s *sessions) ID() string { return "sessions" }
+
+func (s *sessions) Provides(b byte) bool {
+	return bytes.IndexByte([]byte{mochi.StoredClients, mochi.StoredSubscriptions, mochi.OnSessionEstablish, mochi.OnSubscribed,
+		mochi.OnUnsubscribed, mochi.OnDisconnect, mochi.OnClientExpired}, b) >= 0
+}
+
+func (s *sessions) StoredClients() (out []storage.Client, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range s.known {
+		out = append(out, storage.Client{
+			ID: one.ID, T: storage.ClientKey, Listener: listenerID, ProtocolVersion: one.Version,
+			Properties: storage.ClientProperties{SessionExpiryInterval: one.Expiry, SessionExpiryIntervalFlag: one.Expiry > 0},
+		})
+	}
+	return out, nil
+}
+
+func (s *sessions) StoredSubscriptions() (out []storage.Subscription, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range s.known {
+		for _, f := range one.Filters {
+			out = append(out, storage.Subscription{
+				T: storage.SubscriptionKey, Client: one.ID, Filter: f.Filter, Identifier: f.Identifier,
+				RetainHandling: f.RetainHandling, Qos: f.Qos, RetainAsPublished: f.RetainAsPublished, NoLocal: f.NoLocal,
+			})
+		}
+	}
+	return out, nil
+}
+
+// OnSessionEstablish is called before the client is told whether its session is
+// there.
+func (s *sessions) OnSessionEstablish(client *mochi.Client, p packets.Packet) {
+	s.change(client, func(before session) []packets.Subscription {
+		if p.Connect.Clean {
+			return nil
+		}
+		return before.Filters
+	})
+}
+
+func (s *sessions) OnSubscribed(client *mochi.Client, _ packets.Packet, _ []byte) {
+	s.change(client, func(session) []packets.Subscription { return filters(client) })
+}
+
+// OnUnsubscribed is also called for a connection whose session another one takes
+// over: that is no change.
+func (s *sessions) OnUnsubscribed(client *mochi.Client, _ packets.Packet) {
+	if !client.Closed() {
+		s.change(client, func(session) []packets.Subscription { return filters(client) })
+	}
+}
+
+func (s *sessions) OnDisconnect(client *mochi.Client, _ error, expire bool) {
+	if expire && !client.IsTakenOver() {
+		s.forget(client.ID)
+	}
+}
+
+func (s *sessions) OnClientExpired(client *mochi.Client) { s.forget(client.ID) }
+
+func filters(client *mochi.Client) []packets.Subscription {
+	all := client.State.Subscriptions.GetAll()
+	var out []packets.Subscription
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		out = append(out, all[name])
+	}
+	return out
+}
+
+// change takes the session of a client as it is now, if it outlives the
+// connection.
+func (s *sessions) change(client *mochi.Client, filters func(before session) []packets.Subscription) {
+	p := &client.Properties
+	if p.ProtocolVersion == 5 && p.Props.SessionExpiryInterval == 0 || p.ProtocolVersion < 5 && p.Clean {
+		s.forget(client.ID)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, ok := s.known[client.ID]
+	now := session{client.ID, p.ProtocolVersion, p.Props.SessionExpiryInterval, filters(before)}
+	if !ok || !reflect.DeepEqual(before, now) {
+		s.known[client.ID] = now
+		s.write()
+	}
+}
+
+func (s *sessions) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.known[id]; ok {
+		delete(s.known, id)
+		s.write()
+	}
+}
+
+// write is called with s.mu held. A file that cannot be written costs a client
+// its session at the next start, and no message now.
+func (s *sessions) write() {
+	text, err := json.Marshal(slices.Collect(maps.Values(s.known)))
+	if err == nil {
+		err = os.WriteFile(s.path+".new", text, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(s.path+".new", s.path)
+	}
+	if err != nil {
+		s.log.Warn("MQTT sessions not kept", "error", err)
+	}
+}
