@@ -23,6 +23,10 @@ type Table struct {
 	Order   string   // Revision or Version: of rows with the same key the highest counts; empty: a key is sent once
 	Time    string   // column that partitions the table; empty: none. With Revision, rows of one key have the same
 
+	// AppendOnly: rows of one key are one row, whatever else they say: that which
+	// was stored first stays. Time is part of the key.
+	AppendOnly bool
+
 	// Tombstones: a row may say that its key is gone. Rows have one more cell
 	// than Columns, the last: deleted, a BOOL. The output port does not show it
 	// nor rows that have it.

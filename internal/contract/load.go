@@ -299,6 +299,15 @@ func loadTable(folder fs.FS, file string, p *Product) (t Table, id string, err e
 	for _, k := range key {
 		t.Key = append(t.Key, k.column)
 	}
+	t.AppendOnly = s.CustomProperties.get("appendOnly") == true
+	switch field := "schema[0].customProperties.appendOnly"; {
+	case !t.AppendOnly:
+	case !slices.Contains(t.Key, t.Time):
+		// What is known of the rows that are there is kept by the time.
+		return t, "", fieldError(file, field, "true", "a column that partitions as part of the key")
+	case t.Tombstones || s.CustomProperties.get("order") != nil:
+		return t, "", fieldError(file, field, "true", "neither order nor tombstones: nothing takes a row's place")
+	}
 	switch order := s.CustomProperties.get("order"); order {
 	case nil:
 	case Revision, Version:

@@ -40,7 +40,8 @@ type Warehouse interface {
 	// greatest value. Where values of the same revision and assignment_version
 	// differ, its quality is "conflict". The revision that a port shows grows
 	// with each row that joins its key and says something new; a version is
-	// shown as it was appended.
+	// shown as it was appended. Of a table that is append-only, rows of one key
+	// are one row: that which was stored first.
 	//
 	// An error is mesh.Permanent if these rows can never be stored.
 	Append(ctx context.Context, batch Batch) error

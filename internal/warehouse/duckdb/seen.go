@@ -13,7 +13,8 @@ import (
 
 // seen knows which rows a table has, so that a new row is told from one that
 // is stored already without asking DuckDB. It holds a print of each row, by
-// buckets of an hour of the table's time (a table without one is one bucket).
+// buckets of an hour of the table's time (a table without one is one bucket), or
+// of a minute where rows come in the order of that time and never late.
 // A bucket that is not held is read when a row falls into it; buckets outside
 // the time that the table spans are known to be empty. So a stream in order
 // never reads, and late data reads its own hours once.
@@ -43,16 +44,17 @@ type mark struct {
 }
 
 const (
-	bucketWidth = 3600 * 1_000_000 // an hour
-	bucketCost  = 16               // rows that an empty bucket weighs
-	maxHeld     = 4 << 20          // rows; about 40 bytes each
+	minute     = 60 * 1_000_000 // of a bucket, in µs
+	hour       = 60 * minute
+	bucketCost = 16      // rows that an empty bucket weighs
+	maxHeld    = 4 << 20 // rows; about 40 bytes each
 )
 
-func bucketOf(at int64) int64 {
+func bucketOf(at, width int64) int64 {
 	if at < 0 {
-		at -= bucketWidth - 1
+		at -= width - 1
 	}
-	return at / bucketWidth
+	return at / width
 }
 
 // reset forgets everything: the transaction that wrote it was rolled back.
@@ -75,7 +77,7 @@ func (t *table) prepare(c conn, prints [][]print) error {
 				return err
 			}
 			if row[0] > 0 {
-				s.first, s.last = bucketOf(row[1]), bucketOf(row[2])
+				s.first, s.last = bucketOf(row[1], t.width), bucketOf(row[2], t.width)
 			}
 		}
 		s.loaded = true
@@ -118,7 +120,7 @@ func (t *table) load(c conn, missing []int64) error {
 	if t.time >= 0 {
 		at := name(t.stored[t.time].Name)
 		where = fmt.Sprintf("WHERE %[1]s >= make_timestamp(%[2]d) AND %[1]s < make_timestamp(%[3]d)",
-			at, missing[0]*bucketWidth, (missing[len(missing)-1]+1)*bucketWidth)
+			at, missing[0]*t.width, (missing[len(missing)-1]+1)*t.width)
 		if int64(len(missing)) < missing[len(missing)-1]-missing[0]+1 {
 			var list strings.Builder
 			for i, n := range missing {
@@ -129,11 +131,11 @@ func (t *table) load(c conn, missing []int64) error {
 			}
 			// Integer division rounds towards zero, buckets towards the past.
 			where += fmt.Sprintf(" AND (epoch_us(%[1]s) - CASE WHEN %[1]s < make_timestamp(0) THEN %[2]d ELSE 0 END) // %[3]d IN (%[4]s)",
-				at, bucketWidth-1, int64(bucketWidth), list.String())
+				at, t.width-1, t.width, list.String())
 		}
 	}
 	s := &t.seen
-	return c.query(fmt.Sprintf("SELECT %s, resolved FROM %s %s", names(t.stored), t.storage(currentSuffix), where),
+	return c.query(fmt.Sprintf("SELECT %s, resolved FROM %s %s", t.toPrint(), t.storage(currentSuffix), where),
 		func(row []warehouse.Cell) error {
 			p := t.printOf(row)
 			if row[len(row)-1].Bool() {
@@ -142,6 +144,19 @@ func (t *table) load(c conn, missing []int64) error {
 			s.put(s.buckets[p.bucket], p)
 			return nil
 		})
+}
+
+// toPrint lists the columns of a stored row, with NULL for those that its print
+// does not read: they may be large.
+func (t *table) toPrint() string {
+	list := make([]string, len(t.stored))
+	for i, c := range t.stored {
+		list[i] = "NULL::BIGINT"
+		if slices.Contains(t.printed, i) || slices.Contains(t.key, i) || i == t.time || i == t.received {
+			list[i] = name(c.Name)
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 func (s *seen) put(b *bucket, p print) {

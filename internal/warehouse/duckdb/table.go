@@ -37,6 +37,8 @@ type table struct {
 	provenance []int // of rows that say the same: the least by these, in this order
 	received   int   // the first of them if it is a TIMESTAMP; -1: none
 	time       int   // TIMESTAMP that a key is always with; -1: none
+	width      int64 // of a bucket of seen, in µs
+	printed    []int // what tells a row of a key from another one: the content of its print
 	moved      bool  // the file has the columns in another order: some were added later
 
 	seen     seen
@@ -56,7 +58,7 @@ var cellKinds = map[contract.Type]warehouse.Kind{
 }
 
 func newTable(ct *contract.Table) *table {
-	t := &table{Table: *ct, cells: ct.Cells(), order: -1, assigned: -1, quality: -1, received: -1, time: -1}
+	t := &table{Table: *ct, cells: ct.Cells(), order: -1, assigned: -1, quality: -1, received: -1, time: -1, width: hour}
 	t.schema = strings.TrimSuffix(t.Schema, "_internal") + "_internal"
 	t.stored = t.cells
 	for _, c := range t.cells {
@@ -91,6 +93,9 @@ func newTable(ct *contract.Table) *table {
 		}
 		t.rank = append(t.rank, t.values...)
 	}
+	if slices.Contains(t.Key, t.Time) {
+		t.time = index(t.Time)
+	}
 	// Then the latest and the greatest of what is left: a join that knew of a
 	// later action knew more.
 	for _, timestamps := range []bool{true, false} {
@@ -108,6 +113,16 @@ func newTable(ct *contract.Table) *table {
 	}
 	if len(t.provenance) > 0 && t.stored[t.provenance[0]].Type == contract.Timestamp {
 		t.received = t.provenance[0]
+	}
+	if t.AppendOnly {
+		// The key alone says what a row is.
+		t.printed, t.width = t.key, minute
+		return t
+	}
+	for i := range t.cells {
+		if i != t.recordedAt && i != t.received {
+			t.printed = append(t.printed, i)
+		}
 	}
 	return t
 }
@@ -238,7 +253,7 @@ func (t *table) closeAppenders() {
 // print is what the memory of a table has of a row.
 type print struct {
 	key      uint64 // of the key
-	content  uint64 // of all but recorded_at and received; never 0
+	content  uint64 // of what is printed; never 0
 	received int64  // 0 if the table has no such column
 	bucket   int64  // which part of the memory it is in
 }
@@ -265,17 +280,15 @@ func (t *table) printOf(row []warehouse.Cell) print {
 	for _, i := range t.key {
 		p.key = hashCell(p.key, &row[i])
 	}
-	for i := range t.cells {
-		if i != t.recordedAt && i != t.received {
-			p.content = hashCell(p.content, &row[i])
-		}
+	for _, i := range t.printed {
+		p.content = hashCell(p.content, &row[i])
 	}
 	p.content = max(p.content, 1)
 	if t.received >= 0 {
 		p.received = row[t.received].Int()
 	}
 	if t.time >= 0 {
-		p.bucket = bucketOf(row[t.time].Int())
+		p.bucket = bucketOf(row[t.time].Int(), t.width)
 	}
 	return p
 }

@@ -44,6 +44,7 @@ func Test(t *testing.T, open func(t testing.TB) warehouse.Warehouse) {
 		{"OrderDoesNotMatter", testOrder},
 		{"VersionsAndTombstones", testVersions},
 		{"Rejections", testRejections},
+		{"AppendOnly", testAppendOnly},
 		{"RowsThatCanNeverBeStored", testPermanent},
 		{"AllOrNone", testAllOrNone},
 		{"ManyAtOnce", testConcurrent},
@@ -435,6 +436,23 @@ func testRejections(t *testing.T, s *Store) {
 	s.Add(table, rejected("m1", "no time", noon), read)
 	s.want("SELECT message_id, cause, readings FROM iot_telemetry_internal.rejected ORDER BY message_id, received_at, cause, readings NULLS FIRST",
 		"m1 no time NULL", "m1 no value NULL", "m1 no value 2", "m1 no value NULL", "m2 no value NULL")
+}
+
+func testAppendOnly(t *testing.T, s *Store) {
+	logged := func(id, broker, data string, at mesh.Instant) Row {
+		return Row{
+			"broker": warehouse.String(broker), "event_id": warehouse.String(id), "source": warehouse.String("/devices"),
+			"type": warehouse.String("t"), "specversion": warehouse.String("1.0"), "received_at": warehouse.Instant(at),
+			"data": warehouse.String(data), "data_base64": warehouse.Bool(false), "data_bytes": warehouse.Int(1),
+		}
+	}
+	const table = "event_log.events"
+	s.Add(table, logged("e1", "iot/iot", "first", noon), logged("e1", "crm/crm", "first", noon), logged("e2", "iot/iot", "first", noon-9e9))
+	s.Add(table, logged("e1", "iot/iot", "second", noon), logged("e2", "iot/iot", "second", noon-9e9), logged("e1", "iot/iot", "third", noon+1))
+	for _, table := range []string{"event_log.events", "event_log_internal.events"} {
+		s.want("SELECT broker, event_id, data FROM "+table+" ORDER BY received_at, broker",
+			"iot/iot e2 first", "crm/crm e1 first", "iot/iot e1 first", "iot/iot e1 third")
+	}
 }
 
 func testPermanent(t *testing.T, s *Store) {
