@@ -11,14 +11,17 @@ import (
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 )
 
-// Annotations by which manifests say what no field of Knative says. Both hold
-// event types, separated by commas.
+// Annotations by which manifests say what no field of Knative says. The first two
+// hold event types, separated by commas.
 const (
 	// Emits, on a Service or a Deployment: the types that the function makes.
 	Emits = "telemesh.dev/emits"
 	// Outputs, on a Broker: the types that are output ports of its domain's
 	// products. Nobody here has to read them, and they may come from outside.
 	Outputs = "telemesh.dev/outputs"
+	// Keeps, on a Trigger, is "everything": its subscriber keeps whatever comes and
+	// makes nothing of it, so that what it alone reads is read by nobody.
+	Keeps = "telemesh.dev/keeps"
 )
 
 // Finding is a place where manifests do not fit together.
@@ -222,7 +225,7 @@ func (c *checker) read() {
 		any := false
 		for f := range c.flows {
 			if f.broker == broker.Ref() && reads(t, f.eventType) != no {
-				isRead[f], any = true, true
+				isRead[f], any = isRead[f] || t.Annotations[Keeps] != "everything", true
 			}
 		}
 		const fix = "correct the type, declare it in " + Emits + " of the Service or Deployment that makes it, or in " + Outputs + " of the Broker if it comes from outside"
