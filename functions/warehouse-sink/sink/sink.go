@@ -7,9 +7,14 @@
 //	customers.changed                        → customers.customers
 //	analytics.joined                         → iot_analytics.readings
 //
+// With BROKER it stores what that Broker brings instead, whatever it is, each
+// event as one row:
+//
+//	every event → event_log.events
+//
 // It replies nothing. When it has answered, the rows are durable. The same
 // event, and the same row in any event, is stored once: the warehouse sees to
-// it. An event of another type, one whose data cannot be decoded and one with
+// it. An event of another type without BROKER, one whose data cannot be decoded and one with
 // rows that no retry can store are permanent errors; a warehouse that is away
 // is a passing one, and no reason not to start.
 package sink
@@ -26,15 +31,25 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
+// Config of the function.
+type Config struct {
+	remote.Config
+	Broker      string   `envconfig:"BROKER"`       // NAMESPACE/NAME whose events are stored as rows of event_log.events; empty: what they carry is stored
+	WithoutData []string `envconfig:"WITHOUT_DATA"` // types of events whose data are not stored in event_log.events
+}
+
 // Start makes the function.
 func Start(ports function.Ports) (*function.Function, error) {
-	config, err := function.Config[remote.Config]()
+	config, err := function.Config[Config]()
 	if err != nil {
 		return nil, err
 	}
 	w, err := config.Open(ports.Warehouse, ports.Client)
 	if err != nil {
 		return nil, err
+	}
+	if config.Broker != "" {
+		return &function.Function{Handler: NewLog(w, config.Broker, config.WithoutData)}, nil
 	}
 	return &function.Function{Handler: New(w)}, nil
 }
