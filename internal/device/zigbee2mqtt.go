@@ -9,14 +9,15 @@ import (
 )
 
 // zigbee2MQTT reads the states that Zigbee2MQTT publishes as zigbee2mqtt/NAME,
-// and by the link quality, which all of them have, those of another base topic:
+// and by the link quality, which all of them have, those of another base topic.
+// They name their device and time not as plain JSON does; what does so is that.
 // https://www.zigbee2mqtt.io/guide/usage/mqtt_topics_and_messages.html
 var zigbee2MQTT = reader{
 	format: "zigbee2mqtt",
 	sent:   func(m *mesh.Message) bool { return matches(m, zigbeeBase+"#") && m.Attributes[topic] != "zigbee2mqtt" },
 	shaped: func(d *document, i int32) bool {
 		c := d.member(i, "linkquality")
-		return c != 0 && d.kind(c) == number
+		return c != 0 && d.kind(c) == number && !d.names(i)
 	},
 	marks: []string{"linkquality"},
 	raw:   (*Parser).readZigbeeText,
