@@ -146,7 +146,7 @@ func (in *instance) takeMQTT(address string) (string, error) {
 		return "", hint(fmt.Errorf("start the MQTT broker: %w", err),
 			"name another address with --mqtt, or '' for none; --set mqtt-source.MQTT_URL=mqtt://%s fetches the messages of the one that is there", address)
 	}
-	if err := in.mesh.StartSource(in.config.Manifests.Deployments[at], mqtt.Start(listener)); err != nil {
+	if err := in.mesh.StartSource(in.config.Manifests.Deployments[at], mqtt.Start(listener, filepath.Join(in.dir, "mqtt-sessions.json"))); err != nil {
 		return "", errors.Join(err, listener.Close())
 	}
 	return listener.Addr().String(), nil

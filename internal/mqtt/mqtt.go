@@ -60,10 +60,6 @@ func Start(listener net.Listener, file string) function.Start {
 			return nil, err
 		}
 		cfg.Linger = min(cfg.Linger, maxLinger)
-		intake, err := source.NewIntake(cfg, sourceURI, ports)
-		if err != nil {
-			return nil, err
-		}
 		kept, err := openSessions(file, ports.Log)
 		if err != nil {
 			return nil, err
@@ -75,7 +71,17 @@ func Start(listener net.Listener, file string) function.Start {
 		// (MQTT 5, section 3.4.2.2).
 		capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
 		// What it logs are packets, with the data of devices in them.
-		server := mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler)})
+		server := mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler), InlineClient: true})
+		intake, err := source.NewIntake(cfg, sourceURI, ports, func(topic string, payload []byte) {
+			go func() {
+				if err := server.Publish(topic, payload, false, 0); err != nil {
+					ports.Log.Warn("node not asked for its births", "error", err)
+				}
+			}()
+		})
+		if err != nil {
+			return nil, err
+		}
 		h := newHook(intake)
 		if err := errors.Join(server.AddHook(new(auth.AllowHook), nil), server.AddHook(h, nil),
 			server.AddHook(kept, nil), server.AddListener(listeners.NewNet(listenerID, listener))); err != nil {
@@ -153,6 +159,9 @@ func (h *hook) idle(ctx context.Context) {
 // acknowledgement a client has to send it again once it is connected again; one
 // that says no would be the end of it.
 func (h *hook) OnPublish(client *mochi.Client, p packets.Packet) (packets.Packet, error) {
+	if client.Net.Inline { // the mesh's own
+		return p, nil
+	}
 	h.mu.Lock()
 	h.busy[client] = true
 	h.mu.Unlock()

@@ -249,6 +249,28 @@ func TestRouting(t *testing.T) {
 	ingress.Await(t, 1)
 }
 
+// A Sparkplug node is asked for its births here, too, and what asks it is no
+// message of a device.
+func TestSparkplugRebirth(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	address, _ := start(t, ingress)
+	asked := make(chan string, 10)
+	node := mqtttest.NewClient(t, address, "node", func(p *paho.Publish) { asked <- p.Topic })
+	ctx, cancel := context.WithTimeout(t.Context(), mqtttest.Patience)
+	defer cancel()
+	if _, err := node.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "spBv1.0/g/NCMD/n"}}}); err != nil {
+		t.Fatal(err)
+	}
+	mqtttest.Publish(t, node, &paho.Publish{Topic: "spBv1.0/g/NDATA/n", QoS: 1, Payload: mqtttest.Metric("", 5)})
+	if got := mqtttest.Await(t, asked, "the request"); got != "spBv1.0/g/NCMD/n" {
+		t.Errorf("asked %s", got)
+	}
+	mqtttest.Publish(t, node, &paho.Publish{Topic: "spBv1.0/g/NBIRTH/n", QoS: 1, Payload: mqtttest.Metric("temperature", 5)})
+	if got := len(ingress.Messages()); got != 2 {
+		t.Errorf("%d messages, want the data and the birth", got)
+	}
+}
+
 // The last will is a message too: for Sparkplug B it is the death of a node.
 func TestWill(t *testing.T) {
 	ingress := mqtttest.NewIngress(t)

@@ -12,6 +12,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/telemesh/telemesh/internal/batch"
+	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -57,10 +58,13 @@ type Intake struct {
 	open    context.Context
 	stop    context.CancelFunc
 
-	mu    sync.Mutex
-	last  mesh.Instant
-	young map[packet]*taken // by what identifies it until it is acknowledged
-	old   map[packet]*taken // those that were young before
+	ask func(topic string, payload []byte)
+
+	mu     sync.Mutex
+	births *device.Births
+	last   mesh.Instant
+	young  map[packet]*taken // by what identifies it until it is acknowledged
+	old    map[packet]*taken // those that were young before
 }
 
 type packet struct {
@@ -79,8 +83,10 @@ type taken struct {
 // one of them has unacknowledged.
 const maxYoung = 1 << 16
 
-// NewIntake makes an intake of messages whose source is the given one.
-func NewIntake(cfg IntakeConfig, source string, ports function.Ports) (*Intake, error) {
+// NewIntake makes an intake of messages whose source is the given one. ask
+// publishes what asks a Sparkplug node to tell its births again; it must not
+// wait for anything.
+func NewIntake(cfg IntakeConfig, source string, ports function.Ports, ask func(topic string, payload []byte)) (*Intake, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -88,7 +94,7 @@ func NewIntake(cfg IntakeConfig, source string, ports function.Ports) (*Intake, 
 	if err != nil {
 		return nil, err
 	}
-	in := &Intake{topics: all, source: source, slots: make(chan struct{}, cfg.inFlight()), young: map[packet]*taken{}}
+	in := &Intake{topics: all, source: source, slots: make(chan struct{}, cfg.inFlight()), ask: ask, births: device.NewBirths(), young: map[packet]*taken{}}
 	in.open, in.stop = context.WithCancel(context.Background())
 	in.batcher = batch.New(cfg.Config, name, post(ports.Client, cfg.Sink, ports.Log))
 	return in, nil
@@ -132,6 +138,7 @@ func (in *Intake) Take(p Publish, done func(error)) {
 	// the same instant.
 	in.last = max(mesh.At(time.Now()), in.last+1)
 	m.ReceivedAt = in.last
+	rebirth := in.births.Take(&m)
 	if p.PacketID != 0 {
 		if len(in.young) == maxYoung {
 			in.young, in.old = map[packet]*taken{}, in.young
@@ -139,6 +146,9 @@ func (in *Intake) Take(p Publish, done func(error)) {
 		in.young[packet{p.Session, p.PacketID}] = t
 	}
 	in.mu.Unlock()
+	if rebirth != "" {
+		in.ask(rebirth, device.RebirthRequest(m.ReceivedAt))
+	}
 	in.hand(t, m, 0)
 }
 

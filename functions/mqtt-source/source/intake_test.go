@@ -28,7 +28,7 @@ func ports() function.Ports {
 
 func newIntake(t *testing.T, cfg IntakeConfig) *Intake {
 	t.Helper()
-	in, err := NewIntake(cfg, "mqtt://h/", ports())
+	in, err := NewIntake(cfg, "mqtt://h/", ports(), func(topic string, _ []byte) { t.Errorf("asked %s", topic) })
 	if err != nil {
 		t.Fatal(err)
 	}

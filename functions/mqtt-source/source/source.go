@@ -29,7 +29,10 @@
 //
 // The session is that of MQTT_CLIENT_ID and is kept for a week after the
 // connection ends: what is published meanwhile with QoS 1 or 2 comes then. With
-// MQTT_SHARE, several sources of different client ids share the messages.
+// MQTT_SHARE, several sources of different client ids share the messages. Not
+// those of Sparkplug B: its births tell what the data after them mean, so that
+// one source has to see all. A source that has not seen a birth asks the node for
+// it.
 //
 // What MQTT does not keep from coming twice: a message without a time takes the
 // time at which it is received. One that the MQTT broker sends again, since it
@@ -51,6 +54,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/eclipse/paho.golang/autopaho"
@@ -93,6 +97,7 @@ type Source struct {
 	intake *Intake
 	log    *slog.Logger
 	acks   acks
+	conn   atomic.Pointer[autopaho.ConnectionManager]
 }
 
 // New makes a source.
@@ -116,11 +121,11 @@ func New(cfg Config, ports function.Ports) (*Source, error) {
 	if strings.ContainsAny(cfg.Share, "/+#") {
 		return nil, fmt.Errorf("MQTT_SHARE %q: a group has no /, + or #", cfg.Share)
 	}
-	intake, err := NewIntake(cfg.IntakeConfig, "mqtt://"+server.Host+"/", ports)
-	if err != nil {
+	s := &Source{cfg: cfg, server: server, log: ports.Log.With("server", server.String())}
+	if s.intake, err = NewIntake(cfg.IntakeConfig, "mqtt://"+server.Host+"/", ports, s.ask); err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, server: server, intake: intake, log: ports.Log.With("server", server.String())}, nil
+	return s, nil
 }
 
 var defaultPorts = map[string]string{"tcp": "1883", "mqtt": "1883", "ssl": "8883", "mqtts": "8883", "ws": "80", "wss": "443"}
@@ -161,6 +166,7 @@ func (s *Source) Run(ctx context.Context) error {
 			return c, nil
 		},
 		OnConnectionUp: func(conn *autopaho.ConnectionManager, ack *paho.Connack) {
+			s.conn.Store(conn)
 			s.log.Info("connected", "session.present", ack.SessionPresent)
 			go s.subscribe(ctx, conn, failed)
 		},
@@ -207,8 +213,9 @@ func (s *Source) subscribe(ctx context.Context, conn *autopaho.ConnectionManager
 			filter = "$share/" + s.cfg.Share + "/" + filter
 		}
 		// Retained messages come with a new subscription, not with each
-		// connection.
-		request.Subscriptions = append(request.Subscriptions, paho.SubscribeOptions{Topic: filter, QoS: 1, RetainHandling: 1})
+		// connection; what the source publishes itself does not, as far as MQTT
+		// allows it (section 3.8.3.1).
+		request.Subscriptions = append(request.Subscriptions, paho.SubscribeOptions{Topic: filter, QoS: 1, RetainHandling: 1, NoLocal: s.cfg.Share == ""})
 	}
 	for n := 0; ctx.Err() == nil; n++ {
 		ack, err := conn.Subscribe(ctx, request)
@@ -224,7 +231,9 @@ func (s *Source) subscribe(ctx context.Context, conn *autopaho.ConnectionManager
 		case errors.Is(err, autopaho.ConnectionDownError) || errors.Is(err, session.ErrNoConnection) || errors.Is(err, paho.ErrConnectionLost):
 			return // the next connection subscribes
 		}
-		s.log.Warn("not subscribed, it is tried again", "error", err)
+		if ctx.Err() == nil {
+			s.log.Warn("not subscribed, it is tried again", "error", err)
+		}
 		select {
 		case <-time.After(backoff(n)):
 		case <-ctx.Done():
@@ -238,6 +247,17 @@ func (s *Source) subscribe(ctx context.Context, conn *autopaho.ConnectionManager
 // that a packet id is in use while one of its own messages has it.
 func final(reason byte) bool {
 	return slices.Contains([]byte{0x87, 0x8f, 0x9e, 0xa1, 0xa2}, reason)
+}
+
+// ask publishes to a Sparkplug node. One that is not reached is asked again when
+// its next message comes.
+func (s *Source) ask(topic string, payload []byte) {
+	conn := s.conn.Load()
+	go func() {
+		if _, err := conn.Publish(context.Background(), &paho.Publish{Topic: topic, Payload: payload}); err != nil {
+			s.log.Warn("node not asked for its births", "error", err)
+		}
+	}()
 }
 
 // received takes one PUBLISH; paho calls it for one after the other.

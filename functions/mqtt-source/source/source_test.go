@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -311,5 +312,37 @@ func TestConfig(t *testing.T) {
 	}
 	if cfg.MaxMessages != 500 || cfg.Topics != "#" || cfg.ClientID != "telemesh" {
 		t.Errorf("defaults: %+v", cfg)
+	}
+}
+
+// Data of Sparkplug B mean what a birth said before; a node whose birth was not
+// seen is asked for it.
+func TestSparkplugBirths(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	subscribed(t, server, sourceConfig(server, ingress))
+	asked := make(chan []byte, 1)
+	node := mqtttest.NewClient(t, server.Address, "node", func(p *paho.Publish) { asked <- p.Payload })
+	ctx, cancel := context.WithTimeout(t.Context(), mqtttest.Patience)
+	defer cancel()
+	if _, err := node.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "spBv1.0/g/NCMD/n"}}}); err != nil {
+		t.Fatal(err)
+	}
+	mqtttest.Publish(t, node, &paho.Publish{Topic: "spBv1.0/g/NDATA/n", Payload: mqtttest.Metric("", 5)})
+	if payload := mqtttest.Await(t, asked, "the request"); !bytes.Contains(payload, []byte("Node Control/Rebirth")) {
+		t.Errorf("asked %q", payload)
+	}
+	mqtttest.Publish(t, node, &paho.Publish{Topic: "spBv1.0/g/NBIRTH/n", Payload: mqtttest.Metric("temperature", 5)})
+	mqtttest.Publish(t, node, &paho.Publish{Topic: "spBv1.0/g/NDATA/n", Payload: mqtttest.Metric("", 5)})
+	data := 0
+	for _, m := range ingress.Await(t, 3) {
+		if m.Attributes["topic"] != "spBv1.0/g/NDATA/n" {
+			continue
+		}
+		if data++; data == 2 && !strings.Contains(m.Attributes["sparkplug_names"], "temperature") {
+			t.Errorf("attributes of the data after the birth: %v", m.Attributes)
+		}
+	}
+	if data != 2 {
+		t.Errorf("%d data messages, want 2", data)
 	}
 }

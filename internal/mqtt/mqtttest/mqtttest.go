@@ -23,6 +23,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -267,4 +268,17 @@ func Publish(t testing.TB, client *autopaho.ConnectionManager, p *paho.Publish) 
 	if _, err := client.Publish(ctx, p); err != nil {
 		t.Fatalf("publish %s: %v", p.Topic, err)
 	}
+}
+
+// Metric is a Sparkplug B payload of one metric, a double: by its name and
+// alias, or by its alias alone.
+func Metric(name string, alias uint64) []byte {
+	var m []byte
+	if name != "" {
+		m = protowire.AppendString(protowire.AppendTag(m, 1, protowire.BytesType), name)
+	}
+	m = protowire.AppendVarint(protowire.AppendTag(m, 2, protowire.VarintType), alias)
+	m = protowire.AppendVarint(protowire.AppendTag(m, 4, protowire.VarintType), 10)
+	m = protowire.AppendFixed64(protowire.AppendTag(m, 13, protowire.Fixed64Type), math.Float64bits(21.5))
+	return protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), m)
 }
