@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/telemesh/telemesh/internal/device"
-	"github.com/telemesh/telemesh/internal/mesh"
 )
 
 func FuzzPubSubPush(f *testing.F) { fuzzFormat(f, "pubsub-push") }
@@ -37,50 +35,6 @@ func TestPackedMessages(t *testing.T) {
 			if r.EventID != m.ID || r.EventSource != m.Source || r.ReceivedAt != m.ReceivedAt {
 				t.Errorf("%s: comes from %s %s at %s", c.name, r.EventSource, r.EventID, r.ReceivedAt)
 			}
-		}
-	}
-}
-
-// What many values of a message share is neither read nor copied again for
-// each of them: a notifiedAt of 1 MiB, read for each of 9,000 entities, took 5 s.
-func TestHostileMessagesAreCheap(t *testing.T) {
-	many := func(n int, form string) string {
-		var b strings.Builder
-		for i := range n {
-			b.WriteString(strings.ReplaceAll(form, "#", fmt.Sprint(i)))
-			b.WriteByte(',')
-		}
-		return strings.TrimSuffix(b.String(), ",")
-	}
-	long, blank := strings.Repeat("x", 2<<20), strings.Repeat(" ", 2<<20)
-	pairs := many(9000, "[1,#]")
-	p := device.NewParser(dictionary(t))
-	for _, c := range []struct{ format, payload string }{
-		{"aws-iot-shadow", `{"state":{"reported":{` + many(50_000, `"a#":{}`) + `}},"metadata":{"reported":{"z":1,` + many(50_000, `"a#":{"timestamp":1}`) + `}}}`},
-		{"aws-iot-shadow", `{"state":{"reported":{"` + long + `":{` + many(50_000, `"a#":null`) + `}}}}`},
-		{"aws-iot-shadow", `{"state":{"reported":{` + many(9000, `"a#":{"v":1,"ts":#}`) + `}},"timestamp":"` + blank + `"}`},
-		{"ngsi-ld", `{"id":"` + long + `","type":"` + long + `","a":{"type":"Property","values":[` + pairs + `]}}`},
-		{"ngsi-ld", `{"id":"urn:ngsi-ld:a","type":"` + long + `","a":{"type":"Property","values":[` + pairs + `]}}`},
-		{"ngsi-ld", `{"id":"urn:ngsi-ld:a","type":"t","` + long + `":{"type":"Property","values":[` + pairs + `]}}`},
-		{"ngsi-ld", `{"id":"urn:ngsi-ld:a","type":"t","a":{"type":"Property","unitCode":"` + long + `","values":[` + pairs + `]}}`},
-		{"ngsi-ld", `{"id":"urn:ngsi-ld:a","type":"t","dateObserved":"` + blank + `","a":{"type":"Property","values":[` + pairs + `]}}`},
-		{"ngsi-ld", `{"type":"Notification","subscriptionId":"x","notifiedAt":"` + blank + `","data":[` + many(9000, `{"id":"#","type":"t","a":1}`) + `]}`},
-		{"sensorthings", `{"Datastream":{"@iot.id":1,"name":"` + long + `","unitOfMeasurement":{"symbol":"` + long + `"}},"components":["result"],"dataArray":[` + many(50_000, "[null]") + `]}`},
-		{"azure-iot-hub", `{"SystemProperties":{"connectionDeviceId":"d"},"Properties":{` + many(50_000, `"a#":1`) + `},"Body":[` + many(9000, `{"a":1}`) + `]}`},
-	} {
-		m := message(c.payload)
-		m.Format, m.DeviceID = c.format, "d"
-		began := time.Now()
-		readings, _, _ := p.Parse(nil, m)
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("%s: %s for %d bytes: %.300s", c.format, took, len(c.payload), c.payload)
-		}
-		size := 0
-		for i := range readings {
-			size += len(mesh.EncodeReadings(readings[i : i+1]))
-		}
-		if size > 20<<20 {
-			t.Errorf("%s: %d bytes of readings of %d bytes: %.300s", c.format, size, len(c.payload), c.payload)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-func scan(b *testing.B, decoder *jsontext.Decoder, payload []byte) {
+func scan(b testing.TB, decoder *jsontext.Decoder, payload []byte) {
 	decoder.Reset(bytes.NewBuffer(payload))
 	for {
 		if _, err := decoder.ReadToken(); err == io.EOF {
