@@ -9,7 +9,6 @@ package pubsub
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,8 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -44,8 +45,8 @@ var errEmpty = errors.New("the Pub/Sub message has neither data nor attributes")
 // that Pub/Sub sends, messageId and message_id, one is enough.
 func ParsePush(body []byte) (Message, error) {
 	var push struct {
-		Message      json.RawMessage `json:"message"`
-		Subscription json.RawMessage `json:"subscription"`
+		Message      jsontext.Value `json:"message"`
+		Subscription jsontext.Value `json:"subscription"`
 	}
 	if err := json.Unmarshal(body, &push); err != nil || len(push.Message) == 0 || push.Message[0] != '{' {
 		return Message{}, fmt.Errorf("read Pub/Sub push: %w", ErrNotWrapped)

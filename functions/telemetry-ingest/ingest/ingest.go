@@ -15,7 +15,8 @@
 //
 // Query parameters are attributes of every message of the request, unless the
 // message tells its own: at most 32, each name and value at most 256 bytes. Of
-// them format and device_id are the message's Format and DeviceID.
+// them format and device_id are the message's Format and DeviceID. The headers
+// X-Sensor and X-Pin are attributes, too.
 //
 // The body may be compressed: Content-Encoding gzip. MAX_BODY_BYTES bounds what
 // comes out of it.
@@ -120,6 +121,10 @@ const name = "telemetry-ingest"
 var paths = map[string]string{"/": "", "/v1/tts": "ttn-v3", "/v1/chirpstack": "chirpstack-v4", pushPath: ""}
 
 const pushPath = "/v1/pubsub"
+
+// sensorHeaders are the headers that become attributes: those by which the stations of
+// sensor.community name themselves and their sensor, to whatever API.
+var sensorHeaders = [...]string{"X-Sensor", "X-Pin"}
 
 // Server is the ingest endpoint.
 type Server struct {
@@ -229,6 +234,11 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) (*request, *proble
 	}
 	if err := in.query(r.URL.RawQuery); err != nil {
 		return nil, &problem{status: http.StatusBadRequest, text: err.Error()}
+	}
+	for _, name := range sensorHeaders {
+		if value := r.Header.Get(name); value != "" && len(value) <= maxParameterBytes && in.said[name] == "" {
+			in.said[name] = value
+		}
 	}
 	if sender != "" {
 		in.said[mesh.AttributeSender] = sender

@@ -66,6 +66,23 @@ func TestQueryAndPathDescribeMessages(t *testing.T) {
 	}
 }
 
+// The stations of sensor.community say in headers who they are.
+func TestStationsAreNamedByHeaders(t *testing.T) {
+	b := &broker{}
+	r := httptest.NewRequest(http.MethodPost, "/?site=north", strings.NewReader(`{"sensordatavalues":[]}`))
+	r.RemoteAddr = "127.0.0.1:1"
+	r.Header.Set("X-Sensor", "esp8266-1")
+	r.Header.Set("X-Pin", "11")
+	r.Header.Set("X-Other", "no")
+	w := httptest.NewRecorder()
+	server(t, b, quick).ServeHTTP(w, r)
+	messages := b.messages(t)
+	want := map[string]string{"site": "north", "X-Sensor": "esp8266-1", "X-Pin": "11"}
+	if w.Code != http.StatusAccepted || len(messages) != 1 || !cmp.Equal(messages[0].Attributes, want) {
+		t.Errorf("%d %s: %+v, want the attributes %v", w.Code, w.Body, messages, want)
+	}
+}
+
 func TestQueryLimits(t *testing.T) {
 	many := func(n int) string {
 		values := url.Values{}
