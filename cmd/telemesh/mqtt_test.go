@@ -149,6 +149,10 @@ func TestKilledMeshTakesAllOfAnotherBroker(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		waitFor(t, func() bool { // it routes after it has acknowledged
+			session, _ := server.Clients.Get("telemesh")
+			return session.State.Inflight.Len() == (n+1)*published/(kills+1)-acknowledged
+		})
 		cmd := command(t.Context(), t, args...)
 		started(t, cmd)
 		until := acknowledged + random.IntN((n+1)*published/(kills+1)-acknowledged)

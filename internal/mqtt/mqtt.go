@@ -97,21 +97,24 @@ func Start(listener net.Listener, file string) function.Start {
 			// First what is in flight is accepted and acknowledged.
 			err := intake.Close(draining)
 			h.idle(draining)
-			return errors.Join(err, closed(draining, server))
+			return errors.Join(err, closed(server))
 		}}, nil
 	}
 }
 
-// closed closes the server. That waits for ever where a client comes or goes at
-// that moment: https://github.com/mochi-mqtt/server/issues/488.
-func closed(ctx context.Context, server *mochi.Server) error {
+// closeTime is what the end of all connections may take. mochi waits for ever for
+// a client that comes at that moment, or goes:
+// https://github.com/mochi-mqtt/server/issues/488.
+const closeTime = 2 * time.Second
+
+func closed(server *mochi.Server) error {
 	done := make(chan error, 1)
 	go func() { done <- server.Close() }()
 	select {
 	case err := <-done:
 		return err
-	case <-ctx.Done():
-		return fmt.Errorf("close the MQTT broker: %w", ctx.Err())
+	case <-time.After(closeTime):
+		return errors.New("close the MQTT broker: some connections have not ended")
 	}
 }
 

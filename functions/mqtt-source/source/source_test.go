@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/google/go-cmp/cmp"
@@ -17,7 +19,7 @@ import (
 )
 
 // run runs a source and gives what ends it well.
-func run(t *testing.T, cfg Config) (stop func()) {
+func run(t *testing.T, cfg Config) (s *Source, stop func()) {
 	t.Helper()
 	s, err := New(cfg, ports())
 	if err != nil {
@@ -38,15 +40,26 @@ func run(t *testing.T, cfg Config) (stop func()) {
 		}
 	}
 	t.Cleanup(stop)
-	return stop
+	return s, stop
 }
 
 // subscribed runs a source and waits until it is subscribed.
-func subscribed(t *testing.T, server *mqtttest.Server, cfg Config) (stop func()) {
+func subscribed(t *testing.T, server *mqtttest.Server, cfg Config) (s *Source, stop func()) {
 	t.Helper()
-	stop = run(t, cfg)
+	s, stop = run(t, cfg)
 	awaitSubscription(t, server, cfg.ClientID)
-	return stop
+	return s, stop
+}
+
+// awaitInFlight waits until n messages are received and not accepted. The MQTT
+// broker routes a message after it has acknowledged it.
+func awaitInFlight(t *testing.T, s *Source, n int) {
+	t.Helper()
+	for limit := time.Now().Add(mqtttest.Patience); len(s.intake.slots) < n; runtime.Gosched() {
+		if time.Now().After(limit) {
+			t.Fatalf("%d messages are in flight, want %d", len(s.intake.slots), n)
+		}
+	}
 }
 
 func awaitSubscription(t *testing.T, server *mqtttest.Server, id string) {
@@ -118,8 +131,9 @@ func TestAcknowledgedOnceAccepted(t *testing.T) {
 	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
 	ingress.Refuse(http.StatusServiceUnavailable)
 	cfg := sourceConfig(server, ingress)
-	subscribed(t, server, cfg)
+	s, _ := subscribed(t, server, cfg)
 	publish(t, server, 1, "1", "2", "3")
+	awaitInFlight(t, s, 3)
 	mqtttest.Await(t, ingress.Refused, "a refusal")
 	if got := unacknowledged(t, server, cfg.ClientID); got != 3 {
 		t.Errorf("%d messages are unacknowledged, want 3", got)
@@ -143,30 +157,17 @@ func TestOrderlyEndLeavesNothing(t *testing.T) {
 	release := ingress.Hold()
 	defer release()
 	cfg := sourceConfig(server, ingress)
-	s, err := New(cfg, ports())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	awaitSubscription(t, server, cfg.ClientID)
+	s, stop := subscribed(t, server, cfg)
 	var sent []string
 	for i := range 20 {
 		sent = append(sent, fmt.Sprint(i))
 	}
 	publish(t, server, 1, sent...)
-	for s.intakeLen() < len(sent) { // it is read from the connection one by one
-		if ctx.Err() != nil {
-			t.Fatal(ctx.Err())
-		}
-	}
-	cancel()
+	awaitInFlight(t, s, len(sent))
+	ended := make(chan struct{})
+	go func() { defer close(ended); stop() }()
 	release()
-	if err := mqtttest.Await(t, ended, "the end"); err != nil {
-		t.Errorf("Run = %v, want nil", err)
-	}
+	<-ended
 	server.AwaitAcks(t, cfg.ClientID, len(sent))
 	if got := len(ingress.Messages()); got != len(sent) {
 		t.Errorf("%d messages, want %d", got, len(sent))
@@ -180,8 +181,6 @@ func TestOrderlyEndLeavesNothing(t *testing.T) {
 		t.Errorf("%d messages, the last one %q", len(messages), got)
 	}
 }
-
-func (s *Source) intakeLen() int { return len(s.intake.slots) }
 
 func TestQoS0(t *testing.T) {
 	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
@@ -224,13 +223,14 @@ func TestConnectsAgain(t *testing.T) {
 	ingress := mqtttest.NewIngress(t)
 	server := mqtttest.NewServer(t, "127.0.0.1:0")
 	cfg := sourceConfig(server, ingress)
-	subscribed(t, server, cfg)
+	_, stop := subscribed(t, server, cfg)
 	publish(t, server, 1, "before")
 	ingress.Await(t, 1)
 	if err := server.Close(); err != nil {
 		t.Fatal(err)
 	}
 	server = newServer(t, server.Address)
+	defer stop() // mochi does not end while somebody connects
 	awaitSubscription(t, server, cfg.ClientID)
 	publish(t, server, 1, "after")
 	if diff := cmp.Diff(map[string]int{"before": 1, "after": 1}, payloads(ingress.Await(t, 2))); diff != "" {
