@@ -69,9 +69,14 @@ const (
 
 // keep runs a source until ctx is done: one that ends before begins anew.
 func keep(ctx context.Context, log *slog.Logger, fn *function.Function, begin func() (*function.Function, error)) {
-	for wait := firstRestart; ; wait = min(2*wait, lastRestart) {
+	wait := firstRestart
+	for {
+		began := time.Now()
 		err := runSource(ctx, fn)
-		for {
+		if time.Since(began) > lastRestart {
+			wait = firstRestart
+		}
+		for fn = nil; fn == nil; wait = min(2*wait, lastRestart) {
 			if ctx.Err() != nil {
 				if err != nil {
 					log.Warn("source not ended well", "error", err)
@@ -81,11 +86,9 @@ func keep(ctx context.Context, log *slog.Logger, fn *function.Function, begin fu
 			log.Error("source ended, it begins again", "after", wait.String(), "error", err)
 			select {
 			case <-time.After(wait):
+				fn, err = begin()
 			case <-ctx.Done():
 				return
-			}
-			if fn, err = begin(); err == nil {
-				break
 			}
 		}
 	}
