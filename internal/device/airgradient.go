@@ -17,6 +17,7 @@ var airGradient = reader{
 			(d.member(i, "rco2") != 0 || d.member(i, "pm02") != 0 || d.member(i, "atmp") != 0 || d.member(i, "tvocIndex") != 0)
 	},
 	marks: []string{"serialno"},
+	own:   []string{"serialno"},
 	read:  (*Parser).readAirGradient,
 }
 

@@ -35,6 +35,7 @@ var awsShadow = reader{
 		return true
 	},
 	marks: []string{"state", "current"},
+	own:   []string{"timestamp"},
 	raw: func(p *Parser) (isJSON bool, err error) {
 		return len(bytes.TrimSpace(p.m.Payload)) > 0, nil // empty: a request to get or to delete
 	},

@@ -30,6 +30,7 @@ var azureIoTHub = reader{
 			d.hasPrefix(d.member(i, "eventType"), azureDevices)
 	},
 	marks: []string{"SystemProperties", "systemProperties", "annotations", "eventType"},
+	own:   []string{},
 	read:  (*Parser).readAzure,
 }
 

@@ -17,6 +17,7 @@ var chirpStack = reader{
 	},
 	shaped: func(d *document, i int32) bool { return d.at(i, "deviceInfo", "devEui") != 0 },
 	marks:  []string{"deviceInfo"},
+	own:    []string{"time"},
 	read:   (*Parser).readChirpStack,
 }
 

@@ -45,6 +45,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +67,10 @@ type reader struct {
 	shaped func(d *document, i int32) bool
 	marks  []string
 	pack   bool
+	// own are the names that messages of the format have for their device or
+	// time, of those that plain JSON has; not nil: an object that has another one
+	// is plain JSON, whatever its shape.
+	own []string
 
 	// looks says whether a payload that is no JSON looks like it; nil: none ever
 	// does.
@@ -354,6 +359,14 @@ func (p *Parser) elements() error {
 		i++
 	}
 	return nil
+}
+
+// foreign says whether the object that is read names its device or time in a
+// way that the format has not.
+func (p *Parser) foreign(r *reader) bool {
+	return r.own != nil && slices.ContainsFunc(p.top, func(n *name) bool {
+		return n.role.of != ofMetric && !slices.Contains(r.own, n.text)
+	})
 }
 
 // noObject is the cause for value i, which should be an object. A string is

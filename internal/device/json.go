@@ -28,16 +28,6 @@ var roles = func() map[string]role {
 	return m
 }()
 
-// names says whether object i names its device or time as plain JSON does.
-func (d *document) names(i int32) bool {
-	for c := i + 1; c < d.end(i); c = d.end(c) {
-		if roles[fold(d.name(c))].of != ofMetric {
-			return true
-		}
-	}
-	return false
-}
-
 // plain reads what no other reader recognizes.
 var plain = reader{format: "json", read: (*Parser).readJSON}
 

@@ -21,6 +21,7 @@ var sensorCommunity = reader{
 		return values != 0 && d.kind(values) == array
 	},
 	marks: []string{"sensordatavalues"},
+	own:   []string{},
 	read:  (*Parser).readSensorCommunity,
 }
 

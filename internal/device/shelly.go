@@ -34,6 +34,7 @@ var shelly = reader{
 		return method != 0 && src != 0 && params != 0 && d.kind(src) == text && d.kind(params) == object && bytes.HasPrefix(d.chars(method), []byte("Notify"))
 	},
 	marks: []string{"params"},
+	own:   []string{},
 	raw:   (*Parser).readShellyText,
 	read:  (*Parser).readShelly,
 }

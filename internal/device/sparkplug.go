@@ -30,6 +30,7 @@ var sparkplug = reader{
 		return (d.member(first, "name") != 0 || d.member(first, "alias") != 0) && (d.member(first, "datatype") != 0 || d.member(first, "dataType") != 0)
 	},
 	marks: []string{"metrics"},
+	own:   []string{"timestamp"},
 	raw:   (*Parser).readSparkplug,
 	read:  (*Parser).readSparkplugJSON,
 }

@@ -25,6 +25,7 @@ var tasmota = reader{
 			d.at(i, "ENERGY", "Total") != 0 || d.at(i, "Wifi", "BSSId") != 0)
 	},
 	marks: []string{"TempUnit", "PressureUnit", "ENERGY", "Wifi"},
+	own:   []string{"Time"},
 	raw:   (*Parser).readTasmotaText,
 	read:  (*Parser).readTasmota,
 }

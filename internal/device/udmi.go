@@ -34,6 +34,7 @@ var udmi = reader{
 			d.at(i, "system", "last_config") != 0 || d.at(i, "system", "operation") != 0 || d.at(i, "system", "min_loglevel") != 0
 	},
 	marks: []string{"points", "metrics", "logentries", "pointset", "system"},
+	own:   []string{"timestamp"},
 	read:  (*Parser).readUDMI,
 }
 

@@ -17,9 +17,10 @@ var zigbee2MQTT = reader{
 	sent:   func(m *mesh.Message) bool { return matches(m, zigbeeBase+"#") && m.Attributes[topic] != "zigbee2mqtt" },
 	shaped: func(d *document, i int32) bool {
 		c := d.member(i, "linkquality")
-		return c != 0 && d.kind(c) == number && !d.names(i)
+		return c != 0 && d.kind(c) == number
 	},
 	marks: []string{"linkquality"},
+	own:   []string{},
 	raw:   (*Parser).readZigbeeText,
 	read:  (*Parser).readZigbee,
 }
