@@ -190,6 +190,16 @@ func stop(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
+// What the README publishes by hand is a reading.
+func TestPublishByHand(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	address := strings.TrimPrefix(started(t, command(t.Context(), t, up(data)...))["mqtt"], "mqtt://")
+	mqtttest.Publish(t, mqtttest.NewClient(t, address, "hand", nil), &paho.Publish{Topic: "desk-1/co2", QoS: 1, Payload: []byte("812")})
+	waitFor(t, func() bool {
+		return cmp.Equal(rows(t, data, "SELECT device_id, metric, value, unit FROM iot_telemetry.readings"), []string{"desk-1,co2,812,ppm"})
+	})
+}
+
 // The MQTT broker asks nobody who he is.
 func TestMQTTOnlyForThisMachine(t *testing.T) {
 	for _, address := range []string{"0.0.0.0:1883", ":1883", "192.0.2.1:1883", "example.org:1883", "1883"} {
