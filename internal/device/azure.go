@@ -30,7 +30,7 @@ var azureIoTHub = reader{
 			d.hasPrefix(d.member(i, "eventType"), azureDevices)
 	},
 	marks: []string{"SystemProperties", "systemProperties", "annotations", "eventType"},
-	own:   []string{},
+	own:   []string{"eventTime"},
 	read:  (*Parser).readAzure,
 }
 

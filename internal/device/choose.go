@@ -16,7 +16,13 @@ import (
 func (p *Parser) choose() (jsonOnly bool, err error) {
 	m := p.m
 	if m.Format != "" {
-		for _, r := range append([]*reader{&plain, &topicValue}, p.readers...) {
+		for _, r := range [...]*reader{&plain, &topicValue} {
+			if r.format == m.Format {
+				p.reader = r
+				return false, nil
+			}
+		}
+		for _, r := range p.readers {
 			if r.format == m.Format {
 				p.reader = r
 				return false, nil
@@ -32,12 +38,12 @@ func (p *Parser) choose() (jsonOnly bool, err error) {
 				return false, nil
 			}
 		}
-		if !jsonOnly {
-			return false, fmt.Errorf("no reader for the content type %s", quote(m.ContentType))
-		}
 	}
 	if len(m.Attributes) > 0 {
 		p.reader, err = p.only(func(r *reader) bool { return r.sent != nil && r.sent(m) })
+	}
+	if err == nil && p.reader == nil && !generic && !jsonOnly {
+		err = fmt.Errorf("no reader for the content type %s", quote(m.ContentType))
 	}
 	return jsonOnly, err
 }

@@ -20,7 +20,9 @@
 //   - An object of a number "value" and a string "unit" or "displayName" is one
 //     value.
 //   - A unit that is told is believed: the value is converted to the unit
-//     of its metric; where that cannot be, it keeps its own name and unit.
+//     of its metric; where that cannot be, it keeps its own name and unit. A
+//     number under the metric's own name that is not the metric, by its unit or
+//     its size, has _raw behind the name.
 //   - What a device says of itself and not of its room (signal, battery,
 //     counters) has a metric that begins with device_.
 //   - When two names of a message stand for the same metric, the one that is
@@ -122,7 +124,8 @@ const (
 	// maxIdentity, in bytes, of a message's source and of its id: every reading
 	// of the message repeats them.
 	maxIdentity = 1024
-	// maxKnown bounds how many names and texts a Parser remembers.
+	// maxKnown bounds how many names and texts a Parser remembers beyond a
+	// message.
 	maxKnown = 4096
 )
 
@@ -200,12 +203,7 @@ func NewParser(dictionary *Dictionary, mappings ...*Mapping) *Parser {
 // appended. A message that measures nothing, such as a join, has no readings
 // and no error.
 func (p *Parser) Parse(out []mesh.Reading, m *mesh.Message) (readings []mesh.Reading, skipped int, err error) {
-	if len(p.names) > maxKnown {
-		p.names, p.metrics = map[string]*name{}, map[string]*metric{}
-	}
-	if len(p.texts) > maxKnown {
-		p.texts = map[string]string{}
-	}
+	defer p.release()
 	p.out, p.first, p.skipped = out, len(out), 0
 	p.m, p.depth, p.reader, p.due = m, 0, nil, 0
 	if err := p.message(); err != nil {
@@ -219,6 +217,20 @@ func (p *Parser) Parse(out []mesh.Reading, m *mesh.Message) (readings []mesh.Rea
 		return out, 0, cause
 	}
 	return p.out, p.skipped, nil
+}
+
+// release forgets what the next message is better without.
+func (p *Parser) release() {
+	if len(p.names) > maxKnown {
+		p.names, p.metrics = map[string]*name{}, map[string]*metric{}
+	}
+	if len(p.texts) > maxKnown {
+		p.texts = map[string]string{}
+	}
+	for _, d := range p.docs {
+		d.release()
+	}
+	p.m = nil
 }
 
 // inner reads a message that is packed in the one that is read. Its readings
@@ -365,7 +377,7 @@ func (p *Parser) elements() error {
 // way that the format has not.
 func (p *Parser) foreign(r *reader) bool {
 	return r.own != nil && slices.ContainsFunc(p.top, func(n *name) bool {
-		return n.role.of != ofMetric && !slices.Contains(r.own, n.text)
+		return (n.role.of == ofDevice || n.role.of == ofTime) && !slices.Contains(r.own, n.text)
 	})
 }
 
@@ -401,7 +413,7 @@ func (p *Parser) outermost(i int32) error {
 		at := -1
 		if p.reader, err = p.only(func(r *reader) bool {
 			at++
-			return asks&bitOf(at) != 0 && r.shaped != nil && r.shaped(p.doc, i)
+			return asks&bitOf(at) != 0 && r.shaped != nil && r.shaped(p.doc, i) && !p.foreign(r)
 		}); err != nil {
 			return p.fault(i, "%w", err)
 		}

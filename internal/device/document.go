@@ -14,6 +14,10 @@ const (
 	// maxDepth bounds the nesting of a payload. What devices send is 2 to 6
 	// deep, and a metric's name holds the name of every level.
 	maxDepth = 32
+	// maxNodes bounds the memory of a payload of very many values.
+	maxNodes = 1 << 18
+	// keptNodes bounds what is kept for the next one.
+	keptNodes = 1 << 16
 	// maxPayload keeps offsets within 32 bits.
 	maxPayload = 64 << 20
 )
@@ -156,9 +160,20 @@ func (d *document) parse(payload []byte) error {
 	return fault(int(syntax.ByteOffset), "not JSON: %s", strings.TrimPrefix(err.Error(), "jsontext: "))
 }
 
+// release forgets the payload.
+func (d *document) release() {
+	d.text, d.input = nil, bytes.Buffer{}
+	if cap(d.nodes) > keptNodes {
+		d.nodes = nil
+	}
+}
+
 // value reads the next value, a member of that name.
 func (d *document) value(name span) error {
 	i := len(d.nodes)
+	if i == maxNodes {
+		return fault(int(d.decoder.InputOffset()), "more than %d values", maxNodes)
+	}
 	d.nodes = append(d.nodes, node{name: name})
 	var kind kind
 	switch k := d.decoder.PeekKind(); k {

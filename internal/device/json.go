@@ -1,5 +1,7 @@
 package device
 
+import "strings"
+
 // role is what a member of the outermost object may be besides a metric. Of
 // several members for one role the lowest rank has it; the others are metrics.
 type role struct {
@@ -13,6 +15,7 @@ const (
 	ofMetric roleOf = iota
 	ofDevice
 	ofTime
+	ofAttribute // where it is a string
 )
 
 // roles are by folded name. Not among them are names that as often mean
@@ -25,8 +28,14 @@ var roles = func() map[string]role {
 	for rank, name := range []string{"observedat", "timestamp", "time", "ts", "datetime", "measuredat", "eventtime"} {
 		m[name] = role{ofTime, rank}
 	}
+	for rank, name := range []string{"firmware", "firmwareversion", "fw", "fwversion", "swversion", "softwareversion", "hwversion", "hardwareversion"} {
+		m[name] = role{ofAttribute, rank}
+	}
 	return m
 }()
+
+// isEUI says whether a name is one of a DevEUI.
+func isEUI(name []byte) bool { return strings.HasSuffix(fold(name), "eui") }
 
 // plain reads what no other reader recognizes.
 var plain = reader{format: "json", read: (*Parser).readJSON}
@@ -39,7 +48,7 @@ var plain = reader{format: "json", read: (*Parser).readJSON}
 //
 // the metrics are what that one holds, and the other members go into the
 // readings' attributes, as many as there is room for. Without it all other
-// members are metrics.
+// members are metrics, but for a firmware's version in words.
 func (p *Parser) readJSON(i int32) error {
 	d := p.doc
 	p.due++
@@ -57,7 +66,11 @@ func (p *Parser) readJSON(i int32) error {
 			time, timeRank = c, r.rank
 		}
 	}
-	if err := p.device(p.scalar(device)); err != nil {
+	id := p.scalar(device)
+	if device != 0 && isEUI(d.name(device)) {
+		id = devEUI(id)
+	}
+	if err := p.device(id); err != nil {
 		return err
 	}
 	if err := p.time(time); err != nil {
@@ -75,6 +88,8 @@ func (p *Parser) readJSON(i int32) error {
 		var err error
 		switch k := d.kind(c); {
 		case c == device || c == time:
+		case k == text && p.top[at].role.of == ofAttribute:
+			p.attributeJSON(d.name(c), d.raw(c))
 		case k == null || k == text && len(d.chars(c)) == 0 && p.top[at].role.of != ofMetric || p.top[at].text == "" && k < object:
 			p.skipped++
 		case k < object:

@@ -78,6 +78,9 @@ func TestDecodedPayloadsOfRealDevices(t *testing.T) {
 				}
 				for _, r := range readings {
 					v, passes := want[r.Metric]
+					if strings.HasPrefix(r.Metric, "device_") || strings.HasSuffix(r.Metric, "_raw") {
+						continue
+					}
 					if !passes && r.Unit == "" {
 						t.Errorf("%s as %s: metric %q without unit is nowhere in the payload", c.ID, form, r.Metric)
 					}

@@ -11,8 +11,8 @@ func ucum(symbol string) string {
 // symbols are the units that are not written as their UCUM code
 // (https://ucum.org/ucum). What is both, such as V or ppm, is left out.
 var symbols = map[string]string{
-	"°C": "Cel", "℃": "Cel", "degC": "Cel", "C": "Cel", "celsius": "Cel", "Celsius": "Cel",
-	"°F": "[degF]", "℉": "[degF]", "degF": "[degF]", "F": "[degF]", "fahrenheit": "[degF]", "Fahrenheit": "[degF]",
+	"°C": "Cel", "℃": "Cel", "degC": "Cel", "deg C": "Cel", "degrees C": "Cel", "C": "Cel", "celsius": "Cel", "Celsius": "Cel",
+	"°F": "[degF]", "℉": "[degF]", "degF": "[degF]", "deg F": "[degF]", "degrees F": "[degF]", "F": "[degF]", "fahrenheit": "[degF]", "Fahrenheit": "[degF]",
 	"% RH": "%", "%RH": "%", "%rH": "%", "RH%": "%", "percent": "%", "Percent": "%",
 	"lux": "lx", "Lux": "lx",
 	"µg⋅m⁻³": "ug/m3", "m⋅s⁻¹": "m/s", "W⋅m⁻²": "W/m2", "m³⋅m⁻³": "m3/m3", "1⋅cm⁻³": "/cm3", "µS⋅cm⁻¹": "uS/cm", "µm": "um",
@@ -26,26 +26,31 @@ var symbols = map[string]string{
 	"pH": "[pH]", "liter": "L", "l": "L", "ℓ": "L", "sec": "s", "seconds": "s",
 }
 
-// quantity tells an object that is one value with its unit,
+// quantity finds the value and the unit of an object that is one value and what
+// is said about it,
 //
-//	{"value": 21.5, "unit": "°C", "displayName": "Air temperature"}
+//	{"value": 21.5, "unit": "°C", "displayName": "Air temperature", "quality": "good"}
 //
-// from one that holds several values: beside a number value it has a string
-// unit, or what the two are called, or both, and nothing else.
-func (d *document) quantity(i int32) (value int32, unit string, ok bool) {
-	described := false
+// value is 0 if it is none: it has a number value and a string unit, or the
+// value and what it is called alone.
+func (d *document) quantity(i int32) (value, unit int32) {
+	members, named := 0, 0
 	for c := i + 1; c < d.end(i); c = d.end(c) {
+		members++
 		switch name := string(d.name(c)); {
 		case name == "value" && d.kind(c) == number:
 			value = c
-		case (name == "unit" || name == "displayName") && d.kind(c) == text:
-			described = true
-			if name == "unit" {
-				unit = ucum(string(d.chars(c)))
-			}
-		default:
-			return 0, "", false
+		case unitNames[name] && d.kind(c) == text && unit == 0:
+			unit = c
+		case name == "displayName" && d.kind(c) == text:
+			named = 1
 		}
 	}
-	return value, unit, value != 0 && described
+	if unit == 0 && (named == 0 || members != 2) {
+		return 0, 0
+	}
+	return value, unit
 }
+
+// unitNames are the members that tell the unit of the value beside them.
+var unitNames = map[string]bool{"unit": true, "units": true, "uom": true, "unitOfMeasure": true, "unitOfMeasurement": true, "unit_of_measurement": true}

@@ -21,8 +21,8 @@ import (
 //     is in seconds.
 //
 // What is finer than a microsecond is truncated towards the past. set is false
-// for a text that says there is no time: an empty one, and
-// 0001-01-01T00:00:00Z, what Go and .NET print for a time never set.
+// for what says that there is no time: an empty text, 0, which a clock tells that
+// was never set, and 0001-01-01T00:00:00Z, what Go and .NET print for one.
 func parseTime(s []byte, zone *time.Location) (at mesh.Instant, set bool, err error) {
 	s = bytes.TrimSpace(s)
 	if len(s) == 0 {
@@ -31,6 +31,9 @@ func parseTime(s []byte, zone *time.Location) (at mesh.Instant, set bool, err er
 	at, ok := parseDateTime(s, zone)
 	if !ok {
 		at, ok = parseUnix(s)
+	}
+	if ok && at == 0 && s[0] == '0' {
+		return 0, false, nil
 	}
 	if !ok {
 		return 0, false, fmt.Errorf("%s is neither RFC 3339 nor Unix seconds, ms, µs or ns", quote(s))

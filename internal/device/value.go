@@ -111,7 +111,9 @@ func (p *Parser) device(id string) error {
 		id = p.m.DeviceID
 	}
 	for i := 0; id == "" && i < len(deviceAttributes) && p.m.Attributes != nil; i++ {
-		id = p.m.Attributes[deviceAttributes[i]]
+		if id = p.m.Attributes[deviceAttributes[i]]; isEUI([]byte(deviceAttributes[i])) {
+			id = devEUI(id)
+		}
 	}
 	switch {
 	case id == "":
@@ -157,13 +159,33 @@ func (p *Parser) member(c int32, last []byte) error {
 	var err error
 	if k < object {
 		err = p.value(c, p.path)
-	} else if value, unit, ok := p.doc.quantity(c); ok && len(p.path) > 0 {
-		err = p.put(value, string(p.path), "", unit)
+	} else if value, unit := p.doc.quantity(c); value != 0 && len(p.path) > 0 {
+		err = p.quantity(c, value, unit)
 	} else {
 		err = p.members(c)
 	}
 	p.path = p.path[:outer]
 	return err
+}
+
+// quantity reads object c, whose value has the name of the object, and a unit.
+func (p *Parser) quantity(c, value, unit int32) error {
+	told := ""
+	if unit != 0 {
+		told = ucum(string(p.doc.chars(unit)))
+	}
+	if err := p.put(value, string(p.path), "", told); err != nil {
+		return err
+	}
+	for m := c + 1; m < p.doc.end(c); m = p.doc.end(m) {
+		if m == value || m == unit || string(p.doc.name(m)) == "displayName" {
+			continue
+		}
+		if err := p.member(m, p.doc.name(m)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // push appends a name to p.path and gives the length it had.
@@ -271,17 +293,12 @@ func (p *Parser) putReading(r mesh.Reading, own, as, unit string) error {
 	return p.add(r, n, says, unit)
 }
 
+// raw is put behind a metric's own name where the number that has it cannot be
+// the metric: no average is to mix the two.
+const raw = "_raw"
+
 // add adds a reading.
 func (p *Parser) add(r mesh.Reading, n, says *name, unit string) error {
-	switch {
-	case n.object == p.object:
-		return fmt.Errorf("two values have the name %s", quote(n.text))
-	case len(p.out)-p.first >= maxReadings:
-		return fmt.Errorf("more than %d readings", maxReadings)
-	case len(r.ValueString) > maxText:
-		return fmt.Errorf("the text %s has %d bytes, at most %d are read", quote(n.text), len(r.ValueString), maxText)
-	}
-	n.object = p.object
 	r.Metric = n.text
 	o := origin{own: n, says: says, convert: says.says.convert, applies: says.mapped != nil}
 	switch r.Kind {
@@ -293,11 +310,27 @@ func (p *Parser) add(r mesh.Reading, n, says *name, unit string) error {
 			}
 		}
 		o.applies = o.applies && says.says.plausible(r.Value, o.convert)
+		if n.literal && !o.applies {
+			var err error
+			if n, err = p.called(n.text + raw); err != nil {
+				return err
+			}
+			r.Metric, o.own = n.text, n
+		}
 	case mesh.Boolean:
 		o.applies = o.applies && says.says.unit == ""
 	case mesh.Text:
 		o.applies = false
 	}
+	switch {
+	case n.object == p.object:
+		return fmt.Errorf("two values have the name %s", quote(n.text))
+	case len(p.out)-p.first >= maxReadings:
+		return fmt.Errorf("more than %d readings", maxReadings)
+	case len(r.ValueString) > maxText:
+		return fmt.Errorf("the text %s has %d bytes, at most %d are read", quote(n.text), len(r.ValueString), maxText)
+	}
+	n.object = p.object
 	p.out = append(p.out, r)
 	p.origins = append(p.origins, o)
 	return nil
@@ -432,6 +465,7 @@ func (p *Parser) attributeText(name, value string) {
 func (p *Parser) attributeJSON(name, raw []byte) {
 	before := len(p.attributes)
 	if before+len(name)+len(raw) >= maxAttributes {
+		p.skipped++
 		return
 	}
 	b := append(p.attributes, ',')
