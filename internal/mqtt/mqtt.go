@@ -1,5 +1,5 @@
-// Package mqtt is the MQTT broker of a mesh on one machine: a device, a
-// Zigbee2MQTT or a Shelly is pointed at it and at nothing else.
+// Package mqtt is the MQTT broker of a mesh on one machine: a Zigbee2MQTT or a
+// bridge of that machine is pointed at it and at nothing else.
 //
 // A PUBLISH that matches MQTT_TOPICS becomes a message as if mqtt-source had
 // received it, by the same code. It is acknowledged once the mesh has accepted
