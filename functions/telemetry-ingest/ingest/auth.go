@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 )
@@ -105,6 +106,9 @@ func unauthorized(challenge, text string) *problem {
 // ForwardedShimHandler makes Forwarded of that header if it is there before,
 // and the activator sets K-Proxy-Request. X-Real-Ip is what nginx is mostly
 // told to set.
+//
+// A page of another site may have a name that leads to this machine (DNS
+// rebinding): to the browser both are one site. The name is in Host.
 func checkOpen(r *http.Request) *problem {
 	const hint = ": set INGEST_TOKENS to NAME:HASH, where HASH is what `printf %s TOKEN | sha256sum` prints, and send the header Authorization: Bearer TOKEN"
 	for _, header := range [...]string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "K-Proxy-Request"} {
@@ -114,8 +118,11 @@ func checkOpen(r *http.Request) *problem {
 	}
 	if r.RemoteAddr != "" { // empty: a caller in this process
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		if err != nil || !isLocal(host) {
 			return unauthorized("Bearer", "without tokens only this machine may send"+hint)
+		}
+		if name := (&url.URL{Host: r.Host}).Hostname(); name != "localhost" && !isLocal(name) {
+			return unauthorized("Bearer", "without tokens only requests to localhost are taken"+hint)
 		}
 	}
 	// A browser on this machine shows pages of others.
@@ -123,4 +130,11 @@ func checkOpen(r *http.Request) *problem {
 		return &problem{status: http.StatusForbidden, text: err.Error() + hint}
 	}
 	return nil
+}
+
+// isLocal says whether a host is 127.0.0.1 or ::1. Other loopback addresses are
+// not this machine's alone: the proxies of service meshes use some.
+func isLocal(host string) bool {
+	ip := net.ParseIP(host)
+	return ip.Equal(net.IPv4(127, 0, 0, 1)) || ip.Equal(net.IPv6loopback)
 }

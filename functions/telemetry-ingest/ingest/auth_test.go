@@ -34,8 +34,12 @@ func (u unread) Read([]byte) (int, error) {
 // send posts a message with headers from an address.
 func send(s http.Handler, target, from string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, target, body)
-	r.RemoteAddr = from
+	r.RemoteAddr, r.Host = from, "localhost:8082"
 	for i := 0; i < len(headers); i += 2 {
+		if headers[i] == "Host" {
+			r.Host = headers[i+1]
+			continue
+		}
 		r.Header[http.CanonicalHeaderKey(headers[i])] = []string{headers[i+1]}
 	}
 	w := httptest.NewRecorder()
@@ -51,7 +55,7 @@ func TestOpenToThisMachineAlone(t *testing.T) {
 		want    int
 	}{
 		{"127.0.0.1:1234", nil, http.StatusAccepted},
-		{"127.8.9.10:1234", nil, http.StatusAccepted},
+		{"127.8.9.10:1234", nil, http.StatusUnauthorized}, // a service mesh's, perhaps
 		{"[::1]:1234", nil, http.StatusAccepted},
 		{"[::ffff:127.0.0.1]:1234", nil, http.StatusAccepted},
 		{"", nil, http.StatusAccepted}, // in process
@@ -68,6 +72,9 @@ func TestOpenToThisMachineAlone(t *testing.T) {
 		{"127.0.0.1:1234", []string{"K-Proxy-Request", "activator"}, http.StatusUnauthorized},
 		{"", []string{"X-Forwarded-For", "127.0.0.1"}, http.StatusUnauthorized},
 		{"127.0.0.1:1234", []string{"Authorization", "Bearer x"}, http.StatusAccepted},
+		{"127.0.0.1:1234", []string{"Host", "evil.example", "Origin", "http://evil.example", "Sec-Fetch-Site", "same-origin"}, http.StatusUnauthorized},
+		{"127.0.0.1:1234", []string{"Host", "127.0.0.1:8082"}, http.StatusAccepted},
+		{"127.0.0.1:1234", []string{"Host", "[::1]"}, http.StatusAccepted},
 		{"127.0.0.1:1234", []string{"Sec-Fetch-Site", "cross-site"}, http.StatusForbidden},
 		{"127.0.0.1:1234", []string{"Origin", "https://evil.example"}, http.StatusForbidden},
 	} {
@@ -83,6 +90,15 @@ func TestOpenToThisMachineAlone(t *testing.T) {
 		if test.want == http.StatusUnauthorized && (w.Header().Get("WWW-Authenticate") != "Bearer" || !strings.Contains(w.Body.String(), "INGEST_TOKENS")) {
 			t.Errorf("from %q with %v: challenge %q, %s, want Bearer and what to set", test.from, test.headers, w.Header().Get("WWW-Authenticate"), w.Body)
 		}
+	}
+}
+
+func TestNothingIsTakenOnKnativeWithoutTokens(t *testing.T) {
+	cfg := quick
+	cfg.Service = "telemetry-ingest"
+	b := &broker{}
+	if w := send(server(t, b, cfg), "/", "127.0.0.1:1234", unread{t}); w.Code != http.StatusUnauthorized || !strings.Contains(w.Body.String(), "INGEST_TOKENS") {
+		t.Errorf("%d %s, want 401 and what to set", w.Code, w.Body)
 	}
 }
 

@@ -35,8 +35,9 @@
 // request shows its token as Authorization: Bearer TOKEN. The name becomes the
 // attribute sender of its messages, which nothing else can set.
 //
-// Without INGEST_TOKENS only this machine may send: by a loopback address, not
-// through a proxy, not from a page of another site in a browser.
+// Without INGEST_TOKENS only this machine may send: from and to a loopback
+// address, not through a proxy, not from a page of another site in a browser. On
+// Knative nothing is taken without them.
 //
 // With PUBSUB_AUDIENCE set, POST /v1/pubsub takes no such token but the OIDC
 // token that Pub/Sub pushes with: signed with RS256 by a key of PUBSUB_JWKS_URL
@@ -65,6 +66,9 @@
 // too large or compressed otherwise. Nothing is taken of these, nor of a 400 in
 // plain text.
 //
+// At most two bodies of MAX_BODY_BYTES, or as many smaller ones, are taken at a
+// time; what would be more waits, and after a while is 503.
+//
 // After 5xx, or no answer, the sender sends the request again: not all of it
 // is accepted or kept. Messages that were accepted in spite of it come twice.
 // Those that tell their time, in the payload or as a CloudEvent's time, do no
@@ -83,6 +87,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/telemesh/telemesh/internal/batch"
 	"github.com/telemesh/telemesh/internal/function"
@@ -95,6 +100,7 @@ type Config struct {
 	Sink           string   `envconfig:"K_SINK" required:"true"` // the broker's ingress
 	MaxBodyBytes   int64    `envconfig:"MAX_BODY_BYTES" default:"16777216"`
 	Tokens         string   `envconfig:"INGEST_TOKENS"`
+	Service        string   `envconfig:"K_SERVICE"` // which Knative sets
 	PubsubAudience string   `envconfig:"PUBSUB_AUDIENCE"`
 	PubsubEmails   []string `envconfig:"PUBSUB_EMAILS"`
 	PubsubIssuer   string   `envconfig:"PUBSUB_ISSUER" default:"https://accounts.google.com"`
@@ -129,6 +135,7 @@ var sensorHeaders = [...]string{"X-Sensor", "X-Pin"}
 // Server is the ingest endpoint.
 type Server struct {
 	cfg     Config
+	memory  *semaphore.Weighted // bytes of bodies, read or on their way
 	senders senders
 	pushers *pushers // nil: pushes come with a sender's token
 	batcher *batch.Batcher
@@ -149,7 +156,7 @@ func New(cfg Config, client *http.Client, post func(context.Context, event.Event
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, senders: senders, batcher: batch.New(cfg.Config, name, post), post: post, log: log}
+	s := &Server{cfg: cfg, memory: semaphore.NewWeighted(2 * cfg.MaxBodyBytes), senders: senders, batcher: batch.New(cfg.Config, name, post), post: post, log: log}
 	if cfg.PubsubAudience != "" {
 		if s.pushers, err = newPushers(cfg, client); err != nil {
 			return nil, err
@@ -167,6 +174,9 @@ type problem struct {
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in, p := s.read(w, r)
+	if in != nil {
+		defer s.memory.Release(in.reserved)
+	}
 	if p != nil {
 		if p.header[0] != "" {
 			w.Header().Set(p.header[0], p.header[1])
@@ -243,14 +253,38 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) (*request, *proble
 	if sender != "" {
 		in.said[mesh.AttributeSender] = sender
 	}
+	if in.reserved, p = s.reserve(r); p != nil {
+		return nil, p
+	}
 	if in.body, p = readBody(w, r, s.cfg.MaxBodyBytes); p != nil {
+		s.memory.Release(in.reserved)
 		return nil, p
 	}
 	if len(bytes.TrimSpace(in.body)) == 0 && !in.push && r.Header.Get("Ce-Specversion") == "" {
+		s.memory.Release(in.reserved)
 		return nil, &problem{status: http.StatusBadRequest, text: "no message in the body"}
 	}
 	return in, nil
 }
+
+// reserve waits until there is room for what the body may become: a request
+// takes what it says that it has, one that does not say or is compressed all that
+// it may have. What comes of a small body can be much more than the body.
+func (s *Server) reserve(r *http.Request) (int64, *problem) {
+	need := s.cfg.MaxBodyBytes
+	if r.ContentLength >= 0 && r.Header.Get("Content-Encoding") == "" {
+		need = min(need, r.ContentLength)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), reserveTimeout)
+	defer cancel()
+	if err := s.memory.Acquire(ctx, need); err != nil {
+		return 0, &problem{http.StatusServiceUnavailable, "too much is being taken now: send again", [2]string{"Retry-After", "1"}}
+	}
+	return need, nil
+}
+
+// reserveTimeout is how long a request waits for those before it.
+const reserveTimeout = 10 * time.Second
 
 // sender says who sends, or why they may not; empty: this machine.
 func (s *Server) sender(r *http.Request) (string, *problem) {
@@ -261,6 +295,8 @@ func (s *Server) sender(r *http.Request) (string, *problem) {
 			s.log.Warn("push refused", "status", p.status, "error", err)
 		}
 		return email, p
+	case s.cfg.Service != "" && len(s.senders) == 0:
+		return "", unauthorized("Bearer", "this Service takes nothing yet: set INGEST_TOKENS to NAME:HASH, where HASH is what `printf %s TOKEN | sha256sum` prints")
 	case len(s.senders) > 0 && !(r.RemoteAddr == "" && checkOpen(r) == nil): // a server names every caller but those of its own process
 		return s.senders.check(r)
 	}

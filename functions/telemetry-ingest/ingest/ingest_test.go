@@ -90,7 +90,7 @@ func post(s http.Handler, contentType, body string, headers ...string) *httptest
 
 func postTo(s http.Handler, target, contentType, body string, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, target, strings.NewReader(body))
-	r.RemoteAddr = "127.0.0.1:12345"
+	r.RemoteAddr, r.Host = "127.0.0.1:12345", "localhost:8082"
 	r.Header.Set("Content-Type", contentType)
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])

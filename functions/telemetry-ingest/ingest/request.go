@@ -19,6 +19,7 @@ import (
 type request struct {
 	header   http.Header
 	body     []byte
+	reserved int64 // of Server.memory
 	now      mesh.Instant
 	push     bool              // by Pub/Sub
 	format   string            // empty: not named

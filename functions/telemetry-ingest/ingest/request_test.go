@@ -70,7 +70,7 @@ func TestQueryAndPathDescribeMessages(t *testing.T) {
 func TestStationsAreNamedByHeaders(t *testing.T) {
 	b := &broker{}
 	r := httptest.NewRequest(http.MethodPost, "/?site=north", strings.NewReader(`{"sensordatavalues":[]}`))
-	r.RemoteAddr = "127.0.0.1:1"
+	r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost:8082"
 	r.Header.Set("X-Sensor", "esp8266-1")
 	r.Header.Set("X-Pin", "11")
 	r.Header.Set("X-Other", "no")
@@ -228,7 +228,7 @@ func TestBombTakesBoundedMemory(t *testing.T) {
 	cfg.MaxBodyBytes = 2 << 20
 	s := server(t, &broker{}, cfg)
 	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(bomb))
-	r.RemoteAddr = "127.0.0.1:1"
+	r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost:8082"
 	r.Header.Set("Content-Encoding", "gzip")
 	answer := httptest.NewRecorder()
 	var before, after runtime.MemStats
