@@ -432,7 +432,11 @@ func (p *Parser) observed(at mesh.Instant) {
 // untimed takes the time of the object from what the transport says.
 func (p *Parser) untimed() error {
 	p.at.observed, p.at.quality = p.m.ReceivedAt, mesh.QualityNoTime
-	if s := p.m.Attributes["time"]; s != "" {
+	s := p.m.Attributes["time"]
+	if s == "" && p.m.Attributes["retain"] == "true" {
+		return errors.New("a retained message without a time: it was measured before it was received, and nobody knows when")
+	}
+	if s != "" {
 		at, set, err := parseTime([]byte(s), nil)
 		if err != nil {
 			return fmt.Errorf("attribute time: %w", err)
