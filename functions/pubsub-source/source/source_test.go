@@ -331,8 +331,7 @@ func TestKeepsWhatIsNoCloudEvent(t *testing.T) {
 		t.Run("key "+key, func(t *testing.T) {
 			server := pubsubtest.New(t)
 			tried := make(chan struct{}, 1)
-			var b *broker
-			b = newBroker(t, func(n int, payloads []string) http.HandlerFunc {
+			b := newBroker(t, func(n int, payloads []string) http.HandlerFunc {
 				if payloads == nil { // the rejection
 					select {
 					case tried <- struct{}{}:

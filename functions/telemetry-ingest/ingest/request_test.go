@@ -3,9 +3,11 @@ package ingest_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -15,11 +17,15 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
+	"github.com/telemesh/telemesh/internal/batch"
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -81,6 +87,38 @@ func TestStationsAreNamedByHeaders(t *testing.T) {
 	if w.Code != http.StatusAccepted || len(messages) != 1 || !cmp.Equal(messages[0].Attributes, want) {
 		t.Errorf("%d %s: %+v, want the attributes %v", w.Code, w.Body, messages, want)
 	}
+}
+
+// Two bodies of the largest size are taken at a time; the third waits, then it
+// is to come again, and when the others are done it is taken.
+func TestAllRequestsTogetherAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		cfg := ingest.Config{MaxBodyBytes: 100}
+		cfg.Config = batch.Config{MaxMessages: 1, MaxBytes: 1 << 18}
+		s, err := ingest.New(cfg, http.DefaultClient, func(context.Context, event.Event) error { <-release; return nil }, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := `{"a":"` + strings.Repeat("x", 92) + `"}`
+		var held sync.WaitGroup
+		for range 2 {
+			held.Go(func() {
+				if w := post(s, "application/json", body); w.Code != http.StatusAccepted {
+					t.Errorf("%d %s, want 202", w.Code, w.Body)
+				}
+			})
+		}
+		synctest.Wait()
+		if w := post(s, "application/json", body); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+			t.Errorf("%d %s with %v, want 503 and when to come again", w.Code, w.Body, w.Header())
+		}
+		close(release)
+		held.Wait()
+		if w := post(s, "application/json", body); w.Code != http.StatusAccepted {
+			t.Errorf("%d %s, want 202", w.Code, w.Body)
+		}
+	})
 }
 
 func TestQueryLimits(t *testing.T) {
