@@ -53,23 +53,14 @@ var topicValue = reader{
 const maxPlainText = 256
 
 func (p *Parser) readTopicText() (isJSON bool, err error) {
-	b := bytes.TrimSpace(p.m.Payload)
-	if len(b) == 0 { // clears a retained message
+	if len(bytes.TrimSpace(p.m.Payload)) == 0 { // clears a retained message
 		return false, nil
-	}
-	probe := document{}
-	if probe.parse(b) == nil {
-		return true, nil
-	}
-	r, err := plainText(b)
-	if err != nil {
-		return false, err
 	}
 	metric, err := p.topicMetric()
 	if err != nil {
 		return false, err
 	}
-	return false, p.putReading(r, metric, "", "")
+	return false, p.single(metric, "", "")
 }
 
 // plainText reads a text that is a value.
