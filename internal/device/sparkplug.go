@@ -2,16 +2,11 @@ package device
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
-
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -153,176 +148,8 @@ const goodQuality = 192
 type payloadB struct {
 	time    mesh.Instant
 	timed   bool
+	seq     int // -1: not told
 	metrics []metricB
-}
-
-// fieldsOf calls do for each field of a protobuf message that begins at byte
-// at: with the value of a varint or fixed one, or the bytes of others.
-func fieldsOf(b []byte, at int, do func(n protowire.Number, t protowire.Type, v uint64, bytes []byte, at int) error) error {
-	for len(b) > 0 {
-		n, t, length := protowire.ConsumeTag(b)
-		if length < 0 {
-			return fault(at, "no Sparkplug payload: %s", cause(length))
-		}
-		b, at = b[length:], at+length
-		var v uint64
-		var content []byte
-		inside := at
-		switch t {
-		case protowire.VarintType:
-			v, length = protowire.ConsumeVarint(b)
-		case protowire.Fixed32Type:
-			var short uint32
-			short, length = protowire.ConsumeFixed32(b)
-			v = uint64(short)
-		case protowire.Fixed64Type:
-			v, length = protowire.ConsumeFixed64(b)
-		case protowire.BytesType:
-			content, length = protowire.ConsumeBytes(b)
-			inside += length - len(content)
-		default:
-			length = protowire.ConsumeFieldValue(n, t, b)
-		}
-		if length < 0 {
-			return fault(at, "no Sparkplug payload: %s", cause(length))
-		}
-		if err := do(n, t, v, content, inside); err != nil {
-			return err
-		}
-		b, at = b[length:], at+length
-	}
-	return nil
-}
-
-func cause(length int) error {
-	err := protowire.ParseError(length)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("it ends within a field")
-	}
-	return err
-}
-
-// The fields are those of sparkplug_b.proto, with their wire types: a field of
-// another type is none that is known. name makes strings of names and units.
-// https://github.com/eclipse-tahu/tahu/blob/master/sparkplug_b/sparkplug_b.proto
-func decodeB(b []byte, name func([]byte) string) (out payloadB, err error) {
-	err = fieldsOf(b, 0, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) error {
-		switch {
-		case n == 1 && t == protowire.VarintType:
-			out.time, out.timed, err = millis(v)
-			return placed(at, err)
-		case n == 2 && t == protowire.BytesType:
-			if len(out.metrics) == maxReadings {
-				return fault(at, "more than %d metrics", maxReadings)
-			}
-			out.metrics = append(out.metrics, metricB{})
-			return decodeMetric(&out.metrics[len(out.metrics)-1], content, at, name)
-		}
-		return nil
-	})
-	return out, err
-}
-
-func placed(at int, err error) error {
-	if err != nil {
-		return fault(at, "%w", err)
-	}
-	return nil
-}
-
-// millis gives a timestamp; 0 is that of a clock that is not set.
-func millis(v uint64) (at mesh.Instant, set bool, err error) {
-	at = mesh.Instant(v) * 1000
-	if v > math.MaxInt64/1000 || !inRange(at) {
-		return 0, false, fmt.Errorf("timestamp %d is not in the years 1970 to 2261", v)
-	}
-	return at, v != 0, nil
-}
-
-func decodeMetric(m *metricB, b []byte, at int, name func([]byte) string) error {
-	m.at, m.quality = at, goodQuality
-	return fieldsOf(b, at, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) (err error) {
-		varint, fixed32, fixed64, packed := t == protowire.VarintType, t == protowire.Fixed32Type, t == protowire.Fixed64Type, t == protowire.BytesType
-		switch {
-		case n == 1 && packed:
-			if !utf8.Valid(content) {
-				return fault(at, "the name %s is no UTF-8", quote(content))
-			}
-			m.name = name(content)
-		case n == 2 && varint:
-			m.alias, m.aliased = v, true
-		case n == 3 && varint:
-			m.time, m.timed, err = millis(v)
-			return placed(at, err)
-		case n == 4 && varint:
-			m.datatype = v
-		case n == 6 && varint:
-			m.transient = v != 0
-		case n == 7 && varint:
-			m.null = v != 0
-		case n == 9 && packed:
-			return decodeProperties(m, content, at, name)
-		case n == 10 && varint:
-			m.kind, m.bits = intValue, v
-		case n == 11 && varint:
-			m.kind, m.bits = longValue, v
-		case n == 12 && fixed32:
-			m.kind, m.bits = floatValue, v
-		case n == 13 && fixed64:
-			m.kind, m.bits = doubleValue, v
-		case n == 14 && varint:
-			m.kind, m.bits = booleanValue, v
-		case n == 15 && packed:
-			if !utf8.Valid(content) {
-				return fault(at, "a string value is no UTF-8")
-			}
-			m.kind, m.text = stringValue, content
-		case n >= 16 && n <= 19 && packed:
-			m.kind = otherValue
-		}
-		return nil
-	})
-}
-
-// decodeProperties takes unit and quality from a property set: keys, and their
-// values in the same order.
-func decodeProperties(m *metricB, b []byte, at int, name func([]byte) string) error {
-	unit, quality := -1, -1
-	keys, values := 0, 0
-	err := fieldsOf(b, at, func(n protowire.Number, t protowire.Type, _ uint64, content []byte, _ int) error {
-		if n == 1 && t == protowire.BytesType {
-			switch {
-			case isUnit(content):
-				unit = keys
-			case string(content) == "Quality":
-				quality = keys
-			}
-			keys++
-		}
-		return nil
-	})
-	if err != nil || unit < 0 && quality < 0 {
-		return err
-	}
-	return fieldsOf(b, at, func(n protowire.Number, t protowire.Type, _ uint64, content []byte, at int) error {
-		if n != 2 || t != protowire.BytesType {
-			return nil
-		}
-		index := values
-		values++
-		if index != unit && index != quality {
-			return nil
-		}
-		return fieldsOf(content, at, func(n protowire.Number, t protowire.Type, v uint64, content []byte, at int) error {
-			switch {
-			case index == unit && n == 8 && t == protowire.BytesType && utf8.Valid(content):
-				m.unit = name(content)
-			case index == quality && (n == 3 || n == 4) && t == protowire.VarintType:
-				m.quality = int64(int32(v))
-			}
-			return nil
-		})
-	})
 }
 
 // isUnit says whether a property is the engineering unit; the specification
@@ -620,7 +447,7 @@ func (p *Parser) metricB(m *metricB, shared map[*metric]*metricB) error {
 	if first := shared[last.mapped]; n.mapped == nil && !m.shared && first != nil && !first.shared {
 		as = last.text
 	}
-	unit := knownUnit(m.unit)
+	unit := toldUnit(m.unit)
 	var r mesh.Reading
 	literal := [32]byte{}
 	switch m.kind {
@@ -694,36 +521,3 @@ func integer(b []byte, m *metricB) ([]byte, error) {
 func ambiguous(m *metricB) bool {
 	return (m.kind == intValue || m.kind == longValue) && m.bits > math.MaxInt8 && m.datatype == 0
 }
-
-// knownUnit gives the UCUM code of an engineering unit. One that is none that
-// is known becomes an annotation: it says what was sent, and is no unit that
-// the dictionary could take for its own.
-func knownUnit(unit string) string {
-	unit = strings.TrimSpace(unit)
-	if unit == "" {
-		return ""
-	}
-	if code := ucum(unit); code != unit || codes[code] {
-		return code
-	}
-	b := []byte("{")
-	for _, c := range []byte(cut64(unit)) {
-		if c > ' ' && c <= '~' && c != '{' && c != '}' {
-			b = append(b, c)
-		}
-	}
-	return string(append(b, '}'))
-}
-
-func cut64(s string) string { return s[:min(len(s), 64)] }
-
-// codes are the UCUM codes that are believed as they are.
-var codes = func() map[string]bool {
-	m := map[string]bool{}
-	for _, code := range strings.Fields(`% 1 Cel [degF] K mCel Pa hPa kPa MPa bar mbar mm[Hg] [in_i'Hg] [psi] ppm ppb ug/m3 mg/m3 g/m3 ng/m3
-		V mV kV A mA kA W kW MW mW V.A kV.A W.h kW.h MW.h J kJ MJ Hz kHz MHz s ms us min h d m mm cm km um g kg t L mL m3 m2
-		m/s km/h m/s2 L/s L/min L/h m3/h m3/s kg/h kg/s deg rad lx lm cd dB dB{mW} Bq/m3 [g] m[g] [pH] S uS/cm mS/cm /min /cm3 Ohm kOhm N kN N.m T uT A.h mA.h W/m2 {person} By`) {
-		m[code] = true
-	}
-	return m
-}()

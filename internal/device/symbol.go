@@ -1,5 +1,7 @@
 package device
 
+import "strings"
+
 // ucum gives the UCUM code of a unit as people write it, or the unit itself.
 func ucum(symbol string) string {
 	if code, ok := symbols[symbol]; ok {
@@ -24,6 +26,48 @@ var symbols = map[string]string{
 	"°": "deg", "µS/cm": "uS/cm", "μS/cm": "uS/cm", "µs": "us", "μs": "us",
 	"kWh": "kW.h", "Wh": "W.h", "VA": "V.A", "Ah": "A.h", "mAh": "mA.h",
 	"pH": "[pH]", "liter": "L", "l": "L", "ℓ": "L", "sec": "s", "seconds": "s",
+}
+
+// columnUnits are the units, by UCUM code, that a column may have behind its
+// name: all are told by it alone. What is shorter or is a word as well (min) may
+// be any other remark.
+var columnUnits = setOf(`% [degF] Cel ppm ppb Pa hPa kPa mbar lx ug/m3 mg/m3 kg/m3 Bq/m3 mV mA kW kW.h Hz dB ms mm cm km m/s km/h mm/h m3/h W/m2`)
+
+// otherUnits are the units, by UCUM code, that are believed where a unit is
+// meant.
+var otherUnits = setOf(`1 K mCel MPa bar mm[Hg] [in_i'Hg] [psi] g/m3 ng/m3 mg/L Bq V kV A kA W MW mW V.A kV.A W.h MW.h J kJ MJ
+	kHz MHz s us min h d m um g kg t L mL m3 m2 m3/m3 m/s2 L/s L/min L/h m3/s kg/h kg/s deg rad lm cd dB{mW} [g] m[g] [pH] S uS/cm mS/cm
+	/min /cm3 Ohm kOhm N kN N.m T uT A.h mA.h {person} By`)
+
+func setOf(units string) map[string]bool {
+	m := map[string]bool{}
+	for _, unit := range strings.Fields(units) {
+		m[unit] = true
+	}
+	return m
+}
+
+// maxUnit, in bytes: every reading repeats it.
+const maxUnit = 64
+
+// toldUnit gives the UCUM code of a unit as people write it. One that is not
+// known becomes an annotation: it says what was sent, and is no unit that the
+// dictionary could take for its own.
+func toldUnit(symbol string) string {
+	symbol = strings.TrimSpace(symbol)
+	unit := ucum(symbol)
+	if unit == "" || columnUnits[unit] || otherUnits[unit] {
+		return unit
+	}
+	if strings.HasPrefix(unit, "{") { // an annotation already
+		unit = strings.Trim(unit, "{}")
+	}
+	return "{" + strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' || r == '{' || r == '}' {
+			return '_'
+		}
+		return r
+	}, unit[:min(len(unit), maxUnit)]) + "}"
 }
 
 // quantity finds the value and the unit of an object that is one value and what

@@ -1,7 +1,5 @@
 package device
 
-import "strings"
-
 // unece gives the UCUM code of a unit that is told by its common code of UN/CEFACT
 // Recommendation 20, as NGSI does; many write a symbol instead, which is read
 // too. What is neither is told as an annotation, which no metric has as its
@@ -28,33 +26,3 @@ var commonCodes = map[string]string{
 	"C26": "ms", "SEC": "s", "MIN": "min", "HUR": "h", "DAY": "d",
 	"DD": "deg", "C81": "rad", "2N": "dB", "DBM": "dB{mW}", "H61": "mS/cm", "G42": "uS/cm",
 }
-
-// toldUnit gives the UCUM code of a unit as people write it, or an annotation
-// if it is no unit that is known here.
-func toldUnit(symbol string) string {
-	unit := ucum(symbol)
-	if unit == "" || unit != symbol || written[unit] {
-		return unit
-	}
-	return "{" + strings.Map(func(r rune) rune {
-		if r <= ' ' || r > '~' || r == '{' || r == '}' {
-			return '_'
-		}
-		return r
-	}, unit[:min(len(unit), maxUnit)]) + "}"
-}
-
-// maxUnit, in bytes: every reading repeats it.
-const maxUnit = 64
-
-// written are the units that people write as their UCUM code.
-var written = func() map[string]bool {
-	known := map[string]bool{}
-	for _, unit := range commonCodes {
-		known[unit] = true
-	}
-	for _, unit := range symbols {
-		known[unit] = true
-	}
-	return known
-}()

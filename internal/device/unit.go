@@ -34,16 +34,3 @@ var senMLQuantities = map[string]string{
 	"m/s2": "acceleration", "m3/s": "flow_rate", "W/m2": "irradiance", "cd/m2": "luminance", "S/m": "conductivity", "beat/min": "heart_rate",
 	"VA": "apparent_power", "var": "reactive_power", "NTU": "turbidity", "%EL": "device_battery_level", "EL": "device_battery_remaining",
 }
-
-// columnUnits are the units, by UCUM code, that a column may have behind its
-// name. What is shorter or is a word as well (min) may be any other remark.
-var columnUnits = func() map[string]bool {
-	m := map[string]bool{}
-	for _, code := range []string{
-		"%", "[degF]", "Cel", "ppm", "ppb", "Pa", "hPa", "kPa", "mbar", "lx", "ug/m3", "mg/m3", "kg/m3", "Bq/m3", "mV", "mA", "kW", "kW.h", "Hz", "dB",
-		"ms", "mm", "cm", "km", "m/s", "km/h", "mm/h", "m3/h", "W/m2",
-	} {
-		m[code] = true
-	}
-	return m
-}()
