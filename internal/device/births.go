@@ -22,7 +22,15 @@ import (
 // It follows the life of edge nodes and devices as Sparkplug 3.0 has it: an
 // NBIRTH replaces all that was known of a node and its devices, a DBIRTH what
 // was known of a device; an NDEATH of the same session (bdSeq) ends a node, a
-// DDEATH a device.
+// DDEATH a device. An alias is looked up among the metrics of the device of the
+// message alone, or of the node: many nodes number each device's from 1.
+//
+// From its NBIRTH on a node counts its messages (seq, 0 to 255 and 0 again). One
+// that is missing may have been a birth: then all that was known of the node is
+// forgotten, and it is asked. The number of the last message once more is that
+// message come again, which counts for nothing; an earlier one is taken for a
+// gap. What is not noticed is a loss of just 255 messages, and any loss of a
+// node that does not count or whose NBIRTH was not seen.
 //
 // What it holds is bounded. A node that was forgotten is asked to tell its
 // births again when its next data message comes.
@@ -35,7 +43,7 @@ const (
 	maxBirthNodes = 10_000
 	// maxBirthBytes bounds what all births take.
 	maxBirthBytes = 64 << 20
-	// definitionSize is what a definition takes besides its texts, about.
+	// definitionSize is what a definition or a device takes besides its texts, about.
 	definitionSize = 200
 	// maxSparkplugNames, in bytes, of the attribute: what brokers of events and
 	// the store of rejected messages bear with ease.
@@ -45,13 +53,19 @@ const (
 	rebirthEvery = mesh.Instant(time.Minute / time.Microsecond)
 )
 
-// edgeNode is what is known of a node. Its devices share one space of aliases
-// with it.
+// edgeNode is what is known of a node.
 type edgeNode struct {
 	session int64 // bdSeq of its NBIRTH; -1: not told
+	seq     int   // of its last message; -1: not told, or no NBIRTH seen
 	asked   mesh.Instant
+	devices map[string]*bornDevice // by name; the node itself is the device ""
+	size    int
+}
+
+// bornDevice is what the birth certificate of a device says.
+type bornDevice struct {
+	names   map[string]*definition
 	aliases map[uint64]*definition
-	devices map[string]map[string]*definition // by name; the node's own are those of the device ""
 	size    int
 }
 
@@ -61,14 +75,20 @@ type definition struct {
 	datatype uint64
 	unit     string
 	shared   bool // the last part of its name is another metric's of the device too
-	alias    uint64
-	aliased  bool
 }
 
 func (d *definition) size() int { return definitionSize + len(d.name) + len(d.unit) }
 
 // NewBirths makes one that knows of no birth.
 func NewBirths() *Births { return &Births{nodes: map[string]*edgeNode{}} }
+
+// Forget forgets all births: the MQTT session was without a connection, and
+// births are not kept for it. When nodes were asked is not forgotten.
+func (b *Births) Forget() {
+	for key := range b.nodes {
+		b.forget(key)
+	}
+}
 
 // Take remembers what m says, if it is a birth or a death, and adds to a data
 // message the attribute by which its reader knows the metrics in it. What no
@@ -89,11 +109,12 @@ func (b *Births) Take(m *mesh.Message) (rebirth string) {
 		return "" // its reader rejects it
 	}
 	key := t.group + "/" + t.node
+	ask := t.kind != "NBIRTH" && t.kind != "NDEATH" && b.missed(key, payload.seq)
 	switch t.kind {
 	case "NBIRTH":
 		b.forget(key)
 		n := b.node(key)
-		n.session = session(payload.metrics)
+		n.session, n.seq = session(payload.metrics), payload.seq
 		b.born(n, "", payload.metrics)
 	case "DBIRTH":
 		n := b.node(key)
@@ -109,15 +130,31 @@ func (b *Births) Take(m *mesh.Message) (rebirth string) {
 			b.dead(n, t.device)
 		}
 	case "NDATA", "DDATA":
-		if b.explain(m, key, t.device, payload.metrics) || strings.ContainsAny(key, "+#") {
-			return ""
-		}
-		if n := b.node(key); n.asked == 0 || m.ReceivedAt-n.asked >= rebirthEvery {
-			n.asked = m.ReceivedAt
-			return sparkplugSpace + "/" + t.group + "/NCMD/" + t.node
-		}
+		ask = !b.explain(m, key, t.device, payload.metrics) || ask
+	}
+	if !ask || strings.ContainsAny(key, "+#") {
+		return ""
+	}
+	if n := b.node(key); n.asked == 0 || m.ReceivedAt-n.asked >= rebirthEvery {
+		n.asked = m.ReceivedAt
+		return sparkplugSpace + "/" + t.group + "/NCMD/" + t.node
 	}
 	return ""
+}
+
+// missed forgets a node if there is a gap before its message with this number;
+// -1: it does not tell one.
+func (b *Births) missed(key string, seq int) bool {
+	n := b.nodes[key]
+	switch {
+	case n == nil || n.seq < 0 || seq < 0 || seq == n.seq:
+	case seq != (n.seq+1)%256:
+		b.forget(key)
+		return true
+	default:
+		n.seq = seq
+	}
+	return false
 }
 
 // session gives the bdSeq among metrics, -1 if there is none.
@@ -135,7 +172,7 @@ func (b *Births) node(key string) *edgeNode {
 	n := b.nodes[key]
 	if n == nil {
 		b.room(maxBirthNodes-1, maxBirthBytes, "")
-		n = &edgeNode{session: -1}
+		n = &edgeNode{}
 		b.nodes[strings.Clone(key)] = n
 		n.clear()
 	}
@@ -143,7 +180,7 @@ func (b *Births) node(key string) *edgeNode {
 }
 
 func (n *edgeNode) clear() {
-	n.session, n.size, n.aliases, n.devices = -1, 0, map[uint64]*definition{}, map[string]map[string]*definition{}
+	n.session, n.seq, n.size, n.devices = -1, -1, 0, map[string]*bornDevice{}
 }
 
 // room forgets nodes, any but one, until there are at most so many and so many
@@ -171,40 +208,38 @@ func (b *Births) forget(key string) {
 
 // dead forgets the metrics of a device.
 func (b *Births) dead(n *edgeNode, device string) {
-	for _, d := range n.devices[device] {
-		if d.aliased && n.aliases[d.alias] == d {
-			delete(n.aliases, d.alias)
-		}
-		n.size -= d.size()
-		b.size -= d.size()
+	if known := n.devices[device]; known != nil {
+		n.size -= known.size
+		b.size -= known.size
+		delete(n.devices, device)
 	}
-	delete(n.devices, device)
 }
 
-// born remembers the metrics of a device.
+// born remembers the metrics of a device, as far as there is room.
 func (b *Births) born(n *edgeNode, device string, metrics []metricB) {
-	names := map[string]*definition{}
-	n.devices[device] = names
+	born := &bornDevice{names: map[string]*definition{}, aliases: map[uint64]*definition{}, size: definitionSize + len(device)}
+	if n.size+born.size > maxBirthBytes/8 {
+		return
+	}
 	last := map[string]*definition{}
 	twice := map[uint64]bool{}
 	for i := range metrics {
 		m := &metrics[i]
-		if m.name == "" || names[m.name] != nil || ofSession(m.name) {
+		if m.name == "" || born.names[m.name] != nil || ofSession(m.name) {
 			continue
 		}
-		d := &definition{name: m.name, datatype: m.datatype, unit: m.unit, alias: m.alias, aliased: m.aliased}
-		if n.size+d.size() > maxBirthBytes/8 {
+		d := &definition{name: m.name, datatype: m.datatype, unit: m.unit}
+		if n.size+born.size+d.size() > maxBirthBytes/8 {
 			break
 		}
-		names[d.name] = d
-		n.size += d.size()
-		b.size += d.size()
-		if d.aliased {
+		born.names[d.name] = d
+		born.size += d.size()
+		if m.aliased {
 			// An alias of two metrics of a birth is a mistake, and explains neither.
-			if other := n.aliases[d.alias]; other != nil && names[other.name] == other {
-				twice[d.alias] = true
+			if born.aliases[m.alias] != nil {
+				twice[m.alias] = true
 			}
-			n.aliases[d.alias] = d
+			born.aliases[m.alias] = d
 		}
 		folded := fold([]byte(lastPart(d.name)))
 		if other := last[folded]; other != nil {
@@ -213,8 +248,11 @@ func (b *Births) born(n *edgeNode, device string, metrics []metricB) {
 		last[folded] = d
 	}
 	for alias := range twice {
-		delete(n.aliases, alias)
+		delete(born.aliases, alias)
 	}
+	n.devices[strings.Clone(device)] = born
+	n.size += born.size
+	b.size += born.size
 	if b.size > maxBirthBytes {
 		for key, other := range b.nodes {
 			if other == n {
@@ -227,9 +265,9 @@ func (b *Births) born(n *edgeNode, device string, metrics []metricB) {
 
 // explain adds the attribute to a data message; ok: all its metrics are known.
 func (b *Births) explain(m *mesh.Message, key, device string, metrics []metricB) (ok bool) {
-	n := b.nodes[key]
-	if n == nil {
-		n = &edgeNode{}
+	var born bornDevice
+	if n := b.nodes[key]; n != nil && n.devices[device] != nil {
+		born = *n.devices[device]
 	}
 	ok = true
 	said := map[string]bool{}
@@ -239,9 +277,9 @@ func (b *Births) explain(m *mesh.Message, key, device string, metrics []metricB)
 		var d *definition
 		member := ":" + metric.name
 		if metric.name == "" {
-			d, member = n.aliases[metric.alias], strconv.FormatUint(metric.alias, 10)
+			d, member = born.aliases[metric.alias], strconv.FormatUint(metric.alias, 10)
 		} else {
-			d = n.devices[device][metric.name]
+			d = born.names[metric.name]
 		}
 		if d == nil {
 			ok = ok && (metric.null || metric.name != "" && !ambiguous(metric))

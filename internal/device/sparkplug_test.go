@@ -23,6 +23,11 @@ type spb struct {
 	value      uint64
 }
 
+// numbered is a payload with its sequence number.
+func numbered(payload []byte, seq uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(payload, 3, protowire.VarintType), seq)
+}
+
 func sparkplugPayload(metrics ...spb) []byte {
 	varint := func(b []byte, n protowire.Number, v uint64) []byte {
 		return protowire.AppendVarint(protowire.AppendTag(b, n, protowire.VarintType), v)
@@ -73,7 +78,6 @@ func TestBirths(t *testing.T) {
 		{"g/NDATA/n", 60, []spb{{alias: 1, value: 5}}, request, "alias 1: no birth certificate seen"},
 		{"g/NBIRTH/n", 61, []spb{{name: "bdSeq", datatype: 8, value: 4}, {name: "CO2", unit: "ppm", alias: 1, datatype: 7, value: 700}, {name: "Level", alias: 2, datatype: 1, value: 1}}, "", "co2=700ppm Level=1"},
 		{"g/NDATA/n", 62, []spb{{alias: 2, value: 0xfb}, {alias: 1, value: 812}}, "", "Level=-5 co2=812ppm"},
-		// One space of aliases, but other names.
 		{"g/DBIRTH/n/d", 63, []spb{{name: "Temperature", unit: "°F", alias: 3, datatype: 7, value: 212}, {name: "Level", datatype: 2, value: 0}}, "", "temperature=100Cel Level=0"},
 		{"g/DDATA/n/d", 64, []spb{{alias: 3, value: 32}, {name: "Level", value: 0xfffe}}, "", "temperature=0Cel Level=-2"},
 		// Another node has other aliases.
@@ -132,6 +136,105 @@ func TestBirths(t *testing.T) {
 			}
 		}
 	}
+}
+
+// numberedStep is a message, and what becomes of it.
+type numberedStep struct {
+	topic   string
+	seq     int // -1: none
+	metrics []spb
+	rebirth bool
+	want    string // readings
+}
+
+// takeAll takes messages that come one second after the other.
+func takeAll(t *testing.T, births *device.Births, from int, steps []numberedStep) {
+	t.Helper()
+	p := device.NewParser(dictionary(t))
+	for i, s := range steps {
+		m := sparkplugMessage(s.topic, from+i, s.metrics...)
+		if s.seq >= 0 {
+			m.Payload = numbered(m.Payload, uint64(s.seq))
+		}
+		if got := births.Take(m); got != "" != s.rebirth {
+			t.Errorf("step %d, %s: asked %q", i, s.topic, got)
+		}
+		readings, _, err := p.Parse(nil, m)
+		got := ""
+		for _, r := range readings {
+			got = strings.TrimSpace(got + " " + fmt.Sprintf("%s=%v", r.Metric, r.Value))
+		}
+		if err != nil {
+			got = "rejected"
+		}
+		if got != s.want {
+			t.Errorf("step %d, %s: %s (%v), want %s", i, s.topic, got, err, s.want)
+		}
+	}
+}
+
+// Many nodes number the aliases of each device anew.
+func TestBirthsKeepsAliasesPerDevice(t *testing.T) {
+	alias := []spb{{alias: 1, value: 5}}
+	takeAll(t, device.NewBirths(), 0, []numberedStep{
+		{"g/NBIRTH/n", 0, []spb{{name: "level", alias: 1, datatype: 7, value: 1}}, false, "level=1"},
+		{"g/DBIRTH/n/a", 1, []spb{{name: "temperature", alias: 1, datatype: 7, value: 1}}, false, "temperature=1"},
+		{"g/DBIRTH/n/b", 2, []spb{{name: "co2", alias: 1, datatype: 7, value: 400}}, false, "co2=400"},
+		{"g/DDATA/n/a", 3, alias, false, "temperature=5"},
+		{"g/DDATA/n/b", 4, []spb{{alias: 1, value: 800}}, false, "co2=800"},
+		{"g/NDATA/n", 5, alias, false, "level=5"},
+		{"g/DDATA/n/c", 6, alias, true, "rejected"}, // never born
+		{"g/DBIRTH/m/a", 0, []spb{{name: "temperature", alias: 1, datatype: 7, value: 1}}, false, "temperature=1"},
+		{"g/DDATA/m/a", 1, alias, false, "temperature=5"},
+		{"g/NDATA/m", 2, alias, true, "rejected"}, // its NBIRTH was not seen
+	})
+}
+
+// A message that is missing may have been a birth. One that comes again is not
+// missing anything.
+func TestBirthsNoticesGaps(t *testing.T) {
+	born, alias := []spb{{name: "a", alias: 1, datatype: 7, value: 1}}, []spb{{alias: 1, value: 5}}
+	takeAll(t, device.NewBirths(), 0, []numberedStep{
+		{"g/NBIRTH/n", 0, born, false, "a=1"},
+		{"g/NDATA/n", 1, alias, false, "a=5"},
+		{"g/NDATA/n", 1, alias, false, "a=5"}, // come again
+		{"g/NDATA/n", 2, alias, false, "a=5"},
+		{"g/NDATA/n", 4, alias, true, "rejected"},
+		{"g/NDATA/n", 5, alias, false, "rejected"}, // asked a second ago
+		{"g/NBIRTH/n", 0, born, false, "a=1"},
+		{"g/DBIRTH/n/d", 1, born, false, "a=1"},
+		{"g/NDATA/n", -1, alias, false, "a=5"}, // not numbered
+		{"g/DDATA/n/d", 2, alias, false, "a=5"},
+		{"g/NDATA/m", 9, alias, true, "rejected"}, // another node's
+		{"g/DDATA/n/d", 3, alias, false, "a=5"},
+		{"g/DDEATH/n/d", 4, nil, false, ""},
+		{"g/NDATA/n", 5, alias, false, "a=5"},
+	})
+	births := device.NewBirths()
+	takeAll(t, births, 0, []numberedStep{{"g/NBIRTH/n", 254, born, false, "a=1"}, {"g/NDATA/n", 255, alias, false, "a=5"}, {"g/NDATA/n", 0, alias, false, "a=5"}})
+	// What comes again behind a later one cannot be told from a gap.
+	takeAll(t, births, 10, []numberedStep{{"g/NDATA/n", 1, alias, false, "a=5"}, {"g/NDATA/n", 0, alias, true, "rejected"}})
+	// A gap is noticed by whatever message, and by data that say their names.
+	takeAll(t, births, 100, []numberedStep{
+		{"g/NBIRTH/n", 0, born, false, "a=1"},
+		{"g/DBIRTH/n/d", 3, born, true, "a=1"},
+		{"g/DDATA/n/d", 4, alias, false, "a=5"}, // born behind the gap
+		{"g/NBIRTH/n", 0, born, false, "a=1"},
+	})
+	takeAll(t, births, 200, []numberedStep{{"g/NDATA/n", 2, born, true, "a=1"}})
+}
+
+// While there is no connection, births are missed. A node that was asked is not
+// asked again with each connection.
+func TestBirthsForget(t *testing.T) {
+	born, alias := []spb{{name: "a", alias: 1, datatype: 7, value: 1}}, []spb{{alias: 1, value: 5}}
+	births := device.NewBirths()
+	takeAll(t, births, 0, []numberedStep{{"g/NBIRTH/n", 0, born, false, "a=1"}, {"g/NDATA/n", 1, alias, false, "a=5"}})
+	births.Forget()
+	takeAll(t, births, 10, []numberedStep{{"g/NDATA/n", 2, alias, true, "rejected"}})
+	births.Forget()
+	takeAll(t, births, 20, []numberedStep{{"g/NDATA/n", 3, alias, false, "rejected"}})
+	takeAll(t, births, 70, []numberedStep{{"g/NDATA/n", 4, alias, true, "rejected"}})
 }
 
 // Only who saw the births may name metrics.
