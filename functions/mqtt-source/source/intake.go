@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/telemesh/telemesh/internal/batch"
 	"github.com/telemesh/telemesh/internal/device"
@@ -28,6 +29,10 @@ type IntakeConfig struct {
 // while some are on their way.
 func (c *IntakeConfig) inFlight() int { return max(1000, min(4*c.MaxMessages, 1<<16-1)) }
 
+// maxBytes is how many bytes may wait for the broker. They are there several
+// times while an event is made and sent.
+const maxBytes = 32 << 20
+
 // Publish is a PUBLISH packet as it was received (MQTT 5, section 3.3).
 type Publish struct {
 	Session     string // of the client, whose packet ids they are
@@ -38,6 +43,16 @@ type Publish struct {
 	ContentType string
 	Properties  [][2]string // the user properties
 	Payload     []byte
+}
+
+// weight is what p takes of the memory while it is in flight. What is heavier
+// than all of it waits for all.
+func (p *Publish) weight() int64 {
+	n := len(p.Topic) + len(p.ContentType) + len(p.Payload)
+	for _, property := range p.Properties {
+		n += len(property[0]) + len(property[1])
+	}
+	return int64(min(n, maxBytes))
 }
 
 var (
@@ -55,6 +70,7 @@ type Intake struct {
 	source  string
 	batcher *batch.Batcher
 	slots   chan struct{}
+	memory  *semaphore.Weighted // bytes in flight
 	open    context.Context
 	stop    context.CancelFunc
 
@@ -74,9 +90,10 @@ type packet struct {
 
 // taken is a PUBLISH that was not dropped.
 type taken struct {
-	id   string
-	done func(error) // who is told; nil once it was
-	err  error       // what it was told
+	id     string
+	weight int64
+	done   func(error) // who is told; nil once it was
+	err    error       // what it was told
 }
 
 // maxYoung bounds what is remembered of sessions: it has to be more than what
@@ -94,7 +111,8 @@ func NewIntake(cfg IntakeConfig, source string, ports function.Ports, ask func(t
 	if err != nil {
 		return nil, err
 	}
-	in := &Intake{topics: all, source: source, slots: make(chan struct{}, cfg.inFlight()), ask: ask, births: device.NewBirths(), young: map[packet]*taken{}}
+	in := &Intake{topics: all, source: source, slots: make(chan struct{}, cfg.inFlight()),
+		memory: semaphore.NewWeighted(maxBytes), ask: ask, births: device.NewBirths(), young: map[packet]*taken{}}
 	in.open, in.stop = context.WithCancel(context.Background())
 	in.batcher = batch.New(cfg.Config, name, post(ports.Client, cfg.Sink, ports.Log))
 	return in, nil
@@ -132,7 +150,12 @@ func (in *Intake) Take(p Publish, done func(error)) {
 		done(ErrClosed)
 		return
 	}
-	t := &taken{id: m.ID, done: done}
+	t := &taken{id: m.ID, weight: p.weight(), done: done}
+	if in.memory.Acquire(in.open, t.weight) != nil {
+		<-in.slots
+		done(ErrClosed)
+		return
+	}
 	in.mu.Lock()
 	// Messages without a time take this one, and must not all say something of
 	// the same instant.
@@ -150,6 +173,14 @@ func (in *Intake) Take(p Publish, done func(error)) {
 		in.ask(rebirth, device.RebirthRequest(m.ReceivedAt))
 	}
 	in.hand(t, m, 0)
+}
+
+// Missed says that messages may have been missed until now, births of Sparkplug
+// nodes among them.
+func (in *Intake) Missed() {
+	in.mu.Lock()
+	in.births.Forget()
+	in.mu.Unlock()
 }
 
 // again says whether the PUBLISH with this message is one that was taken before
@@ -189,6 +220,7 @@ func (in *Intake) hand(t *taken, m mesh.Message, attempt int) {
 			}()
 			return
 		}
+		in.memory.Release(t.weight)
 		<-in.slots
 		if err != nil {
 			err = fmt.Errorf("%w: %w", ErrClosed, err)

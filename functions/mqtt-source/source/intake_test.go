@@ -1,10 +1,12 @@
 package source
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +196,66 @@ func TestIntakeHoldsBack(t *testing.T) {
 		t.Error(err)
 	}
 	ingress.Await(t, cap(in.slots)+1)
+}
+
+// Few large messages are held back as many small ones are. One that is heavier
+// than all comes alone.
+func TestIntakeHoldsBackBytes(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	release := ingress.Hold()
+	defer release()
+	in := newIntake(t, config(ingress, "#"))
+	const n = 32
+	large := Publish{Topic: "a", Payload: bytes.Repeat([]byte("x"), maxBytes/n-len("a")-len("idm-00"))}
+	for i := range n {
+		large.Properties = [][2]string{{"id", fmt.Sprintf("m-%02d", i)}}
+		took(in, large)
+	}
+	over := make(chan (<-chan error))
+	go func() {
+		over <- took(in, Publish{Topic: "a", Payload: []byte("1")})
+		over <- took(in, Publish{Topic: "a", Payload: make([]byte, maxBytes+1)})
+	}()
+	for len(in.slots) <= n { // it has its slot, and waits for bytes
+		runtime.Gosched()
+	}
+	if in.memory.TryAcquire(1) {
+		t.Fatal("there is room behind 32 MiB in flight")
+	}
+	select {
+	case <-over:
+		t.Fatal("taken without room")
+	default:
+	}
+	release()
+	for range 2 {
+		if err := mqtttest.Await(t, mqtttest.Await(t, over, "room"), "acceptance"); err != nil {
+			t.Error(err)
+		}
+	}
+	ingress.Await(t, n+2)
+	if !in.memory.TryAcquire(maxBytes) {
+		t.Error("memory is taken and nothing is in flight")
+	}
+}
+
+// Who waits for room when the intake closes is told so, and leaves nothing.
+func TestCloseEndsWaiting(t *testing.T) {
+	ingress := mqtttest.NewIngress(t)
+	in := newIntake(t, config(ingress, "#"))
+	if !in.memory.TryAcquire(maxBytes) {
+		t.Fatal("no room")
+	}
+	waiting := make(chan (<-chan error))
+	go func() { waiting <- took(in, Publish{Topic: "a"}) }()
+	for len(in.slots) == 0 {
+		runtime.Gosched()
+	}
+	in.stop()
+	if err := <-mqtttest.Await(t, waiting, "the answer"); !errors.Is(err, ErrClosed) || len(in.slots) != 0 {
+		t.Errorf("done(%v) with %d slots taken, want ErrClosed and none", err, len(in.slots))
+	}
+	in.memory.Release(maxBytes)
 }
 
 func TestCloseHandsOverOnce(t *testing.T) {

@@ -7,8 +7,9 @@
 // whatever the broker answers. A refusal for good, such as of an event too long
 // or of a source without the right, is tried again as well and said in the log:
 // the source stands still until somebody sees to it, and loses nothing. At most
-// 1,000 messages, or four events full of them, are in flight. A PUBLISH of more
-// than 512 KiB is dropped by the MQTT broker, which is told so.
+// 1,000 messages, or four events full of them, and 32 MiB of them are in flight,
+// and at most 500 are unacknowledged: then the source reads no more. A PUBLISH of
+// more than 512 KiB is dropped by the MQTT broker, which is told so.
 //
 // MQTT_TOPICS are topic filters, separated by commas. A level {name} matches as
 // + does and becomes the attribute of that name; {device_id} is the device. What
@@ -31,8 +32,10 @@
 // connection ends: what is published meanwhile with QoS 1 or 2 comes then. With
 // MQTT_SHARE, several sources of different client ids share the messages. Not
 // those of Sparkplug B: its births tell what the data after them mean, so that
-// one source has to see all. A source that has not seen a birth asks the node for
-// it.
+// one source has to see all, and a filter has to let all messages of a node pass
+// (spBv1.0/GROUP/+/NODE/#). A source that has not seen a birth, or misses one of
+// the messages that a node numbers, asks the node for it; with each connection
+// it begins anew.
 //
 // What MQTT does not keep from coming twice: a message without a time takes the
 // time at which it is received. One that the MQTT broker sends again, since it
@@ -138,6 +141,9 @@ const (
 	// MaxPacket, in bytes. The event of one message of this size is still below
 	// the 1 MB that Kafka takes at most, its payload in base64.
 	MaxPacket = 512 << 10
+	// maxUnacknowledged is what the MQTT broker may send without an
+	// acknowledgement: an event full of messages.
+	maxUnacknowledged = 500
 	// ackInterval is how often paho sends acknowledgements; so long a message
 	// takes up room in vain.
 	ackInterval = 5 * time.Millisecond
@@ -149,7 +155,7 @@ const (
 // accepted what was received.
 func (s *Source) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
-	receiveMaximum, maxPacket := uint16(s.cfg.inFlight()), uint32(MaxPacket)
+	receiveMaximum, maxPacket := uint16(maxUnacknowledged), uint32(MaxPacket)
 	life := context.WithoutCancel(ctx) // of the connection: acknowledgements come after the end
 	conn, err := autopaho.NewConnection(life, autopaho.ClientConfig{
 		ServerUrls:            []*url.URL{s.server},
@@ -163,6 +169,7 @@ func (s *Source) Run(ctx context.Context) error {
 			// Causes come along; some MQTT brokers leave out user properties, too,
 			// where nobody asks for them.
 			c.Properties.RequestProblemInfo = true
+			s.intake.Missed() // before a message can come by this connection
 			return c, nil
 		},
 		OnConnectionUp: func(conn *autopaho.ConnectionManager, ack *paho.Connack) {

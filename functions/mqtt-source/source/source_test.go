@@ -346,3 +346,42 @@ func TestSparkplugBirths(t *testing.T) {
 		t.Errorf("%d data messages, want 2", data)
 	}
 }
+
+// A birth may have been missed while there was no connection: what was known
+// before is not used behind it.
+func TestSparkplugBirthsAreOfAConnection(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	cfg := sourceConfig(server, ingress)
+	subscribed(t, server, cfg)
+	node := mqtttest.NewClient(t, server.Address, "node", nil)
+	mqtttest.Publish(t, node, &paho.Publish{QoS: 1, Topic: "spBv1.0/g/NBIRTH/n", Payload: mqtttest.Metric("temperature", 5)})
+	mqtttest.Publish(t, node, &paho.Publish{QoS: 1, Topic: "spBv1.0/g/NDATA/n", Payload: mqtttest.Metric("", 5)})
+	ingress.Await(t, 2)
+	client, _ := server.Clients.Get(cfg.ClientID)
+	client.Stop(errors.New("the network is gone"))
+	awaitSubscription(t, server, cfg.ClientID)
+	mqtttest.Publish(t, node, &paho.Publish{QoS: 1, Topic: "spBv1.0/g/NDATA/n", Payload: append(mqtttest.Metric("", 5), 0x08, 1)})
+	var named []bool
+	for _, m := range ingress.Await(t, 3) {
+		if m.Attributes["topic"] == "spBv1.0/g/NDATA/n" {
+			named = append(named, m.Attributes["sparkplug_names"] != "")
+		}
+	}
+	if want := []bool{true, false}; !slices.Equal(named, want) {
+		t.Errorf("names are told %v, want %v", named, want)
+	}
+}
+
+func TestReceiveMaximum(t *testing.T) {
+	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+	cfg := sourceConfig(server, ingress)
+	cfg.MaxMessages = 10_000
+	subscribed(t, server, cfg)
+	session, ok := server.Clients.Get(cfg.ClientID)
+	if !ok {
+		t.Fatal("no session")
+	}
+	if got := session.Properties.Props.ReceiveMaximum; got != 500 {
+		t.Errorf("the MQTT broker may send %d without an acknowledgement, want 500", got)
+	}
+}
