@@ -222,6 +222,30 @@ func TestSessionsOutliveTheProcess(t *testing.T) {
 	}
 }
 
+// A power cut may leave a file that is empty or torn. It costs the sessions, and
+// not the mesh; what was in it is kept for who wants to look.
+func TestTornSessions(t *testing.T) {
+	for _, torn := range []string{"", `[{"id":"kept","ver`} {
+		ingress := mqtttest.NewIngress(t)
+		file := filepath.Join(t.TempDir(), "sessions.json")
+		if err := os.WriteFile(file, []byte(torn), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		address, stop := startOn(t, ingress, file)
+		if got := string(read(t, file+".broken")); got != torn {
+			t.Errorf("put aside %q, want %q", got, torn)
+		}
+		for _, present := range []bool{false, true} {
+			device := dial(t, address, 4)
+			if got := device.connect(t, "kept", false); got != present {
+				t.Errorf("session present %v, want %v", got, present)
+			}
+			stop()
+			address, stop = startOn(t, ingress, file)
+		}
+	}
+}
+
 func read(t *testing.T, file string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(file)

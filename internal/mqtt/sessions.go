@@ -49,7 +49,13 @@ func openSessions(path string, log *slog.Logger) (*sessions, error) {
 	}
 	var all []session
 	if err := json.Unmarshal(text, &all); err != nil {
-		return nil, fmt.Errorf("read MQTT sessions of %s: %w", path, err)
+		// Clients that connect again learn that their sessions are gone. That is
+		// less than nobody being able to connect.
+		log.Warn("MQTT sessions lost, the file is put aside", "file", path+".broken", "error", err)
+		if err := os.Rename(path, path+".broken"); err != nil {
+			return nil, fmt.Errorf("put MQTT sessions aside: %w", err)
+		}
+		return s, nil
 	}
 	for _, one := range all {
 		s.known[one.ID] = one
@@ -162,12 +168,27 @@ func (s *sessions) forget(id string) {
 func (s *sessions) write() {
 	text, err := json.Marshal(slices.Collect(maps.Values(s.known)))
 	if err == nil {
-		err = os.WriteFile(s.path+".new", text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(s.path+".new", s.path)
+		err = replace(s.path, text)
 	}
 	if err != nil {
 		s.log.Warn("MQTT sessions not kept", "error", err)
 	}
+}
+
+// replace puts text in the place of what is in a file. The new file is on the
+// disk before it has the name: after a power cut there is the old one or the new
+// one, and none that is empty.
+func replace(path string, text []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
