@@ -3,9 +3,13 @@ package source
 import (
 	"bytes"
 	"context"
+	"errors"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
+	"slices"
 	"strings"
 	"testing"
 	"time"
