@@ -41,6 +41,7 @@ func TestHostileMessagesAreCheap(t *testing.T) {
 		{"ngsi-ld", `{"id":"urn:ngsi-ld:a","type":"t","dateObserved":"` + blank + `","a":{"type":"Property","values":[` + pairs + `]}}`},
 		{"ngsi-ld", `{"type":"Notification","subscriptionId":"x","notifiedAt":"` + blank + `","data":[` + many(9000, `{"id":"#","type":"t","a":1}`) + `]}`},
 		{"sensorthings", `{"Datastream":{"@iot.id":1,"name":"` + long + `","unitOfMeasurement":{"symbol":"` + long + `"}},"components":["result"],"dataArray":[` + many(50_000, "[null]") + `]}`},
+		{"tasmota", `{"Time":"2024-05-01T10:00:00",` + many(50_000, `"s#":{"Temperature":null}`) + `,"Q":{"Humidity":3}}`},
 		{"azure-iot-hub", `{"SystemProperties":{"connectionDeviceId":"d"},"Properties":{` + many(50_000, `"a#":1`) + `},"Body":[` + many(9000, `{"a":1}`) + `]}`},
 	} {
 		m := message(c.payload)

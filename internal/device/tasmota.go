@@ -89,11 +89,13 @@ func (p *Parser) readTasmotaText() (isJSON bool, err error) {
 }
 
 // readTasmota reads sensors (SENSOR, and STATUS8 or STATUS10 that ask for
-// them), the state (STATE, STATUS11) and POWER of a RESULT. The device is what
+// them), the state (STATE, STATUS11) and a RESULT. The device is what
 // the topic calls it. The time is local and says no zone: UTC, unless the
 // attribute timezone names one. Temperatures and pressures are in the unit
 // that the message tells, all else in those of Tasmota's documentation.
-// LWT, INFO and answers to other commands measure nothing.
+// Of a RESULT, POWER, switches, buttons and what the device received from
+// others are read. LWT, INFO, a STATUS of other members Status… and a RESULT
+// that answers another command (stat) measure nothing.
 func (p *Parser) readTasmota(i int32) error {
 	d := p.doc
 	device, command, _ := tasmotaTopic(p.m)
@@ -115,12 +117,18 @@ func (p *Parser) readTasmota(i int32) error {
 			state = c
 		}
 		if sensors == none && state == none {
+			if d.any(i, func(name []byte) bool { return !bytes.HasPrefix(name, []byte("Status")) }) {
+				return p.fault(i, "no %s of Tasmota that is known: it has more than Status…", command)
+			}
 			return nil
 		}
 	case word == "RESULT":
 		sensors = none
-		if !hasPower(d, i) {
-			return nil
+		if !d.any(i, isResult) {
+			if hasLevel(p.m.Attributes[topic], "stat") {
+				return nil
+			}
+			return p.fault(i, "no RESULT of Tasmota that is known: it answers no command and has none of POWER, Switch, Button and …Received")
 		}
 	}
 	time := d.member(i, "Time")
@@ -151,8 +159,8 @@ func (p *Parser) readTasmota(i int32) error {
 		return p.tasmotaState(state)
 	}
 	for c := i + 1; word == "RESULT" && c < d.end(i); c = d.end(c) {
-		if isPower(d.name(c)) {
-			if err := p.put(c, string(d.name(c)), "", ""); err != nil {
+		if isResult(d.name(c)) {
+			if err := p.tasmotaMember(c, tasmotaUnits{}); err != nil {
 				return err
 			}
 		}
@@ -160,13 +168,24 @@ func (p *Parser) readTasmota(i int32) error {
 	return nil
 }
 
+// isResult says whether a member of a RESULT is what a switch, a button or a
+// receiver of other devices (ZbReceived, RfReceived, IrReceived…) had to tell.
+func isResult(name []byte) bool {
+	switch wordOf(string(name)) {
+	case "POWER", "Switch", "Button":
+		return true
+	}
+	return bytes.HasSuffix(name, []byte("Received"))
+}
+
 func isPower(name []byte) bool {
 	return string(bytes.TrimRight(name, "0123456789")) == "POWER"
 }
 
-func hasPower(d *document, i int32) bool {
+// any says whether object i has a member with such a name.
+func (d *document) any(i int32, such func(name []byte) bool) bool {
 	for c := i + 1; c < d.end(i); c = d.end(c) {
-		if isPower(d.name(c)) {
+		if such(d.name(c)) {
 			return true
 		}
 	}
@@ -210,45 +229,59 @@ var energyTerms = map[string]term{
 	"Current":       {"", "A"},
 }
 
-// convertedTerms are those in the unit that the message tells: TempUnit or
-// PressureUnit.
-var convertedTerms = map[string]struct{ as, in string }{
-	"Temperature": {"temperature", "TempUnit"},
-	"DewPoint":    {"dew_point", "TempUnit"},
-	"ObjectTemp":  {"", "TempUnit"},
-	"AmbientTemp": {"", "TempUnit"},
-	"Pressure":    {"pressure", "PressureUnit"},
-	"SeaPressure": {"", "PressureUnit"},
+// tasmotaUnits are the UCUM units that a message tells.
+type tasmotaUnits struct{ temperature, pressure string }
+
+// convertedTerms are those in the unit that the message tells: TempUnit, or
+// PressureUnit for a pressure.
+var convertedTerms = map[string]struct {
+	as       string
+	pressure bool
+}{
+	"Temperature": {as: "temperature"},
+	"DewPoint":    {as: "dew_point"},
+	"ObjectTemp":  {},
+	"AmbientTemp": {},
+	"Pressure":    {as: "pressure", pressure: true},
+	"SeaPressure": {pressure: true},
 }
 
 // tasmotaSensors reads an object of sensors.
 func (p *Parser) tasmotaSensors(i int32) error {
 	d := p.doc
+	units := tasmotaUnits{p.unitOf(i, "TempUnit"), p.unitOf(i, "PressureUnit")}
 	for c := i + 1; c < d.end(i); c = d.end(c) {
-		sensor := p.text(d.name(c))
-		switch {
-		case sensor == "Time" || sensor == "TempUnit" || sensor == "PressureUnit" || sensor == "SpeedUnit":
-			continue
-		case d.kind(c) != object: // Switch1, and those of devices with one sensor built in
-			if err := p.tasmotaSensor(i, c, "", sensor); err != nil {
-				return err
-			}
+		switch string(d.name(c)) {
+		case "Time", "TempUnit", "PressureUnit", "SpeedUnit":
 			continue
 		}
-		for m := c + 1; m < d.end(c); m = d.end(m) {
-			if err := p.tasmotaSensor(i, m, sensor, p.text(d.name(m))); err != nil {
-				return err
-			}
+		if err := p.tasmotaMember(c, units); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// tasmotaSensor reads value c that a sensor of object i has by a name. Where
+// tasmotaMember reads a sensor.
+func (p *Parser) tasmotaMember(c int32, units tasmotaUnits) error {
+	d := p.doc
+	sensor := p.text(d.name(c))
+	if d.kind(c) != object { // Switch1, and those of devices with one sensor built in
+		return p.tasmotaSensor(c, "", sensor, units)
+	}
+	for m := c + 1; m < d.end(c); m = d.end(m) {
+		if err := p.tasmotaSensor(m, sensor, p.text(d.name(m)), units); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tasmotaSensor reads value c that a sensor has by a name. Where
 // several sensors have the same metric, the first has its name, as everywhere;
 // the others have the sensor's before their own. A temperature or a pressure
 // whose unit the message does not tell has none.
-func (p *Parser) tasmotaSensor(i, c int32, sensor, name string) error {
+func (p *Parser) tasmotaSensor(c int32, sensor, name string, units tasmotaUnits) error {
 	own := name
 	if sensor != "" {
 		own = p.joined(sensor, "_", name)
@@ -256,7 +289,10 @@ func (p *Parser) tasmotaSensor(i, c int32, sensor, name string) error {
 	t := tasmotaTerms[name]
 	converted, ok := convertedTerms[name]
 	if ok {
-		if t.unit = p.unitOf(i, converted.in); t.unit != "" {
+		if t.unit = units.temperature; converted.pressure {
+			t.unit = units.pressure
+		}
+		if t.unit != "" {
 			t.as = converted.as
 		}
 	}
