@@ -3,6 +3,7 @@ package device
 import (
 	"bytes"
 	"cmp"
+	"strconv"
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -165,9 +166,13 @@ func (p *Parser) readShellyText() (isJSON bool, err error) {
 // device's own: numbers and booleans are readings, texts attributes; names and
 // addresses in the network are neither.
 //
-// A NotifyEvent is a text by the name of its component, such as single_push;
-// events of sys and of components without a number measure nothing, as do
-// methods other than Notify….
+// A NotifyEvent is a text by the name of its component, such as single_push, and
+// its data, whose names are below the component's. Data with an address is of
+// a Bluetooth device that a script heard: the device is SRC/ADDRESS. What else
+// a component tells for the same time has its number behind the component's
+// name: input:0_event, input:0_1_event. Events without data of sys and other
+// components without a number measure nothing, as do requests and responses.
+// What is none of these is rejected.
 func (p *Parser) readShelly(i int32) error {
 	d := p.doc
 	prefix, component, kind := shellyTopic(p.m)
@@ -184,15 +189,19 @@ func (p *Parser) readShelly(i int32) error {
 		return p.component(i, component)
 	}
 	method, params := d.member(i, "method"), d.member(i, "params")
-	if method == 0 || !bytes.HasPrefix(d.chars(method), []byte("Notify")) {
+	switch {
+	case d.hasPrefix(method, "Notify"):
+	case d.member(i, "id") != 0 && (d.first(i, "result", "error") != 0 || method != 0 && bytes.Contains(d.chars(method), []byte("."))):
 		return nil
+	default:
+		return p.fault(i, "no message of Shelly that is known: it has no method Notify…")
 	}
 	if params == 0 || d.kind(params) != object {
 		return p.fault(i, "%s has no object params", d.chars(method))
 	}
 	source := cmp.Or(p.scalar(d.member(i, "src")), p.m.DeviceID, prefix)
-	begin := func(times ...int32) error {
-		if err := p.device(source); err != nil {
+	begin := func(device string, times ...int32) error {
+		if err := p.device(device); err != nil {
 			return err
 		}
 		for n, c := range times {
@@ -205,7 +214,7 @@ func (p *Parser) readShelly(i int32) error {
 	ts := d.member(params, "ts")
 	events := d.member(params, "events")
 	if string(d.chars(method)) != "NotifyEvent" {
-		if err := begin(ts); err != nil {
+		if err := begin(source, ts); err != nil {
 			return err
 		}
 		for c := params + 1; c < d.end(params); c = d.end(c) {
@@ -224,19 +233,84 @@ func (p *Parser) readShelly(i int32) error {
 	if events == 0 || d.kind(events) != array {
 		return p.fault(params, "NotifyEvent has no array events")
 	}
+	type occasion struct {
+		at
+		component string // empty: any
+	}
+	seen := map[occasion]int{}
 	for c := events + 1; c < d.end(events); c = d.end(c) {
-		at, event := d.member(c, "component"), d.member(c, "event")
-		if at == 0 || event == 0 || !bytes.Contains(d.chars(at), []byte(":")) {
+		component, event, data := p.scalar(d.member(c, "component")), d.member(c, "event"), d.member(c, "data")
+		if component == "" || event == 0 {
+			p.skipped++
 			continue
 		}
-		if err := begin(d.member(c, "ts"), ts); err != nil {
+		if data == 0 && !strings.Contains(component, ":") {
+			continue
+		}
+		device, terms := source, map[string]term(nil)
+		if address := p.scalar(d.at(c, "data", "address")); address != "" {
+			device, terms = p.joined(source, "/", address), bluTerms
+		}
+		if err := begin(device, d.member(c, "ts"), ts); err != nil {
 			return err
 		}
-		if err := p.put(event, p.joined(p.text(d.chars(at)), "_event", ""), "", ""); err != nil {
+		seen[occasion{at: p.at}]++
+		first := seen[occasion{at: p.at}] == 1 // else the metrics are taken
+		this := occasion{p.at, component}
+		if seen[this]++; seen[this] > 1 {
+			component = p.joined(component, "_", strconv.Itoa(seen[this]-1))
+		}
+		if err := p.put(event, p.joined(component, "_event", ""), "", ""); err != nil {
+			return err
+		}
+		if err := p.eventData(data, component, terms, first); err != nil {
 			return err
 		}
 		p.finish()
 		p.begin()
+	}
+	return nil
+}
+
+// bluTerms are those of a Bluetooth device that a script heard, in the units of
+// BTHome: https://bthome.io/format/
+var bluTerms = map[string]term{
+	"temperature": {"temperature", "Cel"},
+	"humidity":    {"relative_humidity", "%"},
+	"illuminance": {"illuminance", "lx"},
+	"battery":     {"device_battery_level", "%"},
+	"rssi":        {"device_rssi", "dB{mW}"},
+	"rotation":    {"", "deg"},
+}
+
+// eventData reads what an event has besides its name; c may be 0, for none.
+// first: it may have the metrics' names.
+func (p *Parser) eventData(c int32, component string, terms map[string]term, first bool) error {
+	d := p.doc
+	switch {
+	case c == 0:
+		return nil
+	case d.kind(c) != object:
+		return p.put(c, p.joined(component, "_data", ""), "", "")
+	}
+	for m := c + 1; m < d.end(c); m = d.end(m) {
+		name := p.text(d.name(m))
+		own := p.joined(component, "_", name)
+		switch name {
+		case "ts", "address":
+			continue
+		case "event":
+			own = p.joined(component, "_data_", name)
+		case "battery", "rssi", "pid", "encryption", "BTHome_version":
+			own = p.joined("device_", own, "")
+		}
+		t := terms[name]
+		if !first {
+			t.as = ""
+		}
+		if err := p.put(m, own, t.as, t.unit); err != nil {
+			return err
+		}
 	}
 	return nil
 }
