@@ -47,7 +47,8 @@ func (p *Parser) optional(c int32, own, as, unit string) error {
 	return p.put(c, own, as, unit)
 }
 
-// best gives the signal of the gateway with the strongest one.
+// best gives the signal of the gateway with the strongest one; loRaSNR is that of
+// ChirpStack v3.
 func (p *Parser) best(gateways int32) (rssi, snr int32) {
 	d := p.doc
 	if gateways == 0 || d.kind(gateways) != array {
@@ -60,7 +61,7 @@ func (p *Parser) best(gateways int32) (rssi, snr int32) {
 			continue
 		}
 		if v, _ := parseNumber(d.raw(at)); rssi == 0 || v > strongest {
-			strongest, rssi, snr = v, at, d.member(c, "snr")
+			strongest, rssi, snr = v, at, d.first(c, "snr", "loRaSNR")
 		}
 	}
 	return rssi, snr
