@@ -199,7 +199,7 @@ func TestParse(t *testing.T) {
 		{name: "TTN uplink without bytes", payload: uplink(`"uplink_message":{"f_cnt":3}`)},
 		{name: "TTN join", payload: uplink(`"join_accept":{"session_key_id":"x"}`)},
 		{name: "TTN decoded to a number", payload: uplink(`"uplink_message":{"decoded_payload":7}`), cause: `"decoded_payload" is a number, not an object`},
-		{name: "TTN by format, not by shape", payload: `{"deviceId":"d","a":1}`, with: func(m *mesh.Message) { m.Format = "ttn-v3" }},
+		{name: "TTN by format, not by shape", payload: `{"deviceId":"d","a":1}`, with: func(m *mesh.Message) { m.Format = "ttn-v3" }, cause: "no message of The Things Stack"},
 
 		// ChirpStack.
 		{name: "ChirpStack uplink", payload: up(`,"fCnt":10,"fPort":1,"data":"AQ==","object":{"co2":500,"nested":{"x":1}}`),

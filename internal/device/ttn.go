@@ -21,6 +21,13 @@ var ttn = reader{
 	read:  (*Parser).readTTN,
 }
 
+// measuresNothing are the messages that are no uplink, those to a device among
+// them (downlinks).
+var measuresNothing = []string{
+	"join_accept", "downlink_ack", "downlink_nack", "downlink_sent", "downlink_failed", "downlink_queued", "downlink_queue_invalidated",
+	"downlinks", "location_solved", "service_data",
+}
+
 // normalizedTerms is what The Things Stack says of normalized payloads:
 // https://www.thethingsindustries.com/docs/integrations/payload-formatters/javascript/uplink-normalizer/
 var normalizedTerms = map[string]term{
@@ -51,7 +58,11 @@ var normalizedTerms = map[string]term{
 // is not used: many gateways have no clock they could trust. A normalized
 // measurement may tell a time of its own.
 //
-// Joins, acknowledgements and the like measure nothing. An uplink without
+// An uplink_normalized is one measurement of an uplink, with a
+// normalized_payload alone.
+//
+// Joins, acknowledgements and the like measure nothing; what is neither an
+// uplink nor one of those is rejected. An uplink without
 // bytes measures nothing either; one with bytes that nobody decoded is
 // rejected, so that it can be read when the device has a payload formatter.
 func (p *Parser) readTTN(i int32) error {
@@ -59,14 +70,19 @@ func (p *Parser) readTTN(i int32) error {
 	if result := d.member(i, "result"); result != 0 {
 		i = result
 	}
-	message := d.member(i, "uplink_message")
-	if message == 0 {
+	message := d.first(i, "uplink_message", "uplink_normalized")
+	switch {
+	case message == 0 && d.first(i, measuresNothing...) != 0:
 		return nil
+	case message == 0:
+		return p.fault(i, "no message of The Things Stack that is known: it has no uplink_message")
+	case d.kind(message) != object:
+		return p.fault(message, "%s is %s, not an object", quote(d.name(message)), d.kind(message))
 	}
 	decoded, normalized := d.member(message, "decoded_payload"), d.member(message, "normalized_payload")
 	if decoded == 0 && normalized == 0 {
 		if b := d.member(message, "frm_payload"); b != 0 && len(d.chars(b)) > 0 {
-			return p.fault(b, "uplink_message has a frm_payload and no decoded_payload: the device has no payload formatter in The Things Stack, or it failed")
+			return p.fault(b, "%s has a frm_payload and no decoded_payload: the device has no payload formatter in The Things Stack, or it failed", d.name(message))
 		}
 		return nil
 	}
@@ -85,38 +101,38 @@ func (p *Parser) readTTN(i int32) error {
 		return p.time(time, d.member(message, "received_at"), d.member(i, "received_at"))
 	}
 	p.due++
-	if normalized != 0 {
-		for c := normalized + 1; d.kind(normalized) == array && c < d.end(normalized); c = d.end(c) {
-			time := d.member(c, "time")
-			if time == 0 || d.kind(c) != object {
-				continue
-			}
-			if err := begin(time); err != nil {
-				return err
-			}
-			if err := p.measurement(c, ""); err != nil {
-				return err
-			}
-			p.finish()
-			p.begin()
+	given := map[*metric]bool{} // by the normalizer, at whatever time
+	start := len(p.out)
+	for c, end := p.measurements(normalized); c < end; c = d.end(c) {
+		time := d.member(c, "time")
+		if time == 0 {
+			continue
 		}
+		if err := begin(time); err != nil {
+			return err
+		}
+		if err := p.measurement(c, ""); err != nil {
+			return err
+		}
+		p.given(given)
+		p.finish()
+		p.begin()
 	}
 	if err := begin(0); err != nil {
 		return err
 	}
-	if normalized != 0 {
-		if err := p.normalized(normalized); err != nil {
-			return err
-		}
+	if err := p.normalized(normalized); err != nil {
+		return err
 	}
 	if decoded != 0 {
+		p.given(given)
 		before := len(p.origins)
 		if err := p.decoded(decoded); err != nil {
 			return err
 		}
-		p.supersede(before)
+		p.supersede(before, given)
 	}
-	if len(p.origins) == 0 { // the codec failed; what follows should not hide it
+	if len(p.out) == start { // the codec failed; what follows should not hide it
 		return nil
 	}
 	return errors.Join(
@@ -125,15 +141,25 @@ func (p *Parser) readTTN(i int32) error {
 	)
 }
 
+// measurements gives the first of the values in a normalized_payload and where
+// they end: uplink_message has an array of them, uplink_normalized one; c may be
+// 0, for none.
+func (p *Parser) measurements(c int32) (first, end int32) {
+	switch {
+	case c == 0:
+		return 0, 0
+	case p.doc.kind(c) == array:
+		return c + 1, p.doc.end(c)
+	}
+	return c, p.doc.end(c)
+}
+
 // normalized reads the measurements without a time of their own. The first has
 // the names of The Things Stack, which those behind it would take again.
 func (p *Parser) normalized(c int32) error {
 	d := p.doc
-	if d.kind(c) != array {
-		return p.measurement(c, "")
-	}
 	n := 0
-	for e := c + 1; e < d.end(c); e = d.end(e) {
+	for e, end := p.measurements(c); e < end; e = d.end(e) {
 		if d.member(e, "time") != 0 {
 			continue
 		}
@@ -169,17 +195,20 @@ func (p *Parser) measurement(c int32, prefix string) error {
 	return nil
 }
 
-// supersede leaves out the readings from the nth of the object on whose metric
-// one of those before has: what a codec and its normalizer both say.
-func (p *Parser) supersede(n int) {
-	if n == 0 {
-		return
-	}
-	given := map[*metric]bool{}
-	for _, o := range p.origins[:n] {
+// given adds the metrics that the object has so far.
+func (p *Parser) given(metrics map[*metric]bool) {
+	for _, o := range p.origins {
 		if o.applies {
-			given[o.says.mapped] = true
+			metrics[o.says.mapped] = true
 		}
+	}
+}
+
+// supersede leaves out the readings from the nth of the object on whose metric
+// is given: what a codec and its normalizer both say.
+func (p *Parser) supersede(n int, given map[*metric]bool) {
+	if len(given) == 0 {
+		return
 	}
 	first := len(p.out) - len(p.origins)
 	kept := n
