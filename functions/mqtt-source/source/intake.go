@@ -90,15 +90,22 @@ type packet struct {
 
 // taken is a PUBLISH that was not dropped.
 type taken struct {
-	id     string
+	id     string // a hash of the message's
 	weight int64
 	done   func(error) // who is told; nil once it was
 	err    error       // what it was told
+	told   time.Time   // when it was
 }
 
 // maxYoung bounds what is remembered of sessions: it has to be more than what
 // one of them has unacknowledged.
 const maxYoung = 1 << 16
+
+// againTime is how long after its acknowledgement a PUBLISH is known when it
+// comes again. Its packet id is free by then, and a device that sends the same
+// bytes has measured again: what it sends twice in earnest comes twice rather
+// than one of them not at all.
+const againTime = 10 * time.Minute
 
 // NewIntake makes an intake of messages whose source is the given one. ask
 // publishes what asks a Sparkplug node to tell its births again; it must not
@@ -150,7 +157,7 @@ func (in *Intake) Take(p Publish, done func(error)) {
 		done(ErrClosed)
 		return
 	}
-	t := &taken{id: m.ID, weight: p.weight(), done: done}
+	t := &taken{id: mesh.Hash(m.ID), weight: p.weight(), done: done}
 	if in.memory.Acquire(in.open, t.weight) != nil {
 		<-in.slots
 		done(ErrClosed)
@@ -193,7 +200,7 @@ func (in *Intake) again(p Publish, id string, done func(error)) bool {
 	if t == nil {
 		t = in.old[key]
 	}
-	if t == nil || t.id != id {
+	if t == nil || t.id != mesh.Hash(id) || t.done == nil && time.Since(t.told) > againTime {
 		in.mu.Unlock()
 		return false
 	}
@@ -227,7 +234,7 @@ func (in *Intake) hand(t *taken, m mesh.Message, attempt int) {
 		}
 		in.mu.Lock()
 		done := t.done
-		t.done, t.err = nil, err
+		t.done, t.err, t.told = nil, err, time.Now()
 		in.mu.Unlock()
 		done(err)
 	})

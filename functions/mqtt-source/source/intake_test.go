@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -173,6 +175,56 @@ func TestAgainIsTheSame(t *testing.T) {
 	if got := len(ingress.Messages()); got != 4 {
 		t.Errorf("%d messages, want 4", got)
 	}
+}
+
+// ingress answers a request without a network, so that time can be made to pass.
+type ingress func() (status int)
+
+func (in ingress) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: in(), Body: http.NoBody, Request: r}, nil
+}
+
+// intakeTo makes an intake whose log goes to log.
+func intakeTo(t *testing.T, in ingress, log io.Writer) *Intake {
+	t.Helper()
+	cfg := IntakeConfig{Sink: "http://ingress", Topics: "#", Config: batch.Config{MaxMessages: 1, MaxBytes: 1 << 18, Linger: time.Millisecond}}
+	ports := function.Ports{Client: &http.Client{Transport: in}, Log: slog.New(slog.NewTextHandler(log, nil))}
+	intake, err := NewIntake(cfg, "mqtt://h/", ports, func(string, []byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return intake
+}
+
+// A packet id is free again once it is acknowledged: what comes under it much
+// later, marked as sent again, is another PUBLISH of which the first was lost.
+func TestAgainMuchLaterIsAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		posts := 0
+		in := intakeTo(t, func() int { posts++; return http.StatusAccepted }, io.Discard)
+		p := Publish{Session: "s", PacketID: 7, Topic: "a", Payload: []byte("1"), Properties: [][2]string{{"id", strings.Repeat("i", mesh.MaxIdentity)}}}
+		for _, test := range []struct {
+			after time.Duration
+			want  int
+		}{{0, 1}, {againTime, 1}, {time.Second, 2}, {time.Minute, 2}} {
+			time.Sleep(test.after)
+			if err := <-took(in, p); err != nil || posts != test.want {
+				t.Errorf("after another %s: done(%v), %d handed over, want nil and %d", test.after, err, posts, test.want)
+			}
+			p.Duplicate = true
+		}
+		for _, kept := range in.young {
+			if len(kept.id) > 32 {
+				t.Errorf("%d bytes are kept of an id", len(kept.id))
+			}
+		}
+		if err := in.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What is in flight is bounded: who brings more waits.
