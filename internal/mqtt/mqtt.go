@@ -54,6 +54,10 @@ const listenerID = "mqtt"
 // Start gives the start of a source that is an MQTT broker on listener and keeps
 // its sessions in a file. Its environment is that of mqtt-source.
 func Start(listener net.Listener, file string) function.Start {
+	return startDraining(listener, file, drainTime)
+}
+
+func startDraining(listener net.Listener, file string, drainTime time.Duration) function.Start {
 	return func(ports function.Ports) (*function.Function, error) {
 		cfg, err := function.Config[source.IntakeConfig]()
 		if err != nil {
@@ -94,7 +98,8 @@ func Start(listener net.Listener, file string) function.Start {
 			<-ctx.Done()
 			draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 			defer cancel()
-			// First what is in flight is accepted and acknowledged.
+			// First what is in flight is accepted and acknowledged, as far as there
+			// is time.
 			err := intake.Close(draining)
 			h.idle(draining)
 			return errors.Join(err, closed(server))

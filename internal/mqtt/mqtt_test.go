@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,31 +33,37 @@ func start(t testing.TB, ingress *mqtttest.Ingress) (address string, stop func()
 
 func startOn(t testing.TB, ingress *mqtttest.Ingress, file string) (address string, stop func()) {
 	t.Helper()
+	address, end := startFor(t, ingress, file, drainTime)
+	stop = func() {
+		t.Helper()
+		if err := end(); err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+	}
+	t.Cleanup(stop)
+	return address, stop
+}
+
+// startFor gives what ends the MQTT broker, with its error.
+func startFor(t testing.TB, ingress *mqtttest.Ingress, file string, drainTime time.Duration) (address string, end func() error) {
+	t.Helper()
 	t.Setenv("K_SINK", ingress.URL)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	fn, err := Start(listener, file)(function.Ports{Client: http.DefaultClient, Log: slog.New(slog.DiscardHandler)})
+	fn, err := startDraining(listener, file, drainTime)(function.Ports{Client: http.DefaultClient, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- fn.Run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	end = sync.OnceValue(func() error {
 		cancel()
-		if err := mqtttest.Await(t, ended, "the end of the MQTT broker"); err != nil {
-			t.Errorf("Run = %v, want nil", err)
-		}
-	}
-	t.Cleanup(stop)
-	return listener.Addr().String(), stop
+		return mqtttest.Await(t, ended, "the end of the MQTT broker")
+	})
+	return listener.Addr().String(), end
 }
 
 // publishing publishes and gives what comes of it.
@@ -164,12 +172,14 @@ func TestEnd(t *testing.T) {
 	<-ended
 
 	ingress.Refuse(http.StatusServiceUnavailable)
-	address, stop = start(t, ingress)
+	address, end := startFor(t, ingress, filepath.Join(t.TempDir(), "sessions.json"), time.Millisecond)
 	device = dial(t, address, 4)
 	device.connect(t, "device", true)
 	device.publish(t, 1, false)
 	mqtttest.Await(t, ingress.Refused, "a refusal")
-	stop()
+	if err := end(); err == nil || !strings.Contains(err.Error(), "not accepted 1 of") {
+		t.Errorf("Run = %v, want that one message is not accepted", err)
+	}
 	if rest, err := io.ReadAll(device.Conn); err != nil && !errors.Is(err, net.ErrClosed) || len(rest) > 0 && rest[0]>>4 == packets.Puback {
 		t.Errorf("answer % x, %v, want none", rest, err)
 	}

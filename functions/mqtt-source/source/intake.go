@@ -52,7 +52,7 @@ func (p *Publish) weight() int64 {
 	for _, property := range p.Properties {
 		n += len(property[0]) + len(property[1])
 	}
-	return int64(min(n, maxBytes))
+	return int64(min(max(n, 1), maxBytes))
 }
 
 var (
@@ -66,21 +66,25 @@ var (
 // Intake makes messages of received PUBLISH packets and brings them to the
 // broker, each until it is accepted.
 type Intake struct {
-	topics  topics
-	source  string
-	batcher *batch.Batcher
-	slots   chan struct{}
-	memory  *semaphore.Weighted // bytes in flight
-	open    context.Context
-	stop    context.CancelFunc
+	topics topics
+	source string
+	events batch.Config
+	post   func(context.Context, event.Event) error
+	slots  chan struct{}
+	memory *semaphore.Weighted // bytes in flight
+	open   context.Context     // until nothing is taken any more
+	stop   context.CancelFunc
+	trying context.Context // until nothing is handed over again
+	giveUp context.CancelFunc
 
 	ask func(topic string, payload []byte)
 
-	mu     sync.Mutex
-	births *device.Births
-	last   mesh.Instant
-	young  map[packet]*taken // by what identifies it until it is acknowledged
-	old    map[packet]*taken // those that were young before
+	mu      sync.Mutex
+	batcher *batch.Batcher
+	births  *device.Births
+	last    mesh.Instant
+	young   map[packet]*taken // by what identifies it until it is acknowledged
+	old     map[packet]*taken // those that were young before
 }
 
 type packet struct {
@@ -118,10 +122,12 @@ func NewIntake(cfg IntakeConfig, source string, ports function.Ports, ask func(t
 	if err != nil {
 		return nil, err
 	}
-	in := &Intake{topics: all, source: source, slots: make(chan struct{}, cfg.inFlight()),
+	in := &Intake{topics: all, source: source, events: cfg.Config, slots: make(chan struct{}, cfg.inFlight()),
 		memory: semaphore.NewWeighted(maxBytes), ask: ask, births: device.NewBirths(), young: map[packet]*taken{}}
 	in.open, in.stop = context.WithCancel(context.Background())
-	in.batcher = batch.New(cfg.Config, name, post(ports.Client, cfg.Sink, ports.Log))
+	in.trying, in.giveUp = context.WithCancel(context.Background())
+	in.post = post(ports.Client, cfg.Sink, ports.Log)
+	in.batcher = batch.New(cfg.Config, name, in.post)
 	return in, nil
 }
 
@@ -214,16 +220,26 @@ func (in *Intake) again(p Publish, id string, done func(error)) bool {
 	return true
 }
 
-// hand brings a message to the broker, again and again until it is accepted.
+// hand brings a message to the broker, again and again until it is accepted. At
+// the end the time that is left begins with another attempt.
 func (in *Intake) hand(t *taken, m mesh.Message, attempt int) {
-	in.batcher.Go("", m, func(err error) {
-		if err != nil && in.open.Err() == nil {
+	in.mu.Lock()
+	batcher := in.batcher
+	in.mu.Unlock()
+	batcher.Go("", m, func(err error) {
+		if err != nil && in.trying.Err() == nil {
 			go func() {
+				next, stopped := attempt+1, in.open.Done()
+				if in.open.Err() != nil { // it was woken already
+					stopped = nil
+				}
 				select {
 				case <-time.After(backoff(attempt)):
-				case <-in.open.Done():
+				case <-stopped:
+					next = 0
+				case <-in.trying.Done():
 				}
-				in.hand(t, m, attempt+1)
+				in.hand(t, m, next)
 			}()
 			return
 		}
@@ -244,13 +260,36 @@ func (in *Intake) hand(t *taken, m mesh.Message, attempt int) {
 // soon, or somebody has to see to it.
 func backoff(n int) time.Duration { return min(100*time.Millisecond<<min(n, 10), 10*time.Second) }
 
-// Close hands over what was taken, once more, and takes nothing from now on.
+// endLinger is what a message waits for others once nothing more is taken.
+const endLinger = 10 * time.Millisecond
+
+// Close takes nothing from now on, and hands over what was taken: at once, and
+// again until the broker has accepted it or ctx ends. What is not accepted then
+// is told ErrClosed. Of it, what has QoS 0 is lost; the rest comes again.
 func (in *Intake) Close(ctx context.Context) error {
 	in.stop()
-	if err := in.batcher.Close(ctx); err != nil {
-		return fmt.Errorf("hand over what was taken: %w", err)
+	defer in.giveUp()
+	in.mu.Lock()
+	filling := in.batcher
+	last := in.events
+	last.Linger = min(last.Linger, endLinger)
+	in.batcher = batch.New(last, name, in.post) // for what is tried again
+	in.mu.Unlock()
+	err := filling.Close(ctx)
+	if err == nil {
+		err = in.memory.Acquire(ctx, maxBytes) // all that is in flight has some
 	}
-	return nil
+	if err == nil {
+		in.memory.Release(maxBytes)
+		return in.batcher.Close(ctx) // until who waits is told
+	}
+	n := len(in.slots)
+	in.giveUp()
+	in.batcher.Close(ctx) // fails what it has: ctx has ended
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("hand over what was taken: the broker has not accepted %d of the messages: %w", n, err)
 }
 
 // Bounds of what user properties become attributes: every message carries them.

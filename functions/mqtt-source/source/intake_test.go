@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -310,7 +312,67 @@ func TestCloseEndsWaiting(t *testing.T) {
 	in.memory.Release(maxBytes)
 }
 
-func TestCloseHandsOverOnce(t *testing.T) {
+// At the end, too, a refusal is not the last word: neither for what waits to be
+// tried again nor for what was never tried.
+func TestCloseTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var accepts atomic.Bool
+		in := intakeTo(t, func() int {
+			if accepts.Load() {
+				return http.StatusAccepted
+			}
+			return http.StatusServiceUnavailable
+		}, io.Discard)
+		old := took(in, Publish{Topic: "a", Payload: []byte("old")})
+		time.Sleep(time.Hour) // its next attempt is seconds away
+		fresh := took(in, Publish{Topic: "a", Payload: []byte("fresh")})
+		time.AfterFunc(5*time.Second, func() { accepts.Store(true) })
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), drainTime)
+		defer cancel()
+		if err := in.Close(ctx); err != nil {
+			t.Errorf("Close = %v, want nil", err)
+		}
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("Close took %s after a long outage, want attempts as at its begin", took)
+		}
+		for name, done := range map[string]<-chan error{"old": old, "fresh": fresh} {
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Errorf("%s: done(%v), want nil", name, err)
+				}
+			default:
+				t.Errorf("%s: not told before Close returns", name)
+			}
+		}
+	})
+}
+
+// What is not accepted in time is counted, and told so.
+func TestCloseGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := intakeTo(t, func() int { return http.StatusServiceUnavailable }, io.Discard)
+		var told []<-chan error
+		for range 3 {
+			told = append(told, took(in, Publish{Topic: "a"}))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), drainTime)
+		defer cancel()
+		begin := time.Now()
+		err := in.Close(ctx)
+		if err == nil || !strings.Contains(err.Error(), "not accepted 3 of") || time.Since(begin) != drainTime {
+			t.Errorf("Close = %v after %s, want 3 messages not accepted after %s", err, time.Since(begin), drainTime)
+		}
+		for _, done := range told {
+			if err := <-done; !errors.Is(err, ErrClosed) {
+				t.Errorf("done(%v), want ErrClosed", err)
+			}
+		}
+	})
+}
+
+func TestCloseHandsOver(t *testing.T) {
 	ingress := mqtttest.NewIngress(t)
 	cfg := config(ingress, "#")
 	cfg.Linger = time.Hour
@@ -330,8 +392,13 @@ func TestCloseHandsOverOnce(t *testing.T) {
 	in = newIntake(t, cfg)
 	p := Publish{Session: "s", PacketID: 1, Topic: "a", Payload: []byte("1")}
 	done = took(in, p)
-	if err := in.Close(t.Context()); err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-ingress.Refused
+		cancel()
+	}()
+	if err := in.Close(ctx); err == nil || !strings.Contains(err.Error(), "not accepted 1 of") {
+		t.Errorf("Close = %v, want how many were not accepted", err)
 	}
 	if err := <-done; !errors.Is(err, ErrClosed) {
 		t.Errorf("refused at the end: done(%v), want ErrClosed", err)

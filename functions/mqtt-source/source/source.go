@@ -41,8 +41,9 @@
 // time at which it is received. One that the MQTT broker sends again, since it
 // has seen no acknowledgement, is known again by its packet id and content, and
 // is the same reading, as long as the same process receives it. After the end
-// of a process, at most those in flight come again as other readings; an orderly
-// end leaves none. A message with a time of its own is the same reading however
+// of a process, at most those in flight come again as other readings. An orderly
+// end hands them over, again and again for 20 s, and leaves none that the broker
+// accepts in this time; of what it does not accept, QoS 0 is lost. A message with a time of its own is the same reading however
 // often it comes. With QoS 0, MQTT itself may lose messages, and brings none
 // twice.
 package source
@@ -149,10 +150,13 @@ const (
 	ackInterval = 5 * time.Millisecond
 	// drainTime is what the end may take, of the 30 s that a function has.
 	drainTime = 20 * time.Second
+	// disconnectTime is what saying so may take: also when the broker has used up
+	// drainTime.
+	disconnectTime = 2 * time.Second
 )
 
 // Run keeps the session until ctx is done, and then until the broker has
-// accepted what was received.
+// accepted what was received, or drainTime has passed: that is an error.
 func (s *Source) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	receiveMaximum, maxPacket := uint16(maxUnacknowledged), uint32(MaxPacket)
@@ -201,7 +205,9 @@ func (s *Source) Run(ctx context.Context) error {
 	defer cancel()
 	err = errors.Join(err, s.intake.Close(draining))
 	s.acks.wait()
-	return errors.Join(err, conn.Disconnect(draining))
+	ending, cancel := context.WithTimeout(life, disconnectTime)
+	defer cancel()
+	return errors.Join(err, conn.Disconnect(ending))
 }
 
 // reconnect is what attempt n waits for. The first one waits too: two sources of
