@@ -12,12 +12,20 @@ import (
 // (/accepted), and what it publishes about a change (/documents):
 // https://docs.aws.amazon.com/iot/latest/developerguide/device-shadow-document.html
 // They are told by their topic, $aws/things/THING/shadow/…, or by a state that
-// holds reported, desired and delta, and nothing else.
+// holds reported, desired and delta, and nothing else; where it is the current
+// one, by what else such a document has, too.
 var awsShadow = reader{
 	format: "aws-iot-shadow",
 	sent:   func(m *mesh.Message) bool { return matches(m, "$aws/things/+/shadow/#") },
 	shaped: func(d *document, i int32) bool {
 		if current := d.member(i, "current"); current != 0 {
+			for c := i + 1; c < d.end(i); c = d.end(c) {
+				switch string(d.name(c)) {
+				case "previous", "current", "timestamp", "clientToken":
+				default:
+					return false
+				}
+			}
 			i = current
 		}
 		state := d.member(i, "state")
@@ -25,8 +33,8 @@ var awsShadow = reader{
 			return false
 		}
 		for c := state + 1; c < d.end(state); c = d.end(c) {
-			switch name := string(d.name(c)); {
-			case name != "reported" && name != "desired" && name != "delta":
+			switch {
+			case !ofShadow(d.name(c)):
 				return false
 			case d.kind(c) != object && d.kind(c) != null:
 				return false
@@ -40,6 +48,11 @@ var awsShadow = reader{
 		return len(bytes.TrimSpace(p.m.Payload)) > 0, nil // empty: a request to get or to delete
 	},
 	read: (*Parser).readShadow,
+}
+
+// ofShadow says whether a state may have a member of that name.
+func ofShadow(name []byte) bool {
+	return string(name) == "reported" || string(name) == "desired" || string(name) == "delta"
 }
 
 // shadowTerms are of values that tell their time, as devices with Nordic's
@@ -59,7 +72,8 @@ var shadowTerms = map[string]term{
 // same readings again. A value that the device reports as {"v": VALUE, "ts": MS}
 // has the time it tells. Others have the document's timestamp, if it has one.
 //
-// Desired state, deltas, deletions, refusals and requests measure nothing.
+// Desired state, deltas, deletions, refusals and requests measure nothing. What
+// is no document is rejected.
 func (p *Parser) readShadow(i int32) error {
 	d := p.doc
 	thing, shadow := "", ""
@@ -69,7 +83,10 @@ func (p *Parser) readShadow(i int32) error {
 		if len(levels) > 5 && levels[4] == "name" {
 			shadow = levels[5]
 		}
-		if last := levels[len(levels)-1]; last == "delta" || last == "rejected" {
+		switch last := levels[len(levels)-1]; {
+		case last == "delta" || last == "rejected" || last == "get" || last == "delete":
+			return nil
+		case last == "accepted" && levels[len(levels)-2] == "delete":
 			return nil
 		}
 	}
@@ -77,8 +94,22 @@ func (p *Parser) readShadow(i int32) error {
 	if current := d.member(i, "current"); current != 0 {
 		i = current
 	}
-	reported := d.at(i, "state", "reported")
-	if reported == 0 {
+	state := d.member(i, "state")
+	switch {
+	case state == 0:
+		return p.fault(i, "no document of a shadow: it has no state")
+	case d.kind(state) == null:
+		return nil
+	case d.kind(state) != object:
+		return p.fault(state, "the state is %s, not an object", d.kind(state))
+	}
+	for c := state + 1; c < d.end(state); c = d.end(c) {
+		if !ofShadow(d.name(c)) {
+			return p.fault(c, "no state of a shadow: %s is neither reported nor desired nor delta", quote(d.name(c)))
+		}
+	}
+	reported := d.member(state, "reported")
+	if reported == 0 || d.kind(reported) == null { // deleted
 		return nil
 	}
 	if d.kind(reported) != object {

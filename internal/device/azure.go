@@ -19,19 +19,33 @@ import (
 //     annotations and body.
 //
 // They are told by the event's type, or by the system property that names the
-// device.
+// device; with annotations, by what else stands beside them, too.
 var azureIoTHub = reader{
 	format: "azure-iot-hub",
 	sent:   func(m *mesh.Message) bool { return strings.HasPrefix(m.Attributes["type"], azureDevices) },
 	shaped: func(d *document, i int32) bool {
 		return d.at(i, "SystemProperties", "connectionDeviceId") != 0 ||
 			d.at(i, "systemProperties", "iothub-connection-device-id") != 0 ||
-			d.at(i, "annotations", "iothub-connection-device-id") != 0 ||
+			d.at(i, "annotations", "iothub-connection-device-id") != 0 && d.annotated(i) ||
 			d.hasPrefix(d.member(i, "eventType"), azureDevices)
 	},
 	marks: []string{"SystemProperties", "systemProperties", "annotations", "eventType"},
 	own:   []string{"eventTime"},
 	read:  (*Parser).readAzure,
+}
+
+// annotated says whether object i has only what is shown of a message with
+// annotations.
+func (d *document) annotated(i int32) bool {
+	for c := i + 1; c < d.end(i); c = d.end(c) {
+		switch string(d.name(c)) {
+		case "body", "annotations", "properties", "systemProperties", "applicationProperties", "enqueuedTimeUtc", "enqueuedTime",
+			"sequenceNumber", "offset", "partition", "partitionId", "partitionKey", "messageId", "correlationId", "contentType":
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // azureDevices begins the types of Event Grid's events about devices.

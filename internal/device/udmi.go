@@ -41,28 +41,51 @@ var udmi = reader{
 // readUDMI reads an event. A pointset event has a metric per point, named as
 // the point; which unit a point has stands in the device's metadata and not in
 // its events, so that only the dictionary can tell. A system event has the
-// metrics of the device itself. All other messages measure nothing: log
-// entries, discovery, state, config, metadata.
+// metrics of the device itself. All other messages of UDMI measure nothing: log
+// entries, discovery, state, config, metadata. What is none of them is rejected.
 //
 // The device is the one that the transport names, by the attribute deviceId or
 // the topic (/devices/DEVICE/events/FOLDER, /r/REGISTRY/d/DEVICE/events/FOLDER);
 // the gateway that speaks for it does not count. The time is the timestamp.
 func (p *Parser) readUDMI(i int32) error {
 	d := p.doc
-	device, kind := "", p.m.Attributes["subType"]
-	switch levels := levelsOf(p.m); {
+	device, kind, folder := "", p.m.Attributes["subType"], p.m.Attributes["subFolder"]
+	levels := levelsOf(p.m)
+	switch {
 	case matches(p.m, "/devices/+/+/#"):
-		device, kind = levels[2], levels[3]
+		device, levels = levels[2], levels[3:]
 	case matches(p.m, "/r/+/d/+/+/#"):
-		device, kind = levels[4], levels[5]
+		device, levels = levels[4], levels[5:]
+	default:
+		levels = nil
 	}
-	if kind != "" && kind != "event" && kind != "events" {
+	if len(levels) > 0 {
+		kind, folder = levels[0], ""
+	}
+	if len(levels) > 1 {
+		folder = levels[1]
+	}
+	switch kind {
+	case "", "event", "events":
+	case "state", "config", "command", "commands", "query", "reply", "model", "metadata":
 		return nil
+	default:
+		return p.fault(i, "%s is no kind of UDMI's messages", quote(kind))
+	}
+	switch folder {
+	case "", "pointset", "system":
+	case "update", "error", "cloud", "discovery", "gateway", "mapping", "swarm", "localnet", "validation", "blobset", "alarmset", "testing", "udmi":
+		return nil
+	default:
+		return p.fault(i, "%s is no folder of UDMI's messages", quote(folder))
 	}
 	points, metrics := d.member(i, "points"), d.member(i, "metrics")
 	if points == 0 && metrics == 0 {
-		if p.m.Attributes["subFolder"] == "pointset" || matches(p.m, "/devices/+/events/pointset") || matches(p.m, "/r/+/d/+/events/pointset") {
+		if folder == "pointset" {
 			return p.fault(i, `a pointset event without "points"`)
+		}
+		if d.first(i, "logentries", "last_config", "event_no", "event_count", "pointset", "system") == 0 {
+			return p.fault(i, "no message of UDMI that is known: it has neither points nor metrics nor log entries")
 		}
 		return nil
 	}
