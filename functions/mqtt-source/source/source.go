@@ -43,9 +43,10 @@
 // is the same reading, as long as the same process receives it. After the end
 // of a process, at most those in flight come again as other readings. An orderly
 // end hands them over, again and again for 20 s, and leaves none that the broker
-// accepts in this time; of what it does not accept, QoS 0 is lost. A message with a time of its own is the same reading however
-// often it comes. With QoS 0, MQTT itself may lose messages, and brings none
-// twice.
+// accepts in this time; of what it does not accept, QoS 0 is lost. A message with
+// a time of its own is the same reading however often it comes. With QoS 0, MQTT
+// itself may lose messages, and brings none twice; so it is where the MQTT broker
+// grants no more, which the log says.
 package source
 
 import (
@@ -234,6 +235,12 @@ func (s *Source) subscribe(ctx context.Context, conn *autopaho.ConnectionManager
 		ack, err := conn.Subscribe(ctx, request)
 		switch {
 		case err == nil:
+			for i, granted := range ack.Reasons {
+				if granted < request.Subscriptions[i].QoS {
+					s.log.Warn("messages may be lost: the MQTT broker grants less than was asked for",
+						"filter", request.Subscriptions[i].Topic, "qos", granted, "asked", request.Subscriptions[i].QoS)
+				}
+			}
 			return
 		case errors.Is(err, paho.ErrInvalidArguments) || ack != nil && slices.ContainsFunc(ack.Reasons, final):
 			select {

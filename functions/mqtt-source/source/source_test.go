@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"slices"
@@ -386,4 +387,43 @@ func TestReceiveMaximum(t *testing.T) {
 	if got := session.Properties.Props.ReceiveMaximum; got != 500 {
 		t.Errorf("the MQTT broker may send %d without an acknowledgement, want 500", got)
 	}
+}
+
+// A subscription of QoS 0 works, and loses messages where nobody looks.
+func TestGrantedLessIsSaid(t *testing.T) {
+	for maximum, want := range map[byte]bool{0: true, 1: false} {
+		server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
+		server.Options.Capabilities.MaximumQos = maximum
+		lines := make(lines, 100)
+		s, err := New(sourceConfig(server, ingress), function.Ports{Client: http.DefaultClient, Log: slog.New(slog.NewTextHandler(lines, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		if want {
+			for !strings.Contains(mqtttest.Await(t, lines, "a warning"), "messages may be lost") {
+			}
+		} else {
+			awaitSubscription(t, server, s.cfg.ClientID)
+		}
+		cancel()
+		if err := mqtttest.Await(t, ended, "the end of the source"); err != nil {
+			t.Error(err)
+		}
+		for !want && len(lines) > 0 {
+			if line := <-lines; strings.Contains(line, "WARN") {
+				t.Errorf("QoS %d granted: %s", maximum, line)
+			}
+		}
+	}
+}
+
+// lines are those of a log.
+type lines chan string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
 }
