@@ -134,14 +134,47 @@ func NewIntake(cfg IntakeConfig, source string, ports function.Ports, ask func(t
 // post hands an event over. A refusal for good is the mesh's matter as well: a
 // size or a right that somebody has to see to.
 func post(client *http.Client, sink string, log *slog.Logger) func(context.Context, event.Event) error {
+	refused := refusals{log: log, kinds: map[bool]refusal{}}
 	return func(ctx context.Context, e event.Event) error {
 		err := function.Post(ctx, client, sink, e)
 		if err != nil {
-			log.Warn("event not accepted, it is tried again", "event.id", e.ID(), "event.type", e.Type(),
-				"permanent", mesh.IsPermanent(err), "error", err)
+			refused.tell(e, err)
 		}
 		return err
 	}
+}
+
+// refusalAfter is how long a refusal is not told again: in an outage there is one
+// for each event and attempt.
+const refusalAfter = 10 * time.Second
+
+// refusals logs events that were not accepted: the first one, and then at most
+// one in refusalAfter, with how many there were. Those for good, which somebody
+// has to see to, do not hide behind the others.
+type refusals struct {
+	log   *slog.Logger
+	mu    sync.Mutex
+	kinds map[bool]refusal // by whether it is for good
+}
+
+type refusal struct {
+	at    time.Time // of the last one told
+	since int       // not told since
+}
+
+func (r *refusals) tell(e event.Event, err error) {
+	permanent, now := mesh.IsPermanent(err), time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.kinds[permanent]
+	if !k.at.IsZero() && now.Sub(k.at) < refusalAfter {
+		k.since++
+		r.kinds[permanent] = k
+		return
+	}
+	r.kinds[permanent] = refusal{at: now}
+	r.log.Warn("event not accepted, it is tried again", "event.id", e.ID(), "event.type", e.Type(),
+		"permanent", permanent, "error", err, "others", k.since)
 }
 
 // Take takes a PUBLISH and calls done once: when the broker has accepted the

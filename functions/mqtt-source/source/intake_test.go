@@ -201,6 +201,39 @@ func intakeTo(t *testing.T, in ingress, log io.Writer) *Intake {
 	return intake
 }
 
+// An outage is told, and not once for each event and attempt; what is refused
+// for good is told beside it.
+func TestRefusalsAreToldSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		var status atomic.Int32
+		status.Store(http.StatusServiceUnavailable)
+		in := intakeTo(t, func() int { return int(status.Load()) }, &log)
+		for i := range 100 {
+			took(in, Publish{Topic: "a", Payload: fmt.Append(nil, i)})
+		}
+		synctest.Wait()
+		if got := strings.Count(log.String(), "\n"); got != 1 || !strings.Contains(log.String(), "others=0") {
+			t.Errorf("at once %d lines, want the first:\n%s", got, log.String())
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := strings.Count(log.String(), "\n"); got < 2 || got > 7 || strings.Count(log.String(), "others=0") != 1 {
+			t.Errorf("after a minute %d lines, want one in 10 s at most, with how many others:\n%s", got, log.String())
+		}
+		status.Store(http.StatusForbidden)
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		if got := strings.Count(log.String(), "permanent=true"); got < 1 || got > 2 {
+			t.Errorf("%d refusals for good are told, want 1 or 2:\n%s", got, log.String())
+		}
+		status.Store(http.StatusAccepted)
+		if err := in.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A packet id is free again once it is acknowledged: what comes under it much
 // later, marked as sent again, is another PUBLISH of which the first was lost.
 func TestAgainMuchLaterIsAnother(t *testing.T) {
