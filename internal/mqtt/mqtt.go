@@ -71,6 +71,7 @@ func startDraining(listener net.Listener, file string, drainTime time.Duration) 
 		capabilities := mochi.NewDefaultServerCapabilities()
 		capabilities.MaximumPacketSize = source.MaxPacket
 		capabilities.MaximumSessionExpiryInterval = maxSession
+		capabilities.MaximumClientWritesPending = maxPending
 		// An acknowledgement that repeats the properties of its message is none
 		// (MQTT 5, section 3.4.2.2).
 		capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
@@ -102,7 +103,9 @@ func startDraining(listener net.Listener, file string, drainTime time.Duration) 
 			// is time.
 			err := intake.Close(draining)
 			h.idle(draining)
-			return errors.Join(err, closed(server))
+			err = errors.Join(err, closed(server))
+			kept.write()
+			return err
 		}}, nil
 	}
 }
@@ -125,6 +128,10 @@ func closed(server *mochi.Server) error {
 
 // maxSession, in seconds, is how long the session of a client that is away is kept.
 const maxSession = 24 * 3600
+
+// maxPending is how many packets may wait for a client that does not read: room
+// for them is made for each connection.
+const maxPending = 256
 
 // hook takes what is published to the mesh.
 type hook struct {

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/storage"
@@ -26,9 +27,17 @@ type sessions struct {
 	path string
 	log  *slog.Logger
 
+	file sync.Mutex // who writes it
+
 	mu    sync.Mutex
 	known map[string]session
+	next  chan struct{} // closed when what has changed is written; nil: nothing has
+	last  time.Time     // when it was written
 }
+
+// writeInterval is how often the file is written at most: thousands of clients
+// may connect at once, and each write is of all sessions.
+const writeInterval = 100 * time.Millisecond
 
 // session is one that outlives its connection.
 type session struct {
@@ -97,7 +106,8 @@ func (s *sessions) StoredSubscriptions() (out []storage.Subscription, _ error) {
 }
 
 // OnSessionEstablish is called before the client is told whether its session is
-// there.
+// there. It waits for the file: a client that was told of a new session, or that
+// its old one has ended, must find it so after a kill.
 func (s *sessions) OnSessionEstablish(client *mochi.Client, p packets.Packet) {
 	s.change(client, func(before session) []packets.Subscription {
 		if p.Connect.Clean {
@@ -107,6 +117,8 @@ func (s *sessions) OnSessionEstablish(client *mochi.Client, p packets.Packet) {
 	})
 }
 
+// OnSubscribed is called before the client is told that it is subscribed, and
+// waits for the file.
 func (s *sessions) OnSubscribed(client *mochi.Client, _ packets.Packet, _ []byte) {
 	s.change(client, func(session) []packets.Subscription { return filters(client) })
 }
@@ -121,7 +133,7 @@ func (s *sessions) OnUnsubscribed(client *mochi.Client, _ packets.Packet) {
 
 func (s *sessions) OnDisconnect(client *mochi.Client, _ error, expire bool) {
 	if expire && !client.IsTakenOver() {
-		s.forget(client.ID)
+		s.forget(client.ID) // it is told nothing of it, and need not wait
 	}
 }
 
@@ -137,36 +149,64 @@ func filters(client *mochi.Client) []packets.Subscription {
 }
 
 // change takes the session of a client as it is now, if it outlives the
-// connection.
+// connection, and returns when it is in the file.
 func (s *sessions) change(client *mochi.Client, filters func(before session) []packets.Subscription) {
 	p := &client.Properties
+	var written <-chan struct{}
 	if p.ProtocolVersion == 5 && p.Props.SessionExpiryInterval == 0 || p.ProtocolVersion < 5 && p.Clean {
-		s.forget(client.ID)
-		return
+		written = s.forget(client.ID)
+	} else {
+		s.mu.Lock()
+		before, ok := s.known[client.ID]
+		now := session{client.ID, p.ProtocolVersion, p.Props.SessionExpiryInterval, filters(before)}
+		if !ok || !reflect.DeepEqual(before, now) {
+			s.known[client.ID] = now
+			written = s.changed()
+		}
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before, ok := s.known[client.ID]
-	now := session{client.ID, p.ProtocolVersion, p.Props.SessionExpiryInterval, filters(before)}
-	if !ok || !reflect.DeepEqual(before, now) {
-		s.known[client.ID] = now
-		s.write()
-	}
-}
-
-func (s *sessions) forget(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.known[id]; ok {
-		delete(s.known, id)
-		s.write()
+	if written != nil {
+		<-written
 	}
 }
 
-// write is called with s.mu held. A file that cannot be written costs a client
+// forget gives what is closed when the session is out of the file; nil: there
+// was none.
+func (s *sessions) forget(id string) (written <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.known[id]; !ok {
+		return nil
+	}
+	delete(s.known, id)
+	return s.changed()
+}
+
+// changed is called with s.mu held. All changes until the next write are in it.
+func (s *sessions) changed() <-chan struct{} {
+	if s.next == nil {
+		s.next = make(chan struct{})
+		time.AfterFunc(time.Until(s.last.Add(writeInterval)), s.write)
+	}
+	return s.next
+}
+
+// write writes what has changed. A file that cannot be written costs a client
 // its session at the next start, and no message now.
 func (s *sessions) write() {
-	text, err := json.Marshal(slices.Collect(maps.Values(s.known)))
+	s.file.Lock()
+	defer s.file.Unlock()
+	s.mu.Lock()
+	next, all := s.next, slices.Collect(maps.Values(s.known))
+	if next != nil {
+		s.next, s.last = nil, time.Now()
+	}
+	s.mu.Unlock()
+	if next == nil { // the end was before
+		return
+	}
+	defer close(next)
+	text, err := json.Marshal(all)
 	if err == nil {
 		err = replace(s.path, text)
 	}
