@@ -15,6 +15,7 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/google/go-cmp/cmp"
+	mochi "github.com/mochi-mqtt/server/v2"
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -76,9 +77,9 @@ func sourceConfig(server *mqtttest.Server, ingress *mqtttest.Ingress) Config {
 	return Config{URL: "tcp://" + server.Address, ClientID: "telemesh", IntakeConfig: config(ingress, "#")}
 }
 
-func newServer(t *testing.T, address string) *mqtttest.Server {
+func newServer(t *testing.T, address string, limit ...func(*mochi.Capabilities)) *mqtttest.Server {
 	t.Helper()
-	server := mqtttest.NewServer(t, address)
+	server := mqtttest.NewServer(t, address, limit...)
 	t.Cleanup(func() { server.Close() })
 	return server
 }
@@ -392,8 +393,7 @@ func TestReceiveMaximum(t *testing.T) {
 // A subscription of QoS 0 works, and loses messages where nobody looks.
 func TestGrantedLessIsSaid(t *testing.T) {
 	for maximum, want := range map[byte]bool{0: true, 1: false} {
-		server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
-		server.Options.Capabilities.MaximumQos = maximum
+		server, ingress := newServer(t, "127.0.0.1:0", func(c *mochi.Capabilities) { c.MaximumQos = maximum }), mqtttest.NewIngress(t)
 		lines := make(lines, 100)
 		s, err := New(sourceConfig(server, ingress), function.Ports{Client: http.DefaultClient, Log: slog.New(slog.NewTextHandler(lines, nil))})
 		if err != nil {

@@ -158,7 +158,7 @@ type Server struct {
 // client while it acknowledges: mochi reads its in-flight messages under two read
 // locks of which one holds the other (Inflight.NextImmediate), and a write
 // between them waits for ever.
-func NewServer(t testing.TB, address string) *Server {
+func NewServer(t testing.TB, address string, limit ...func(*mochi.Capabilities)) *Server {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -166,6 +166,9 @@ func NewServer(t testing.TB, address string) *Server {
 	}
 	capabilities := mochi.NewDefaultServerCapabilities()
 	capabilities.MaximumInflight = math.MaxUint16 // what it keeps for who is away
+	for _, limit := range limit {
+		limit(capabilities)
+	}
 	s := &Server{
 		Server:       mochi.New(&mochi.Options{Capabilities: capabilities, Logger: slog.New(slog.DiscardHandler)}),
 		Address:      listener.Addr().String(),
