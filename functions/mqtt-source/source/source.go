@@ -143,9 +143,6 @@ const (
 	// MaxPacket, in bytes. The event of one message of this size is still below
 	// the 1 MB that Kafka takes at most, its payload in base64.
 	MaxPacket = 512 << 10
-	// maxUnacknowledged is what the MQTT broker may send without an
-	// acknowledgement: an event full of messages.
-	maxUnacknowledged = 500
 	// ackInterval is how often paho sends acknowledgements; so long a message
 	// takes up room in vain.
 	ackInterval = 5 * time.Millisecond
@@ -160,7 +157,7 @@ const (
 // accepted what was received, or drainTime has passed: that is an error.
 func (s *Source) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
-	receiveMaximum, maxPacket := uint16(maxUnacknowledged), uint32(MaxPacket)
+	receiveMaximum, maxPacket := uint16(s.cfg.inFlight()), uint32(MaxPacket)
 	life := context.WithoutCancel(ctx) // of the connection: acknowledgements come after the end
 	conn, err := autopaho.NewConnection(life, autopaho.ClientConfig{
 		ServerUrls:            []*url.URL{s.server},

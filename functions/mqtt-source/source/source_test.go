@@ -379,14 +379,14 @@ func TestSparkplugBirthsAreOfAConnection(t *testing.T) {
 func TestReceiveMaximum(t *testing.T) {
 	server, ingress := newServer(t, "127.0.0.1:0"), mqtttest.NewIngress(t)
 	cfg := sourceConfig(server, ingress)
-	cfg.MaxMessages = 10_000
+	cfg.MaxMessages = 400
 	subscribed(t, server, cfg)
 	session, ok := server.Clients.Get(cfg.ClientID)
 	if !ok {
 		t.Fatal("no session")
 	}
-	if got := session.Properties.Props.ReceiveMaximum; got != 500 {
-		t.Errorf("the MQTT broker may send %d without an acknowledgement, want 500", got)
+	if got := session.Properties.Props.ReceiveMaximum; got != 1600 {
+		t.Errorf("the MQTT broker may send %d without an acknowledgement, want 1600", got)
 	}
 }
 
