@@ -22,6 +22,9 @@ var csvRows = reader{
 	format: "csv",
 	media:  []string{"text/csv", "text/tab-separated-values"},
 	looks: func(payload []byte) bool {
+		if bytes.IndexByte(payload, '\n') < 0 { // a single value of a topic, mostly
+			return false
+		}
 		h, err := csvHeader(payload, ",;\t")
 		return err == nil && h.rows > 0 && h.placed()
 	},
