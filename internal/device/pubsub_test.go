@@ -38,3 +38,18 @@ func TestPackedMessages(t *testing.T) {
 		}
 	}
 }
+
+// A message may be packed in another three times, not more.
+func TestPackedMessagesHaveAnEnd(t *testing.T) {
+	payload := `{"device_id":"d","ts":60,"a":1}`
+	for packed, want := range []string{"", "", "", "", "more than 4 messages packed one in another"} {
+		readings, _, err := device.NewParser(dictionary(t)).Parse(nil, message(payload))
+		switch {
+		case want == "" && (err != nil || lines(readings) != "a=1\n"):
+			t.Errorf("packed %d times: %q, %v", packed, lines(readings), err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("packed %d times: %v, want %s", packed, err, want)
+		}
+		payload = fmt.Sprintf(`{"message":{"messageId":"m","data":%q},"subscription":"s"}`, base64.StdEncoding.EncodeToString([]byte(payload)))
+	}
+}
