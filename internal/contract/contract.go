@@ -27,6 +27,15 @@ type Table struct {
 	// was stored first stays. Time is part of the key.
 	AppendOnly bool
 
+	// MadeFrom names the tables that the rows are made with the help of, as
+	// FullName gives them: iot_metadata.placements. Their version is how many
+	// rows were recorded in all of them.
+	MadeFrom []string
+	// Knowledge is the column that holds the version of MadeFrom that a row was
+	// made with; empty: none. It is no part of what the row says: of rows that
+	// say the same, the one that knew most counts.
+	Knowledge string
+
 	// Tombstones: a row may say that its key is gone. Rows have one more cell
 	// than Columns, the last: deleted, a BOOL. The output port does not show it
 	// nor rows that have it.

@@ -256,6 +256,16 @@ func loadTable(folder fs.FS, file string, p *Product) (t Table, id string, err e
 			fmt.Sprintf("%s.%s or %s%s.%[2]s", p.Schema, s.Name, p.Schema, internalSuffix))
 	}
 	t = Table{Schema: schema, Name: name, Tombstones: s.CustomProperties.get("tombstones") == true}
+	if made := s.CustomProperties.get("madeFrom"); made != nil {
+		list, _ := made.([]any)
+		for _, one := range list {
+			name, _ := one.(string)
+			t.MadeFrom = append(t.MadeFrom, name)
+		}
+		if len(list) == 0 || slices.Contains(t.MadeFrom, "") {
+			return t, "", fieldError(file, "schema[0].customProperties.madeFrom", fmt.Sprint(made), "a list of tables")
+		}
+	}
 	type position struct {
 		column string
 		at     int
@@ -286,6 +296,13 @@ func loadTable(folder fs.FS, file string, p *Product) (t Table, id string, err e
 		}
 		if c.Partitioned {
 			t.Time = c.Name
+		}
+		if c.CustomProperties.get("knowledge") == true {
+			if t.Knowledge != "" || c.PhysicalType != Int64 || !c.Required || t.MadeFrom == nil {
+				return t, "", fieldError(file, field+".customProperties.knowledge", "true",
+					"one required column of type INT64, of a table with madeFrom")
+			}
+			t.Knowledge = c.Name
 		}
 		t.Columns = append(t.Columns, Column{
 			Name: c.Name, Type: c.PhysicalType, Required: c.Required,

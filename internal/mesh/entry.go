@@ -9,11 +9,12 @@ import (
 // looks at who and when and adds members: the text is handed on, not taken
 // apart and put together again.
 type Entry struct {
-	DeviceID   string
-	ObservedAt Instant
-	TenantID   string
-	text       string // the object without its closing brace
-	bare       int    // length of text without the tenancy, which comes last
+	DeviceID          string
+	ObservedAt        Instant
+	TenantID          string
+	AssignmentVersion int64
+	text              string // the object without its closing brace
+	bare              int    // length of text without the tenancy, which comes last
 }
 
 // Size is about how many bytes the reading takes in an event.
@@ -41,7 +42,7 @@ func DecodeEntries(data []byte) ([]Entry, error) {
 	for i := range readings {
 		r := &readings[i].Reading
 		e := &out[i]
-		e.DeviceID, e.ObservedAt, e.TenantID = r.DeviceID, r.ObservedAt, r.TenantID
+		e.DeviceID, e.ObservedAt, e.TenantID, e.AssignmentVersion = r.DeviceID, r.ObservedAt, r.TenantID, r.AssignmentVersion
 		b := r.appendBare(nil, &lastInstants{})
 		e.bare = len(b)
 		e.text = string(r.appendTenancy(b))
@@ -53,7 +54,7 @@ func DecodeEntries(data []byte) ([]Entry, error) {
 // is a line, and a quote inside of a string is escaped, so that a member's
 // name with its quotes is found nowhere but as a member, unless in attributes.
 func (p *scan) entry(e *Entry, same *sameInstant) {
-	const observed, attributes, tenant = `,"observed_at":"`, `,"attributes":`, `,"tenant_id":"`
+	const observed, attributes, tenant, version = `,"observed_at":"`, `,"attributes":`, `,"tenant_id":"`, `,"assignment_version":`
 	end := strings.IndexByte(p.s, '\n')
 	if end < 0 {
 		p.ok = false
@@ -86,12 +87,15 @@ func (p *scan) entry(e *Entry, same *sameInstant) {
 		e.bare = len(line) - len(in.s) + at
 		in.s = in.s[at+len(tenant):]
 		e.TenantID = in.str()
-		if in.lit(`,"assignment_version":`) {
-			in.int()
+		if in.lit(version) {
+			e.AssignmentVersion = in.int()
 		}
 		in.must("}")
-	} else if strings.Contains(in.s, `,"assignment_version":`) { // not as this package writes it
-		p.ok = false
+	} else if at := strings.Index(in.s, version); at >= 0 {
+		e.bare = len(line) - len(in.s) + at
+		in.s = in.s[at+len(version):]
+		e.AssignmentVersion = in.int()
+		in.must("}")
 	}
 	p.ok = p.ok && in.ok
 	p.s = rest
@@ -115,7 +119,7 @@ func (w *ReadingsWriter) add(text string, members []byte) {
 }
 
 // AppendTenancy appends the members that say whose a reading is, nothing where
-// it is nobody's.
+// no placement ever said so.
 func AppendTenancy(b []byte, tenant string, version int64) []byte {
 	r := Reading{TenantID: tenant, AssignmentVersion: version}
 	return r.appendTenancy(b)
@@ -137,6 +141,9 @@ func (r *JoinedReading) AppendJoin(b []byte) []byte {
 		b = appendString(append(b, `,"last_action":`...), r.LastAction)
 		b = appendInstant(b, `,"last_action_at":`, r.LastActionAt)
 		b = appendFloat(append(b, `,"minutes_since_action":`...), r.MinutesSinceAction())
+	}
+	if r.JoinVersion != 0 {
+		b = appendInt(b, `,"join_version":`, r.JoinVersion)
 	}
 	return b
 }

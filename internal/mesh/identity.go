@@ -3,9 +3,11 @@ package mesh
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strconv"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/cloudevents/sdk-go/v2/types"
 )
 
 // idBytes is how much of a SHA-256 an id keeps: 128 bits, so that nobody can
@@ -74,6 +76,28 @@ func Derive(in event.Event, function, eventType, sibling string, data []byte) ev
 		}
 	}
 	return out
+}
+
+// SetVersion says with which version of the metadata e was made (ExtVersion).
+func SetVersion(e *event.Event, version int64) {
+	e.SetExtension(ExtVersion, strconv.FormatInt(version, 10))
+}
+
+// Version gives what SetVersion said; 0 if nobody did.
+func Version(e event.Event) (int64, error) {
+	value, ok := e.Extensions()[ExtVersion]
+	if !ok {
+		return 0, nil
+	}
+	text, err := types.Format(value)
+	if err != nil {
+		return 0, fmt.Errorf("extension %s: %w", ExtVersion, err)
+	}
+	version, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || version < 0 {
+		return 0, fmt.Errorf("extension %s: %q is no version", ExtVersion, text)
+	}
+	return version, nil
 }
 
 // Source is the CloudEvents source of the events a function makes.

@@ -14,10 +14,19 @@ const (
 	TelemetryRejected   = "dev.telemesh.telemetry.rejected.v1"   // Rejections
 	TelemetryEnriched   = "dev.telemesh.telemetry.enriched.v1"   // Readings of one tenant
 	TelemetryUnassigned = "dev.telemesh.telemetry.unassigned.v1" // Readings no tenant held the device for
+	TelemetryOutdated   = "dev.telemesh.telemetry.outdated.v1"   // Readings stored after placements that they do not know of
 	PlacementsChanged   = "dev.telemesh.placements.changed.v1"   // Placements
+	PlacementsRecorded  = "dev.telemesh.placements.recorded.v1"  // Placements: the changed ones are stored; all versions of them
+	PlacementsRejected  = "dev.telemesh.placements.rejected.v1"  // RejectedRows
 	ActionsLogged       = "dev.telemesh.actions.logged.v1"       // Actions
+	ActionsRecorded     = "dev.telemesh.actions.recorded.v1"     // Actions: the logged ones are stored; all versions of them
+	ActionsRejected     = "dev.telemesh.actions.rejected.v1"     // RejectedRows
 	CustomersChanged    = "dev.telemesh.customers.changed.v1"    // Customers
+	CustomersRecorded   = "dev.telemesh.customers.recorded.v1"   // Customers: the changed ones are stored; all versions of them
+	CustomersRejected   = "dev.telemesh.customers.rejected.v1"   // RejectedRows
 	AnalyticsJoined     = "dev.telemesh.analytics.joined.v1"     // JoinedReadings of one tenant
+	AnalyticsWithdrawn  = "dev.telemesh.analytics.withdrawn.v1"  // JoinedReadings that are no tenant's any more
+	AnalyticsOutdated   = "dev.telemesh.analytics.outdated.v1"   // JoinedReadings stored after metadata that they do not know of
 )
 
 // Extension attributes that Telemesh sets on events.
@@ -25,4 +34,14 @@ const (
 	ExtTenant       = "tenantid"     // the tenant whose readings the event carries
 	ExtPartitionKey = "partitionkey" // the device, where an event has one (CloudEvents partitioning extension)
 	ExtTraceParent  = "traceparent"  // W3C trace context (CloudEvents distributed tracing extension)
+
+	// ExtVersion is the version of the metadata that what an event carries was
+	// made with; of a recorded event, the first version that has its rows. The
+	// version of a table is how many rows were recorded in it, that of several
+	// tables their sum: it only grows, and who knows a higher one knows all that
+	// who knows a lower one does. A decimal number.
+	ExtVersion = "metadataversion"
+	// ExtWithdrawn is "true" on telemetry.unassigned of which a reading was a
+	// tenant's before a correction, or might have been.
+	ExtWithdrawn = "withdrawn"
 )

@@ -23,11 +23,25 @@ type Placement struct {
 	Deleted    bool     `json:"deleted,omitzero"` // the row is gone from its source
 }
 
+// Assignment is the (device, tenant, interval) part of placements, with what
+// was said before: who held the device for [ValidFrom, ValidTo), and since
+// which version of the placements that is so. Assignments of one device do not
+// overlap, and where there is none nothing was ever said.
+type Assignment struct {
+	DeviceID  string   `json:"device_id"`
+	TenantID  string   `json:"tenant_id,omitempty"` // empty: nobody, any more
+	ValidFrom Instant  `json:"valid_from"`
+	ValidTo   *Instant `json:"valid_to,omitempty"` // nil: open
+	Version   int64    `json:"version"`            // of the placements (ExtVersion), from 1
+}
+
 // Action is an entry of the logbook: what was done about the air, where, when.
-// ActionID is its key; of several versions the highest counts.
+// ActionID is its key; of several versions the highest counts. It belongs to
+// who held the device, or the room, when it was taken; an action that names
+// another tenant is nobody's.
 type Action struct {
 	ActionID string  `json:"action_id"`
-	TenantID string  `json:"tenant_id"`
+	TenantID string  `json:"tenant_id,omitempty"`
 	DeviceID string  `json:"device_id,omitempty"` // one device, or
 	Building string  `json:"building,omitempty"`  // a room of a building
 	Room     string  `json:"room,omitempty"`
@@ -48,23 +62,51 @@ type Customer struct {
 	Deleted    bool   `json:"deleted,omitzero"`
 }
 
-// Placements is the data of a placements.changed event.
+// RejectedRow says what is wrong with a row of a sheet or of another source of
+// metadata. (Sheet, Row, Column) is its key; of several versions the highest
+// counts, and what was put right is deleted.
+type RejectedRow struct {
+	Sheet    string   `json:"sheet"`            // file, address or name of the sheet
+	Row      int64    `json:"row"`              // from 1, where the source counts from 1; 0: the source as a whole
+	Column   string   `json:"column,omitempty"` // empty: the row as a whole
+	Reason   string   `json:"reason"`
+	Severity Severity `json:"severity"`
+	Version  int64    `json:"version"`
+	Deleted  bool     `json:"deleted,omitzero"`
+}
+
+// Severity says what became of a row that something is wrong with.
+type Severity string
+
+// The severities.
+const (
+	SeverityError   Severity = "error"   // it was not taken
+	SeverityWarning Severity = "warning" // it was taken: somebody should look at it
+)
+
+// RejectedRows is the data of placements.rejected, actions.rejected and
+// customers.rejected.
+type RejectedRows struct {
+	Rows []RejectedRow `json:"rows"`
+}
+
+// Placements is the data of placements.changed and placements.recorded.
 type Placements struct {
 	Placements []Placement `json:"placements"`
 }
 
-// Actions is the data of an actions.logged event.
+// Actions is the data of actions.logged and actions.recorded.
 type Actions struct {
 	Actions []Action `json:"actions"`
 }
 
-// Customers is the data of a customers.changed event.
+// Customers is the data of customers.changed and customers.recorded.
 type Customers struct {
 	Customers []Customer `json:"customers"`
 }
 
 // Encode gives data of the types above as JSON.
-func Encode[T Placements | Actions | Customers](data T) []byte {
+func Encode[T Placements | Actions | Customers | RejectedRows](data T) []byte {
 	b, err := json.Marshal(data)
 	if err != nil { // the types above hold nothing that JSON lacks, but for a float that is not finite
 		panic(fmt.Sprintf("encode %T: %v", data, err))
@@ -74,7 +116,7 @@ func Encode[T Placements | Actions | Customers](data T) []byte {
 
 // Decode reads data of the types above. The member that names the rows has to
 // be there.
-func Decode[T Placements | Actions | Customers](data []byte) (T, error) {
+func Decode[T Placements | Actions | Customers | RejectedRows](data []byte) (T, error) {
 	var out T
 	if err := json.Unmarshal(data, &out); err != nil {
 		return out, fmt.Errorf("decode %T: %w", out, err)
@@ -91,6 +133,10 @@ func Decode[T Placements | Actions | Customers](data []byte) (T, error) {
 	case Customers:
 		if rows.Customers == nil {
 			return out, fmt.Errorf(`decode customers: no member "customers"`)
+		}
+	case RejectedRows:
+		if rows.Rows == nil {
+			return out, fmt.Errorf(`decode rejected rows: no member "rows"`)
 		}
 	}
 	return out, nil

@@ -35,7 +35,7 @@ type Reading struct {
 	Attributes  string // JSON object; empty: none
 
 	TenantID          string // who held the device at ObservedAt; empty: nobody
-	AssignmentVersion int64  // version of the placement that says so
+	AssignmentVersion int64  // version of the placements (ExtVersion) that decided it; 0: nothing ever did
 }
 
 // Quality flags.
@@ -106,11 +106,13 @@ func (r *Reading) appendBare(b []byte, last *lastInstants) []byte {
 }
 
 func (r *Reading) appendTenancy(b []byte) []byte {
-	if r.TenantID == "" {
-		return b
+	if r.TenantID != "" {
+		b = appendString(append(b, `,"tenant_id":`...), r.TenantID)
 	}
-	b = appendString(append(b, `,"tenant_id":`...), r.TenantID)
-	return appendInt(b, `,"assignment_version":`, r.AssignmentVersion)
+	if r.AssignmentVersion != 0 {
+		b = appendInt(b, `,"assignment_version":`, r.AssignmentVersion)
+	}
+	return b
 }
 
 func (p *scan) reading(r *Reading, same *sameInstants) {
@@ -155,9 +157,9 @@ func (p *scan) reading(r *Reading, same *sameInstants) {
 	}
 	if p.lit(`,"tenant_id":"`) {
 		r.TenantID = p.str()
-		if p.lit(`,"assignment_version":`) {
-			r.AssignmentVersion = p.int()
-		}
+	}
+	if p.lit(`,"assignment_version":`) {
+		r.AssignmentVersion = p.int()
 	}
 }
 
@@ -199,6 +201,10 @@ type JoinedReading struct {
 	CustomerName string
 	LastAction   string  // empty: none before the reading
 	LastActionAt Instant // when it was taken; meaningful with LastAction
+
+	// JoinVersion is the version of the placements, actions and customers together
+	// (ExtVersion) that the join knew.
+	JoinVersion int64
 }
 
 // MinutesSinceAction is the time from the last action to the reading.
@@ -268,6 +274,9 @@ func (p *scan) joined(r *JoinedReading, same *sameInstants) {
 			p.float()
 		}
 	}
+	if p.lit(`,"join_version":`) {
+		r.JoinVersion = p.int()
+	}
 }
 
 // jsonReading is a reading, joined or not, in any form of JSON.
@@ -296,6 +305,7 @@ type jsonReading struct {
 	CustomerName      string         `json:"customer_name"`
 	LastAction        string         `json:"last_action"`
 	LastActionAt      *Instant       `json:"last_action_at"`
+	JoinVersion       int64          `json:"join_version"`
 }
 
 // decodeGeneral reads readings in any form of JSON. A member that stands twice
@@ -326,10 +336,7 @@ func (j *jsonReading) reading() (Reading, error) {
 	r := Reading{
 		ReadingID: j.ReadingID, DeviceID: j.DeviceID, Metric: j.Metric, Unit: j.Unit,
 		EventSource: j.EventSource, EventID: j.EventID, Quality: j.Quality, Revision: j.Revision,
-		TenantID: j.TenantID,
-	}
-	if r.TenantID != "" {
-		r.AssignmentVersion = j.AssignmentVersion
+		TenantID: j.TenantID, AssignmentVersion: j.AssignmentVersion,
 	}
 	switch {
 	case r.DeviceID == "":
@@ -374,7 +381,7 @@ func (j *jsonReading) joined() (JoinedReading, error) {
 	}
 	out := JoinedReading{
 		Reading: r, Building: j.Building, Floor: j.Floor, Room: j.Room, Persons: j.Persons,
-		OutsideCO2: j.OutsideCO2, CustomerName: j.CustomerName,
+		OutsideCO2: j.OutsideCO2, CustomerName: j.CustomerName, JoinVersion: j.JoinVersion,
 	}
 	if j.LastAction != "" {
 		if j.LastActionAt == nil {

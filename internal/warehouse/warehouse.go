@@ -43,8 +43,13 @@ type Warehouse interface {
 	// shown as it was appended. Of a table that is append-only, rows of one key
 	// are one row: that which was stored first.
 	//
+	// It gives the version that the tables its table is made from have by then
+	// (contract.Table.MadeFrom): how many rows their internal views show, in all.
+	// What is recorded in them later finds these rows stored; what these rows were
+	// made without was recorded before. 0 if its table is made from none.
+	//
 	// An error is mesh.Permanent if these rows can never be stored.
-	Append(ctx context.Context, batch Batch) error
+	Append(ctx context.Context, batch Batch) (version int64, err error)
 
 	// Query runs one statement that only reads. An error marked mesh.Permanent
 	// is the statement's fault.

@@ -32,12 +32,13 @@ func NewLog(store w.Warehouse, broker string, withoutData []string) function.Han
 		if !slices.Contains(withoutData, in.Type()) {
 			row.keepData()
 		}
-		return nil, store.Append(ctx, w.Batch{
+		_, err = store.Append(ctx, w.Batch{
 			Table: "event_log.events",
 			// What two Brokers bring is two rows.
 			EventSource: broker + " " + in.Source(), EventID: in.ID(),
 			Rows: []w.Row{row},
 		})
+		return nil, err
 	}
 }
 

@@ -58,12 +58,17 @@ func (r *joined) Cells(dst []w.Cell) []w.Cell {
 		w.Optional(r.CustomerName),
 	)
 	if r.LastAction == "" {
-		return append(dst, w.Null, w.Null, w.Null)
+		dst = append(dst, w.Null, w.Null, w.Null)
+	} else {
+		dst = append(dst,
+			w.String(r.LastAction),
+			w.Instant(r.LastActionAt),
+			w.Float((*mesh.JoinedReading)(r).MinutesSinceAction()),
+		)
 	}
 	return append(dst,
-		w.String(r.LastAction),
-		w.Instant(r.LastActionAt),
-		w.Float((*mesh.JoinedReading)(r).MinutesSinceAction()),
+		w.Int(r.JoinVersion),
+		w.Bool(r.TenantID == ""), // deleted: withdrawn
 	)
 }
 
@@ -135,7 +140,7 @@ type action mesh.Action
 func (a *action) Cells(dst []w.Cell) []w.Cell {
 	return append(dst,
 		w.String(a.ActionID),
-		w.String(a.TenantID),
+		w.Optional(a.TenantID),
 		w.Optional(a.DeviceID),
 		w.Optional(a.Building),
 		w.Optional(a.Room),

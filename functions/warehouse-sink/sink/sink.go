@@ -61,7 +61,8 @@ func New(w warehouse.Warehouse) function.Handler {
 		if err != nil {
 			return nil, mesh.Permanent(err)
 		}
-		return nil, w.Append(ctx, warehouse.Batch{Table: table, EventSource: in.Source(), EventID: in.ID(), Rows: rows})
+		_, err = w.Append(ctx, warehouse.Batch{Table: table, EventSource: in.Source(), EventID: in.ID(), Rows: rows})
+		return nil, err
 	}
 }
 

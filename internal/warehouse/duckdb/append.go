@@ -29,23 +29,23 @@ type request struct {
 }
 
 // Append stores the rows of a batch and returns once they are durable.
-func (d *DB) Append(ctx context.Context, batch warehouse.Batch) error {
+func (d *DB) Append(ctx context.Context, batch warehouse.Batch) (version int64, err error) {
 	if err := d.use(); err != nil {
-		return err
+		return 0, err
 	}
 	defer d.users.Done()
 	r, err := d.request(ctx, &batch)
 	if err != nil || r == nil {
-		return err
+		return 0, err
 	}
 	select {
 	case d.requests <- r:
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
 	// The rows are the caller's again when Append returns, so it waits for the
 	// writer even if nobody waits for the answer any more.
-	return <-r.answer
+	return 0, <-r.answer
 }
 
 // request checks the batch and computes what the writer needs to know of it,

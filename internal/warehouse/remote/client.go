@@ -68,12 +68,21 @@ func (w *Warehouse) Apply(ctx context.Context, products []contract.Product) erro
 }
 
 // Append sends the batch, and returns when the warehouse has stored it.
-func (w *Warehouse) Append(ctx context.Context, batch warehouse.Batch) error {
+func (w *Warehouse) Append(ctx context.Context, batch warehouse.Batch) (version int64, err error) {
 	body, err := encodeBatch(&batch)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return w.send(ctx, "/append", ndjson, body)
+	response, err := w.post(ctx, "/append", ndjson, body)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	var a appended
+	if err := json.NewDecoder(response.Body).Decode(&a); err != nil {
+		return 0, fmt.Errorf("append to %s: read the answer: %w", batch.Table, err)
+	}
+	return a.Version, nil
 }
 
 func (w *Warehouse) send(ctx context.Context, path, contentType string, body []byte) error {

@@ -60,14 +60,16 @@ func (s server) append(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	batch, err := decodeBatch(body.Bytes())
+	var version int64
 	if err == nil {
-		err = s.warehouse.Append(r.Context(), *batch)
+		version, err = s.warehouse.Append(r.Context(), *batch)
 	}
 	if err != nil {
 		fail(rw, err)
 		return
 	}
-	rw.WriteHeader(http.StatusNoContent)
+	rw.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(rw).Encode(appended{version})
 }
 
 func (s server) query(rw http.ResponseWriter, r *http.Request) {

@@ -44,6 +44,11 @@ type header struct {
 	Rows        int      `json:"rows"`
 }
 
+// appended is the answer to an append.
+type appended struct {
+	Version int64 `json:"version"` // of the tables that the table is made from
+}
+
 // columns is the first line of an answer.
 type columns struct {
 	Columns []contract.Column `json:"columns"`

@@ -132,7 +132,8 @@ func (s *Store) Add(table string, rows ...Row) {
 }
 
 func (s *Store) append(table, id string, rows ...Row) error {
-	return s.Append(s.t.Context(), warehouse.Batch{Table: table, EventSource: "/test", EventID: id, Rows: s.Rows(table, rows...)})
+	_, err := s.Append(s.t.Context(), warehouse.Batch{Table: table, EventSource: "/test", EventID: id, Rows: s.Rows(table, rows...)})
+	return err
 }
 
 // All runs a statement and formats its rows, one line each, cells separated by
@@ -478,11 +479,11 @@ func testPermanent(t *testing.T, s *Store) {
 		}
 	}
 	batch := warehouse.Batch{Table: readings, EventSource: "/test", EventID: "short", Rows: []warehouse.Row{cells{warehouse.String("x")}}}
-	if err := s.Append(t.Context(), batch); !mesh.IsPermanent(err) {
+	if _, err := s.Append(t.Context(), batch); !mesh.IsPermanent(err) {
 		t.Errorf("Append() of a short row = %v, want a permanent error", err)
 	}
 	batch.Table = "iot_telemetry.nothing"
-	if err := s.Append(t.Context(), batch); !mesh.IsPermanent(err) || !strings.Contains(err.Error(), batch.Table) {
+	if _, err := s.Append(t.Context(), batch); !mesh.IsPermanent(err) || !strings.Contains(err.Error(), batch.Table) {
 		t.Errorf("Append() to no table = %v, want a permanent error that names it", err)
 	}
 	s.want("SELECT count(*) FROM iot_telemetry_internal.readings", "0")
@@ -722,7 +723,7 @@ func testCancel(t *testing.T, s *Store) {
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	cancel()
-	if err := s.Append(ctx, warehouse.Batch{Table: readings, EventSource: "/test", EventID: "late",
+	if _, err := s.Append(ctx, warehouse.Batch{Table: readings, EventSource: "/test", EventID: "late",
 		Rows: s.Rows(readings, reading("late", noon, 1, nil))}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Append() = %v, want %v", err, context.Canceled)
 	}
