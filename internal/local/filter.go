@@ -11,11 +11,11 @@ import (
 	"knative.dev/eventing/pkg/eventfilter/subscriptionsapi"
 )
 
-// newFilter makes the filter of a trigger: filters override filter, as in
+// NewFilter makes the filter of a trigger: filters override filter, as in
 // knative.dev/eventing/pkg/broker/filter. What a filter says of an event is
 // Knative's code; what all and any make of several is not, since Knative's
 // (v0.50.0) sort themselves in goroutines that race with their use.
-func newFilter(spec eventingv1.TriggerSpec) (eventfilter.Filter, error) {
+func NewFilter(spec eventingv1.TriggerSpec) (eventfilter.Filter, error) {
 	switch {
 	case len(spec.Filters) > 0:
 		return newAll(spec.Filters)
