@@ -66,16 +66,23 @@ func NewEvent(eventType, source string, data []byte, id ...string) event.Event {
 
 // Derive makes an event that function makes of in. Its id is a hash of in's
 // source and id, the new type and what tells it from its siblings of the same
-// type (a tenant, or nothing): a redelivered input gives the same event. The
-// trace and the partition key of in go on.
+// type (a tenant, or nothing): a redelivered input gives the same event. It
+// names in as its cause; the trace and the partition key of in go on.
 func Derive(in event.Event, function, eventType, sibling string, data []byte) event.Event {
 	out := NewEvent(eventType, Source(function), data, in.Source(), in.ID(), eventType, sibling)
+	SetCause(&out, in)
 	for _, name := range [...]string{ExtTraceParent, ExtPartitionKey} {
 		if v, ok := in.Extensions()[name]; ok {
 			out.SetExtension(name, v)
 		}
 	}
 	return out
+}
+
+// SetCause names in as the event that e was made of.
+func SetCause(e *event.Event, in event.Event) {
+	e.SetExtension(ExtCauseSource, in.Source())
+	e.SetExtension(ExtCauseID, in.ID())
 }
 
 // SetVersion says with which version of the metadata e was made (ExtVersion).

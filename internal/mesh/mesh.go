@@ -35,6 +35,11 @@ const (
 	ExtPartitionKey = "partitionkey" // the device, where an event has one (CloudEvents partitioning extension)
 	ExtTraceParent  = "traceparent"  // W3C trace context (CloudEvents distributed tracing extension)
 
+	// ExtCauseSource and ExtCauseID are source and id of the event that an event
+	// was made of: by them the way of a reading is followed through the event log.
+	ExtCauseSource = "causesource"
+	ExtCauseID     = "causeid"
+
 	// ExtVersion is the version of the metadata that what an event carries was
 	// made with; of a recorded event, the first version that has its rows. The
 	// version of a table is how many rows were recorded in it, that of several

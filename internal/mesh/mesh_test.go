@@ -339,6 +339,10 @@ func TestDeriveIsDeterministic(t *testing.T) {
 	if first.Extensions()[mesh.ExtTraceParent] == nil {
 		t.Error("the trace is lost")
 	}
+	want := map[string]any{mesh.ExtCauseSource: "/a", mesh.ExtCauseID: in.ID(), mesh.ExtTraceParent: in.Extensions()[mesh.ExtTraceParent]}
+	if diff := cmp.Diff(want, first.Extensions()); diff != "" {
+		t.Errorf("extensions (-want +got):\n%s", diff)
+	}
 }
 
 func TestPermanentSurvivesWrapping(t *testing.T) {
