@@ -147,6 +147,7 @@ type Parser struct {
 	out     []mesh.Reading
 	first   int // its first reading of out
 	skipped int
+	formats [maxNested]string // as which the message was read, and those packed in it
 
 	// Of the message that is read:
 	m      *mesh.Message
@@ -205,7 +206,7 @@ func NewParser(dictionary *Dictionary, mappings ...*Mapping) *Parser {
 func (p *Parser) Parse(out []mesh.Reading, m *mesh.Message) (readings []mesh.Reading, skipped int, err error) {
 	defer p.release()
 	p.out, p.first, p.skipped = out, len(out), 0
-	p.m, p.depth, p.reader, p.due = m, 0, nil, 0
+	p.m, p.depth, p.reader, p.due, p.formats = m, 0, nil, 0, [maxNested]string{}
 	if err := p.message(); err != nil {
 		cause := &Error{Position: -1, Err: err}
 		if placed := (*Error)(nil); errors.As(err, &placed) {
@@ -217,6 +218,17 @@ func (p *Parser) Parse(out []mesh.Reading, m *mesh.Message) (readings []mesh.Rea
 		return out, 0, cause
 	}
 	return p.out, p.skipped, nil
+}
+
+// Formats gives the formats as which the last message was read: its own, then
+// that of the message packed in it, and so on. Of an array of messages it is
+// the one of the last; empty: the array was, or nothing was read.
+func (p *Parser) Formats() []string {
+	n := slices.Index(p.formats[:], "")
+	if n < 0 {
+		n = maxNested
+	}
+	return slices.Clone(p.formats[:n])
 }
 
 // release forgets what the next message is better without.
@@ -302,6 +314,9 @@ func (p *Parser) message() error {
 			return err
 		}
 		empty = p.doc.end(0) == 1
+	}
+	if p.reader != nil {
+		p.formats[p.depth] = p.reader.format
 	}
 	if len(p.out) == before && (p.due > 0 || empty) {
 		return fmt.Errorf("no value: nothing in the payload makes a reading, %d skipped (null, beyond float64 or without a name)", p.skipped)

@@ -3,6 +3,7 @@ package device_test
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,11 +40,16 @@ func TestPackedMessages(t *testing.T) {
 	}
 }
 
-// A message may be packed in another three times, not more.
+// A message may be packed in another three times, not more; the parser tells as
+// what each was read.
 func TestPackedMessagesHaveAnEnd(t *testing.T) {
 	payload := `{"device_id":"d","ts":60,"a":1}`
 	for packed, want := range []string{"", "", "", "", "more than 4 messages packed one in another"} {
-		readings, _, err := device.NewParser(dictionary(t)).Parse(nil, message(payload))
+		parser := device.NewParser(dictionary(t))
+		readings, _, err := parser.Parse(nil, message(payload))
+		if formats := parser.Formats(); want == "" && !slices.Equal(formats, append(slices.Repeat([]string{"pubsub-push"}, packed), "json")) {
+			t.Errorf("packed %d times: read as %q", packed, formats)
+		}
 		switch {
 		case want == "" && (err != nil || lines(readings) != "a=1\n"):
 			t.Errorf("packed %d times: %q, %v", packed, lines(readings), err)
