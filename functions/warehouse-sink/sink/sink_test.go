@@ -270,15 +270,15 @@ func TestStart(t *testing.T) {
 // discard reads the cells of the rows, as any warehouse does.
 type discard struct{ warehouse.Warehouse }
 
-func (discard) Append(_ context.Context, batch warehouse.Batch) error {
+func (discard) Append(_ context.Context, batch warehouse.Batch) (int64, error) {
 	var cells []warehouse.Cell
 	for _, row := range batch.Rows {
 		cells = row.Cells(cells[:0])
 	}
 	if len(cells) == 0 {
-		return errors.New("no cells")
+		return 0, errors.New("no cells")
 	}
-	return nil
+	return 0, nil
 }
 
 func BenchmarkSink(b *testing.B) {

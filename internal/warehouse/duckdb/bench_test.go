@@ -48,7 +48,7 @@ func (r *benchRow) Cells(dst []warehouse.Cell) []warehouse.Cell {
 	}
 	return append(dst, warehouse.String("Main building"), warehouse.String("2"), warehouse.String("2.04"), warehouse.Int(30),
 		warehouse.Float(420), warehouse.String("Windesheim"), warehouse.String("window_opened"),
-		warehouse.Instant(observed-600e6), warehouse.Float(10))
+		warehouse.Instant(observed-600e6), warehouse.Float(10), warehouse.Int(1), warehouse.Bool(false))
 }
 
 func benchRows(table string, from, n int) []warehouse.Row {
@@ -90,14 +90,14 @@ func BenchmarkRevise(b *testing.B) {
 	for from := 0; from < b.N; from += size {
 		b.StopTimer()
 		rows := benchRows("iot_telemetry.readings", from, size)
-		if err := w.Append(b.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/s", EventID: fmt.Sprint(from), Rows: rows}); err != nil {
+		if _, err := w.Append(b.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/s", EventID: fmt.Sprint(from), Rows: rows}); err != nil {
 			b.Fatal(err)
 		}
 		for i := range rows {
 			rows[i] = repaired{rows[i]}
 		}
 		b.StartTimer()
-		if err := w.Append(b.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/r", EventID: fmt.Sprint(from), Rows: rows}); err != nil {
+		if _, err := w.Append(b.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/r", EventID: fmt.Sprint(from), Rows: rows}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -129,7 +129,7 @@ func benchAppend(b *testing.B, table string, size, callers int) {
 				if i >= len(batches) {
 					return
 				}
-				if err := w.Append(b.Context(), batches[i]); err != nil {
+				if _, err := w.Append(b.Context(), batches[i]); err != nil {
 					b.Error(err)
 					return
 				}

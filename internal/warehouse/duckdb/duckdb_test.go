@@ -64,7 +64,7 @@ func reading(device string, at mesh.Instant, value float64, version int64) cells
 
 func add(t testing.TB, w warehouse.Warehouse, event string, rows ...warehouse.Row) {
 	t.Helper()
-	if err := w.Append(t.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/s", EventID: event, Rows: rows}); err != nil {
+	if _, err := w.Append(t.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/s", EventID: event, Rows: rows}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -244,7 +244,7 @@ func TestGainedColumns(t *testing.T) {
 	add := func(db *duckdb.DB, rows ...warehouse.Row) {
 		t.Helper()
 		n++
-		if err := db.Append(t.Context(), warehouse.Batch{Table: "customers.customers", EventSource: "/s", EventID: fmt.Sprint(n), Rows: rows}); err != nil {
+		if _, err := db.Append(t.Context(), warehouse.Batch{Table: "customers.customers", EventSource: "/s", EventID: fmt.Sprint(n), Rows: rows}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -312,7 +312,7 @@ func TestOneEventSpoilsNoOther(t *testing.T) {
 				batch.Rows = []warehouse.Row{cells{warehouse.String("c"), warehouse.String("C"), warehouse.Null, warehouse.Null,
 					warehouse.Int(1), warehouse.Bool(false)}}
 			}
-			err := db.Append(t.Context(), batch)
+			_, err := db.Append(t.Context(), batch)
 			if (err != nil) != bad || mesh.IsPermanent(err) {
 				t.Errorf("event %d: Append() = %v", i, err)
 			}
@@ -328,7 +328,7 @@ func TestOneEventSpoilsNoOther(t *testing.T) {
 	}
 	apply(t, db)
 	for i := 0; i < 64; i += 4 {
-		if err := db.Append(t.Context(), warehouse.Batch{Table: "customers.customers", EventSource: "/s", EventID: fmt.Sprint(i),
+		if _, err := db.Append(t.Context(), warehouse.Batch{Table: "customers.customers", EventSource: "/s", EventID: fmt.Sprint(i),
 			Rows: []warehouse.Row{cells{warehouse.String(fmt.Sprint(i)), warehouse.String("C"), warehouse.Null, warehouse.Null,
 				warehouse.Int(1), warehouse.Bool(false)}}}); err != nil {
 			t.Fatal(err)

@@ -112,7 +112,7 @@ func TestUnreachable(t *testing.T) {
 	if _, err := w.Query(t.Context(), "SELECT 1"); err == nil || mesh.IsPermanent(err) {
 		t.Errorf("Query() = %v, want a passing error", err)
 	}
-	if err := w.Append(t.Context(), warehouse.Batch{}); err == nil || mesh.IsPermanent(err) {
+	if _, err := w.Append(t.Context(), warehouse.Batch{}); err == nil || mesh.IsPermanent(err) {
 		t.Errorf("Append() = %v, want a passing error", err)
 	}
 }
