@@ -20,33 +20,38 @@ import (
 // A table <product>.<name> is an output port: a view that shows of each key
 // the row that counts, without deleted rows. Behind it stands
 // <product>_internal.<name>, which shows every row as it was appended, each
-// distinct content at least once; nothing in it is changed or lost. A table
-// that is no output port is in the schema <product>_internal and has the
+// distinct content at least once; nothing in it is changed or lost, but that of
+// rows that differ in nothing but what they knew only those that knew most stay.
+// A table that is no output port is in the schema <product>_internal and has the
 // latter alone.
 type Warehouse interface {
 	// Apply makes the tables, output ports and views of the products where
-	// they are missing.
+	// they are missing. The tables that one is made from are applied with it or
+	// were before.
 	Apply(ctx context.Context, products []contract.Product) error
 
 	// Append stores the rows of a batch, all or none, and returns once they are
 	// durable. An event that was stored before changes nothing. Neither does a
 	// row that says what a row of its key says already: provenance (how it came,
-	// contract.Column) is no part of what a row says, and of rows that say the
-	// same the port shows the one that was received first.
+	// contract.Column) and knowledge (what it was made with, contract.Table) are
+	// no part of what a row says. Of rows that say the same the one that knew most
+	// counts, among these the one that was received first.
 	//
 	// What the port shows of a key depends on the set of rows appended, not on
 	// the order of their arrival. The row counts that has the highest revision or
 	// version; among these the highest assignment_version; among these the
-	// greatest value. Where values of the same revision and assignment_version
-	// differ, its quality is "conflict". The revision that a port shows grows
-	// with each row that joins its key and says something new; a version is
-	// shown as it was appended. Of a table that is append-only, rows of one key
-	// are one row: that which was stored first.
+	// greatest value; among these the one that knew most. Where values of the same
+	// revision and assignment_version differ, its quality is "conflict". The
+	// revision that a port shows grows with each row that joins its key and says
+	// something new; a version is shown as it was appended. If the row that counts
+	// is deleted the port shows nothing of its key. Of a table that is append-only,
+	// rows of one key are one row: that which was stored first.
 	//
 	// It gives the version that the tables its table is made from have by then
 	// (contract.Table.MadeFrom): how many rows their internal views show, in all.
-	// What is recorded in them later finds these rows stored; what these rows were
-	// made without was recorded before. 0 if its table is made from none.
+	// That holds for a batch without rows and for an event that was stored before,
+	// too. What is recorded in them later finds these rows stored; what these rows
+	// were made without was recorded before. 0 if its table is made from none.
 	//
 	// An error is mesh.Permanent if these rows can never be stored.
 	Append(ctx context.Context, batch Batch) (version int64, err error)

@@ -3,6 +3,7 @@ package duckdb
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -25,7 +26,13 @@ type request struct {
 	batch  *warehouse.Batch
 	hash   eventHash
 	prints []print
-	answer chan error
+	answer chan answer
+}
+
+// answer is what Append returns.
+type answer struct {
+	version int64
+	err     error
 }
 
 // Append stores the rows of a batch and returns once they are durable.
@@ -35,8 +42,13 @@ func (d *DB) Append(ctx context.Context, batch warehouse.Batch) (version int64, 
 	}
 	defer d.users.Done()
 	r, err := d.request(ctx, &batch)
-	if err != nil || r == nil {
+	if err != nil {
 		return 0, err
+	}
+	if len(r.prints) == 0 {
+		d.write.Lock()
+		defer d.write.Unlock()
+		return d.version(r.table), nil
 	}
 	select {
 	case d.requests <- r:
@@ -45,7 +57,16 @@ func (d *DB) Append(ctx context.Context, batch warehouse.Batch) (version int64, 
 	}
 	// The rows are the caller's again when Append returns, so it waits for the
 	// writer even if nobody waits for the answer any more.
-	return 0, <-r.answer
+	a := <-r.answer
+	return a.version, a.err
+}
+
+// version is that of the tables that t is made from. The caller holds d.write.
+func (d *DB) version(t *table) (version int64) {
+	for _, name := range t.MadeFrom {
+		version += d.versions[name]
+	}
+	return version
 }
 
 // request checks the batch and computes what the writer needs to know of it,
@@ -63,10 +84,8 @@ func (d *DB) request(ctx context.Context, batch *warehouse.Batch) (*request, err
 		return nil, mesh.Permanentf("append to %s: event %q %q: not UTF-8", batch.Table, batch.EventSource, batch.EventID)
 	case batch.EventID == "":
 		return nil, mesh.Permanentf("append to %s: an event without id", batch.Table)
-	case len(batch.Rows) == 0:
-		return nil, nil
 	}
-	r := &request{ctx: ctx, table: t, batch: batch, hash: hashEvent(batch), answer: make(chan error, 1)}
+	r := &request{ctx: ctx, table: t, batch: batch, hash: hashEvent(batch), answer: make(chan answer, 1)}
 	r.prints = make([]print, len(batch.Rows))
 	var cells []warehouse.Cell
 	for i, row := range batch.Rows {
@@ -110,7 +129,7 @@ func (d *DB) storeGroup(group []*request) {
 	group = slices.DeleteFunc(group, func(r *request) bool {
 		err := r.ctx.Err()
 		if err != nil {
-			r.answer <- err
+			r.answer <- answer{err: err}
 		}
 		return err != nil
 	})
@@ -121,12 +140,13 @@ func (d *DB) storeGroup(group []*request) {
 	if err != nil && len(group) > 1 {
 		// One event may spoil the transaction of all: store each by itself.
 		for _, r := range group {
-			r.answer <- d.store([]*request{r})
+			err := d.store([]*request{r})
+			r.answer <- answer{d.version(r.table), err}
 		}
 		return
 	}
 	for _, r := range group {
-		r.answer <- err
+		r.answer <- answer{d.version(r.table), err}
 	}
 }
 
@@ -136,6 +156,7 @@ func (d *DB) store(group []*request) error {
 	// has another greatest recorded_at.
 	d.last = max(d.last+1, mesh.At(time.Now()))
 	tables := map[*table][]*request{}
+	versions := map[string]int64{}
 	err := d.writer.transaction(func() error {
 		for _, r := range group {
 			if d.ledger.has(r.hash) {
@@ -150,6 +171,12 @@ func (d *DB) store(group []*request) error {
 			if err := t.store(d.writer, requests, d.last); err != nil {
 				return fmt.Errorf("append to %s: %w", t.FullName(), err)
 			}
+			if _, ok := d.versions[t.FullName()]; ok {
+				var err error
+				if versions[t.FullName()], err = t.version(d.writer); err != nil {
+					return fmt.Errorf("append to %s: %w", t.FullName(), err)
+				}
+			}
 		}
 		return d.ledger.flush()
 	})
@@ -162,6 +189,7 @@ func (d *DB) store(group []*request) error {
 		return err
 	}
 	d.ledger.committed()
+	maps.Copy(d.versions, versions)
 	return nil
 }
 
@@ -187,7 +215,7 @@ func (t *table) store(c conn, requests []*request, recorded mesh.Instant) error 
 				continue
 			}
 			row = t.stamp(r.batch.Rows[i].Cells(row[:0]), recorded)
-			if ok {
+			if ok || b.rows == nil {
 				t.disputed = append(t.disputed, append([]warehouse.Cell(nil), row...))
 				continue
 			}

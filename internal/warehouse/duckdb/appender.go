@@ -24,10 +24,10 @@ type appender struct {
 }
 
 // newAppender makes an appender of rows with these columns, nil: all of the
-// table in its order.
-func newAppender(c conn, schema, table string, columns []string) (*appender, error) {
+// table in its order. The catalog is temp of a temporary table, else empty.
+func newAppender(c conn, catalog, schema, table string, columns []string) (*appender, error) {
 	a := &appender{capacity: int(duck.VectorSize())}
-	state := duck.AppenderCreateExt(c.c, "", schema, table, &a.appender)
+	state := duck.AppenderCreateExt(c.c, catalog, schema, table, &a.appender)
 	for i := 0; i < len(columns) && state != duck.StateError; i++ {
 		state = duck.AppenderAddColumn(a.appender, columns[i])
 	}

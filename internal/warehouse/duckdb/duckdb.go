@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -62,6 +63,8 @@ type DB struct {
 	writer conn
 	ledger *ledger
 	last   mesh.Instant // recorded_at of the last transaction
+	// Of each table that another one is made from: how many rows were recorded.
+	versions map[string]int64
 
 	mu     sync.RWMutex
 	tables map[string]*table
@@ -93,7 +96,7 @@ func Open(file string) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
 	d := &DB{
-		file: file, lock: lock, tables: map[string]*table{},
+		file: file, lock: lock, tables: map[string]*table{}, versions: map[string]int64{},
 		requests: make(chan *request, maxGroup), done: make(chan struct{}),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -187,6 +190,7 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 	d.write.Lock()
 	defer d.write.Unlock()
 	var tables []*table
+	versions := map[string]int64{}
 	err := d.writer.transaction(func() error {
 		for _, p := range products {
 			for i := range p.Tables {
@@ -195,6 +199,18 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 					return fmt.Errorf("make table %s: %w", t.FullName(), err)
 				}
 				tables = append(tables, t)
+			}
+		}
+		for _, t := range tables {
+			for _, from := range t.MadeFrom {
+				source := d.find(from, tables)
+				if source == nil {
+					return fmt.Errorf("make table %s: it is made from %s, which no product has", t.FullName(), from)
+				}
+				var err error
+				if versions[from], err = source.version(d.writer); err != nil {
+					return fmt.Errorf("make table %s: %w", t.FullName(), err)
+				}
 			}
 		}
 		for _, p := range products {
@@ -210,6 +226,7 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 	if err != nil {
 		return err
 	}
+	maps.Copy(d.versions, versions)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, t := range tables {
@@ -222,6 +239,16 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 		d.tables[t.FullName()] = t
 	}
 	return nil
+}
+
+// find gives a table that is being applied, or was before.
+func (d *DB) find(fullName string, applied []*table) *table {
+	for _, t := range applied {
+		if t.FullName() == fullName {
+			return t
+		}
+	}
+	return d.tables[fullName]
 }
 
 // name quotes an identifier.

@@ -80,7 +80,7 @@ func (l *ledger) has(h eventHash) bool {
 func (l *ledger) add(h eventHash, b *warehouse.Batch) error {
 	if l.appender == nil {
 		var err error
-		if l.appender, err = newAppender(l.conn, ledgerSchema, ledgerTable, nil); err != nil {
+		if l.appender, err = newAppender(l.conn, "", ledgerSchema, ledgerTable, nil); err != nil {
 			return err
 		}
 	}

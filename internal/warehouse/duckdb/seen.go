@@ -15,9 +15,11 @@ import (
 // is stored already without asking DuckDB. It holds a print of each row, by
 // buckets of an hour of the table's time (a table without one is one bucket), or
 // of a minute where rows come in the order of that time and never late.
-// A bucket that is not held is read when a row falls into it; buckets outside
-// the time that the table spans are known to be empty. So a stream in order
-// never reads, and late data reads its own hours once.
+// Buckets outside the time that the table spans are known to be empty, so a
+// stream in order never asks the table. Rows of a bucket that is not held are
+// disputed, as those of keys that have rows: the table is asked for their keys.
+// Only when many rows fell into such a bucket it is read, since it has the rows
+// of all devices, and a repair or late data may touch one device in each hour.
 //
 // A miss is certain. A hit is certain enough: two rows that differ have the
 // same print once in 2^128.
@@ -28,12 +30,14 @@ type seen struct {
 	buckets map[int64]*bucket
 	held    int // rows in buckets, and a constant for each bucket
 	limit   int // of held; 0: maxHeld
+	worth   int // 0: worthReading
 	round   uint64
 }
 
 type bucket struct {
-	rows map[uint64]mark
-	used uint64 // round it was last used in
+	rows  map[uint64]mark // nil: not read
+	asked int             // rows that fell into it before it was read
+	used  uint64          // round it was last used in
 }
 
 // mark is what is known of the row of a key. A content of 0 says that the key
@@ -46,8 +50,11 @@ type mark struct {
 const (
 	minute     = 60 * 1_000_000 // of a bucket, in µs
 	hour       = 60 * minute
-	bucketCost = 16      // rows that an empty bucket weighs
-	maxHeld    = 4 << 20 // rows; about 40 bytes each
+	bucketCost = 16 // rows that an empty bucket weighs
+	// worthReading is how many rows have to fall into a bucket: to ask for so many
+	// keys takes about as long as to read a tenth of a million rows.
+	worthReading = 4096
+	maxHeld      = 4 << 20 // rows; about 40 bytes each
 )
 
 func bucketOf(at, width int64) int64 {
@@ -58,7 +65,7 @@ func bucketOf(at, width int64) int64 {
 }
 
 // reset forgets everything: the transaction that wrote it was rolled back.
-func (s *seen) reset() { *s = seen{round: s.round, limit: s.limit} }
+func (s *seen) reset() { *s = seen{round: s.round, limit: s.limit, worth: s.worth} }
 
 // prepare makes the memory hold the buckets of the prints.
 func (t *table) prepare(c conn, prints [][]print) error {
@@ -67,18 +74,17 @@ func (t *table) prepare(c conn, prints [][]print) error {
 	if !s.loaded {
 		s.buckets = map[int64]*bucket{}
 		s.first, s.last = math.MaxInt64, math.MinInt64
-		if t.time < 0 {
-			s.first, s.last = 0, 0
-		} else {
-			at := name(t.stored[t.time].Name)
-			row, err := c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(min(%[1]s)), 0), coalesce(epoch_us(max(%[1]s)), 0) FROM %[2]s",
-				at, t.storage(currentSuffix)))
-			if err != nil {
-				return err
-			}
-			if row[0] > 0 {
-				s.first, s.last = bucketOf(row[1], t.width), bucketOf(row[2], t.width)
-			}
+		at := "make_timestamp(0)"
+		if t.time >= 0 {
+			at = name(t.stored[t.time].Name)
+		}
+		row, err := c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(min(%[1]s)), 0), coalesce(epoch_us(max(%[1]s)), 0) FROM %[2]s",
+			at, t.storage(currentSuffix)))
+		if err != nil {
+			return err
+		}
+		if row[0] > 0 {
+			s.first, s.last = bucketOf(row[1], t.width), bucketOf(row[2], t.width)
 		}
 		s.loaded = true
 	}
@@ -88,26 +94,32 @@ func (t *table) prepare(c conn, prints [][]print) error {
 			n := event[i].bucket
 			b := s.buckets[n]
 			if b == nil {
-				b = &bucket{rows: map[uint64]mark{}}
+				b = &bucket{}
+				if n < s.first || n > s.last {
+					b.rows = map[uint64]mark{}
+				}
 				s.buckets[n] = b
 				s.held += bucketCost
-				if n >= s.first && n <= s.last {
+			}
+			if b.rows == nil {
+				if b.asked++; b.asked >= cmp.Or(s.worth, worthReading) {
 					missing[n] = true
 				}
 			}
 			b.used = s.round
 		}
 	}
+	for n := range missing {
+		s.buckets[n].rows = map[uint64]mark{}
+	}
 	if len(missing) > 0 {
 		if err := t.load(c, slices.Sorted(maps.Keys(missing))); err != nil {
 			return err
 		}
 	}
-	if t.time >= 0 {
-		for _, event := range prints {
-			for i := range event {
-				s.first, s.last = min(s.first, event[i].bucket), max(s.last, event[i].bucket)
-			}
+	for _, event := range prints {
+		for i := range event {
+			s.first, s.last = min(s.first, event[i].bucket), max(s.last, event[i].bucket)
 		}
 	}
 	s.evict()

@@ -3,6 +3,7 @@ package duckdb
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -11,103 +12,88 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
-// maxDisputed bounds the statements that look up the rows of keys.
-const maxDisputed = 4096
+// maxDisputed bounds the memory that settling takes.
+const maxDisputed = 16 << 10
 
 // qualityConflict marks a row that counts by its value alone.
 const qualityConflict = "conflict"
 
 // history is what is stored of a key.
 type history struct {
-	rowid    int64              // of the current row; -1: none
-	current  []warehouse.Cell   // the row that counts
-	resolved bool               // it is not as it was appended
-	rows     [][]warehouse.Cell // as they were appended
-	added    [][]warehouse.Cell // of rows, those that are not stored in revised yet
-	changed  bool
+	current int64 // rowid of the row that counts; none: there is none
+	rows    []storedRow
+	changed bool
 }
 
-// settle stores rows whose keys have rows already: those that say something
-// new, or came by an earlier way, join the rows of their key, and the row that
-// counts is made anew from all of them.
-func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instant) error {
-	keys, where := t.lookup(disputed)
-	for _, row := range disputed {
-		if h := keys[t.keyText(row)]; h == nil {
-			keys[t.keyText(row)] = &history{rowid: -1}
-		}
-	}
-	columns := names(t.stored)
-	err := c.query(fmt.Sprintf("SELECT rowid, resolved, %s FROM %s WHERE %s", columns, t.storage(currentSuffix), where),
-		func(row []warehouse.Cell) error {
-			h := keys[t.keyText(row[2:])]
-			if h == nil { // another key with the same first column
-				return nil
-			}
-			h.rowid, h.resolved, h.current = row[0].Int(), row[1].Bool(), clone(row[2:])
-			if !h.resolved {
-				h.rows = append(h.rows, h.current)
-				h.added = append(h.added, h.current)
-			}
-			return nil
-		})
-	if err != nil {
-		return err
-	}
-	err = c.query(fmt.Sprintf("SELECT %s FROM %s WHERE %s", columns, t.storage(revisedSuffix), where),
-		func(row []warehouse.Cell) error {
-			if h := keys[t.keyText(row)]; h != nil {
-				h.rows = append(h.rows, clone(row))
-			}
-			return nil
-		})
-	if err != nil {
-		return err
-	}
+// storedRow is a row as it was appended.
+type storedRow struct {
+	cells   []warehouse.Cell
+	revised int64 // its rowid in <name>_revised; none: it is not there
+}
 
-	for _, row := range disputed {
-		h := keys[t.keyText(row)]
-		if slices.ContainsFunc(h.rows, func(other []warehouse.Cell) bool { return t.same(row, other) && !t.earlier(row, other) }) {
+const none = -1
+
+// settle stores rows whose keys have rows already, or may have. Those that say
+// something new, came by an earlier way or knew more join the rows of their
+// key, and the row that counts is made anew from all of them.
+func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instant) error {
+	histories, of, err := t.histories(c, disputed)
+	if err != nil {
+		return err
+	}
+	var outdated, superseded []int64 // rowids in revised and in current
+	for i, row := range disputed {
+		h := &histories[of[i]]
+		if t.AppendOnly && len(h.rows) > 0 ||
+			slices.ContainsFunc(h.rows, func(other storedRow) bool { return t.same(row, other.cells) && !t.better(row, other.cells) }) {
 			continue
 		}
-		h.rows = append(h.rows, row)
-		h.added = append(h.added, row)
+		h.rows = slices.DeleteFunc(h.rows, func(other storedRow) bool {
+			less := t.same(row, other.cells) && t.knowsMore(row, other.cells)
+			if less && other.revised != none {
+				outdated = append(outdated, other.revised)
+			}
+			return less
+		})
+		h.rows = append(h.rows, storedRow{row, none})
 		h.changed = true
 	}
-	var superseded []string
-	for _, h := range keys {
+	var rows [][]warehouse.Cell
+	for i := range histories {
+		h := &histories[i]
 		if !h.changed {
 			continue
 		}
-		if h.rowid >= 0 {
-			superseded = append(superseded, fmt.Sprint(h.rowid))
+		if h.current != none {
+			superseded = append(superseded, h.current)
 		}
-		resolved := len(h.rows) > 1
-		if resolved {
-			for _, row := range h.added {
-				if err := t.revised.append(row); err != nil {
+		rows = rows[:0]
+		for _, row := range h.rows {
+			rows = append(rows, row.cells)
+			if len(h.rows) > 1 && row.revised == none {
+				if err := t.revised.append(row.cells); err != nil {
 					return err
 				}
 			}
 		}
-		counts := t.count(h.rows)
+		counts := t.count(rows)
 		p := t.printOf(counts)
-		if resolved {
+		if resolved := len(rows) > 1; resolved {
 			counts[t.recordedAt] = warehouse.Instant(recorded)
 			p.content = 0
 		}
-		if b := t.seen.buckets[p.bucket]; b != nil {
+		if b := t.seen.buckets[p.bucket]; b.rows != nil {
 			t.seen.put(b, p)
 		}
-		if err := t.current.append(append(counts, warehouse.Bool(resolved))); err != nil {
+		if err := t.current.append(append(counts, warehouse.Bool(len(rows) > 1))); err != nil {
 			return err
 		}
 	}
-	if len(superseded) > 0 {
-		if err := c.exec(fmt.Sprintf("DELETE FROM %s WHERE rowid IN (%s) AND %s",
-			t.storage(currentSuffix), strings.Join(superseded, ","), where)); err != nil {
-			return err
-		}
+	if err := t.remove(c, currentSuffix, superseded); err != nil {
+		return err
+	}
+	if err := t.remove(c, revisedSuffix, outdated); err != nil {
+		return err
 	}
 	if err := t.revised.flush(); err != nil {
 		return err
@@ -115,48 +101,120 @@ func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instan
 	return t.current.flush()
 }
 
-// lookup gives the condition that finds the rows of the keys, and perhaps some
-// more, by the first column of the key and the time.
-func (t *table) lookup(rows [][]warehouse.Cell) (map[string]*history, string) {
-	first := t.key[0]
-	values := map[string]bool{}
-	for _, row := range rows {
-		values[literalOf(&row[first])] = true
+// histories reads what is stored of the keys of rows; of says which history is
+// a row's. The keys are given to DuckDB as a table and not in the text of a
+// statement, where each costs as much as the rest of its row.
+func (t *table) histories(c conn, rows [][]warehouse.Cell) (histories []history, of []int, err error) {
+	var columns, on strings.Builder
+	for i, k := range t.key {
+		fmt.Fprintf(&columns, ", k%d %s", i, storageTypes[t.stored[k].Type])
+		fmt.Fprintf(&on, " AND s.%s = k%d", name(t.stored[k].Name), i)
 	}
-	list := make([]string, 0, len(values))
-	for v := range values {
-		list = append(list, v)
+	asked, err := temporary(c, "asked", "history BIGINT"+columns.String())
+	if err != nil {
+		return nil, nil, err
 	}
-	where := fmt.Sprintf("%s IN (%s)", name(t.stored[first].Name), strings.Join(list, ","))
-	if t.time >= 0 {
-		from, to := rows[0][t.time].Int(), rows[0][t.time].Int()
-		for _, row := range rows {
+	defer asked.close()
+	numbers := make(map[string]int, len(rows))
+	of = make([]int, len(rows))
+	from, to := int64(math.MaxInt64), int64(math.MinInt64)
+	var key []warehouse.Cell
+	for i, row := range rows {
+		text := t.keyText(row)
+		n, ok := numbers[text]
+		if !ok {
+			n = len(numbers)
+			numbers[text] = n
+			key = append(key[:0], warehouse.Int(int64(n)))
+			for _, k := range t.key {
+				key = append(key, row[k])
+			}
+			if err := asked.append(key); err != nil {
+				return nil, nil, err
+			}
+		}
+		of[i] = n
+		if t.time >= 0 {
 			from, to = min(from, row[t.time].Int()), max(to, row[t.time].Int())
 		}
-		where += fmt.Sprintf(" AND %s BETWEEN make_timestamp(%d) AND make_timestamp(%d)", name(t.stored[t.time].Name), from, to)
 	}
-	return make(map[string]*history, len(rows)), where
+	if err := asked.flush(); err != nil {
+		return nil, nil, err
+	}
+	where := ""
+	if t.time >= 0 {
+		// The join does not let DuckDB leave out row groups, this does.
+		where = fmt.Sprintf(" WHERE s.%s BETWEEN make_timestamp(%d) AND make_timestamp(%d)", name(t.stored[t.time].Name), from, to)
+	}
+	histories = make([]history, len(numbers))
+	for i := range histories {
+		histories[i].current = none
+	}
+	const sql = "SELECT history, s.rowid, %s, %s FROM %s AS s JOIN temp.main.asked ON true%s%s"
+	err = c.query(fmt.Sprintf(sql, "resolved", names(t.stored), t.storage(currentSuffix), on.String(), where), func(row []warehouse.Cell) error {
+		h := &histories[row[0].Int()]
+		h.current = row[1].Int()
+		if resolved := row[2].Bool(); !resolved {
+			h.rows = append(h.rows, storedRow{clone(row[3:]), none})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	err = c.query(fmt.Sprintf(sql, "true", names(t.stored), t.storage(revisedSuffix), on.String(), where), func(row []warehouse.Cell) error {
+		h := &histories[row[0].Int()]
+		h.rows = append(h.rows, storedRow{clone(row[3:]), row[1].Int()})
+		return nil
+	})
+	return histories, of, err
 }
 
-func literalOf(c *warehouse.Cell) string {
-	switch c.Kind() {
-	case warehouse.StringKind:
-		return literal(c.Text())
-	case warehouse.InstantKind:
-		return fmt.Sprintf("make_timestamp(%d)", c.Int())
-	case warehouse.BoolKind:
-		return fmt.Sprint(c.Bool())
-	case warehouse.FloatKind:
-		return fmt.Sprintf("%g::DOUBLE", c.Float())
+// remove deletes rows.
+func (t *table) remove(c conn, suffix string, rowids []int64) error {
+	if len(rowids) == 0 {
+		return nil
 	}
-	return fmt.Sprint(c.Int())
+	removed, err := temporary(c, "removed", "id BIGINT")
+	if err != nil {
+		return err
+	}
+	defer removed.close()
+	for _, id := range rowids {
+		if err := removed.append([]warehouse.Cell{warehouse.Int(id)}); err != nil {
+			return err
+		}
+	}
+	if err := removed.flush(); err != nil {
+		return err
+	}
+	return c.exec(fmt.Sprintf("DELETE FROM %s WHERE rowid IN (SELECT id FROM temp.main.removed)", t.storage(suffix)))
 }
 
+// temporary makes an empty table that this connection alone sees.
+func temporary(c conn, table, columns string) (*appender, error) {
+	if err := c.exec(fmt.Sprintf("CREATE OR REPLACE TEMP TABLE %s (%s)", table, columns)); err != nil {
+		return nil, err
+	}
+	return newAppender(c, "temp", "main", table, nil)
+}
+
+// clone copies a row out of DuckDB's memory, all its texts into one.
 func clone(row []warehouse.Cell) []warehouse.Cell {
+	size := 0
+	for i := range row {
+		if row[i].Kind() == warehouse.StringKind {
+			size += len(row[i].Text())
+		}
+	}
+	var texts strings.Builder
+	texts.Grow(size)
 	row = slices.Clone(row)
 	for i := range row {
 		if row[i].Kind() == warehouse.StringKind {
-			row[i] = warehouse.String(strings.Clone(row[i].Text()))
+			from := texts.Len()
+			texts.WriteString(row[i].Text())
+			row[i] = warehouse.String(texts.String()[from:])
 		}
 	}
 	return row
@@ -196,10 +254,17 @@ func (t *table) count(rows [][]warehouse.Cell) []warehouse.Cell {
 }
 
 // same says whether two rows of one key say the same.
-func (t *table) same(a, b []warehouse.Cell) bool { return compareBy(t.rank, a, b) == 0 }
+func (t *table) same(a, b []warehouse.Cell) bool { return compareBy(t.says, a, b) == 0 }
 
-// earlier says whether, of rows that say the same, a is to be shown and not b.
-func (t *table) earlier(a, b []warehouse.Cell) bool { return compareBy(t.provenance, a, b) < 0 }
+// better says whether, of rows that say the same, a is to be shown and not b.
+func (t *table) better(a, b []warehouse.Cell) bool {
+	return t.knowsMore(a, b) || !t.knowsMore(b, a) && compareBy(t.provenance, a, b) < 0
+}
+
+// knowsMore says whether a was made with more than b.
+func (t *table) knowsMore(a, b []warehouse.Cell) bool {
+	return t.knowledge >= 0 && a[t.knowledge].Int() > b[t.knowledge].Int()
+}
 
 func compareBy(columns []int, a, b []warehouse.Cell) int {
 	for _, i := range columns {

@@ -34,6 +34,8 @@ type table struct {
 	quality    int   // -1: none
 	values     []int // what must not differ between rows of one rank
 	rank       []int // which row counts: the greatest by these columns, in this order
+	says       []int // what a row says: rank without knowledge
+	knowledge  int   // -1: none
 	provenance []int // of rows that say the same: the least by these, in this order
 	received   int   // the first of them if it is a TIMESTAMP; -1: none
 	time       int   // TIMESTAMP that a key is always with; -1: none
@@ -58,7 +60,7 @@ var cellKinds = map[contract.Type]warehouse.Kind{
 }
 
 func newTable(ct *contract.Table) *table {
-	t := &table{Table: *ct, cells: ct.Cells(), order: -1, assigned: -1, quality: -1, received: -1, time: -1, width: hour}
+	t := &table{Table: *ct, cells: ct.Cells(), order: -1, assigned: -1, quality: -1, knowledge: -1, received: -1, time: -1, width: hour}
 	t.schema = strings.TrimSuffix(t.Schema, "_internal") + "_internal"
 	t.stored = t.cells
 	for _, c := range t.cells {
@@ -96,6 +98,10 @@ func newTable(ct *contract.Table) *table {
 	if slices.Contains(t.Key, t.Time) {
 		t.time = index(t.Time)
 	}
+	if t.Knowledge != "" {
+		t.knowledge = index(t.Knowledge)
+		t.rank = append(t.rank, t.knowledge)
+	}
 	// Then the latest and the greatest of what is left: a join that knew of a
 	// later action knew more.
 	for _, timestamps := range []bool{true, false} {
@@ -109,6 +115,11 @@ func newTable(ct *contract.Table) *table {
 				timestamps == (c.Type == contract.Timestamp):
 				t.rank = append(t.rank, i)
 			}
+		}
+	}
+	for _, i := range t.rank {
+		if i != t.knowledge {
+			t.says = append(t.says, i)
 		}
 	}
 	if len(t.provenance) > 0 && t.stored[t.provenance[0]].Type == contract.Timestamp {
@@ -183,6 +194,15 @@ func (t *table) create(c conn) error {
 		name(t.Schema), name(t.Name), names(t.Columns), t.storage(currentSuffix), where))
 }
 
+// version says how many rows were recorded: those that the internal view shows.
+func (t *table) version(c conn) (int64, error) {
+	row, err := c.one("SELECT count(*) FROM " + t.storage(""))
+	if err != nil {
+		return 0, err
+	}
+	return row[0], nil
+}
+
 // adapt compares a table that was there already, and adds the columns that the
 // contract has gained: in the rows that are there they are NULL.
 func (t *table) adapt(c conn) error {
@@ -231,7 +251,7 @@ func (t *table) open(c conn) (err error) {
 		}
 	}
 	if t.revised == nil {
-		if t.revised, err = newAppender(c, t.schema, t.Name+revisedSuffix, columns); err != nil {
+		if t.revised, err = newAppender(c, "", t.schema, t.Name+revisedSuffix, columns); err != nil {
 			return err
 		}
 	}
@@ -239,7 +259,7 @@ func (t *table) open(c conn) (err error) {
 		if t.moved {
 			columns = append(columns, "resolved")
 		}
-		t.current, err = newAppender(c, t.schema, t.Name+currentSuffix, columns)
+		t.current, err = newAppender(c, "", t.schema, t.Name+currentSuffix, columns)
 	}
 	return err
 }

@@ -545,7 +545,8 @@ func testConcurrent(t *testing.T, s *Store) {
 
 func testViews(t *testing.T, s *Store) {
 	place := Row{"building": warehouse.String("B"), "room": warehouse.String("1.01"), "outside_co2": warehouse.Float(400),
-		"persons": warehouse.Int(30), "customer_name": warehouse.String("School")}
+		"persons": warehouse.Int(30), "customer_name": warehouse.String("School"), "join_version": warehouse.Int(3),
+		"deleted": warehouse.Bool(false)}
 	with := func(more Row) Row {
 		row := Row{}
 		for name, cell := range place {
