@@ -165,6 +165,20 @@ func (c *customer) Cells(dst []w.Cell) []w.Cell {
 	)
 }
 
+type rejectedRow mesh.RejectedRow
+
+func (r *rejectedRow) Cells(dst []w.Cell) []w.Cell {
+	return append(dst,
+		w.String(r.Sheet),
+		w.Int(r.Row),
+		w.String(r.Column), // of the key, so never NULL
+		w.String(r.Reason),
+		w.String(string(r.Severity)),
+		w.Int(r.Version),
+		w.Bool(r.Deleted),
+	)
+}
+
 func optionalInt(i *int64) w.Cell {
 	if i == nil {
 		return w.Null

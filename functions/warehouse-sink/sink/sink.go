@@ -3,25 +3,40 @@
 //	telemetry.enriched, telemetry.unassigned → iot_telemetry.readings
 //	telemetry.rejected                       → iot_telemetry_internal.rejected
 //	placements.changed                       → iot_metadata.placements
+//	placements.rejected                      → iot_metadata.rejected_rows
 //	actions.logged                           → iot_actions.actions
+//	actions.rejected                         → iot_actions.rejected_rows
 //	customers.changed                        → customers.customers
-//	analytics.joined                         → iot_analytics.readings
+//	customers.rejected                       → customers.rejected_rows
+//	analytics.joined, analytics.withdrawn    → iot_analytics.readings
+//
+// When it has answered, the rows are durable. What is made with them can be
+// made from then on, which its replies say:
+//
+//   - placements.recorded, actions.recorded and customers.recorded: changed rows
+//     are stored. They have all versions of the changed rows, and as their
+//     version the first one of the table that has them.
+//   - telemetry.outdated and analytics.outdated: what the readings were made from
+//     has changed since, as of the moment when they were stored. They have the
+//     same data. So a change that was recorded before a reading was stored is
+//     told with the reading, and one recorded later finds the reading stored.
 //
 // With BROKER it stores what that Broker brings instead, whatever it is, each
-// event as one row:
+// event as one row, and replies nothing:
 //
 //	every event → event_log.events
 //
-// It replies nothing. When it has answered, the rows are durable. The same
-// event, and the same row in any event, is stored once: the warehouse sees to
-// it. An event of another type without BROKER, one whose data cannot be decoded and one with
-// rows that no retry can store are permanent errors; a warehouse that is away
-// is a passing one, and no reason not to start.
+// The same event, and the same row in any event, is stored once: the warehouse
+// sees to it. An event of another type without BROKER, one whose data cannot be
+// decoded and one with rows that no retry can store are permanent errors; a
+// warehouse that is away is a passing one, and no reason not to start.
 package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
@@ -54,66 +69,113 @@ func Start(ports function.Ports) (*function.Function, error) {
 	return &function.Function{Handler: New(w)}, nil
 }
 
+const name = "warehouse-sink"
+
 // New makes the handler.
 func New(w warehouse.Warehouse) function.Handler {
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
-		table, rows, err := decode(in)
+		known, err := mesh.Version(in)
 		if err != nil {
 			return nil, mesh.Permanent(err)
 		}
-		_, err = w.Append(ctx, warehouse.Batch{Table: table, EventSource: in.Source(), EventID: in.ID(), Rows: rows})
-		return nil, err
+		b, err := decode(in)
+		if err != nil {
+			return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
+		}
+		version, err := w.Append(ctx, warehouse.Batch{Table: b.table, EventSource: in.Source(), EventID: in.ID(), Rows: b.rows})
+		switch {
+		case err != nil:
+			return nil, err
+		case b.recorded != nil:
+			return b.recorded(ctx, w, in)
+		case b.outdated != "" && version > known:
+			out := mesh.Derive(in, name, b.outdated, strconv.FormatInt(version, 10), in.Data())
+			mesh.SetVersion(&out, known)
+			return []event.Event{out}, nil
+		}
+		return nil, nil
 	}
 }
 
-func decode(in event.Event) (table string, rows []warehouse.Row, err error) {
+// brought is what an event brings to a table.
+type brought struct {
+	table    string
+	rows     []warehouse.Row
+	outdated string // type of the reply if they are; empty: none
+	recorded reply  // that they are stored; nil: none
+}
+
+// reply makes the reply to an event whose rows are stored.
+type reply func(context.Context, warehouse.Warehouse, event.Event) ([]event.Event, error)
+
+func decode(in event.Event) (b brought, err error) {
 	switch in.Type() {
 	case mesh.TelemetryEnriched, mesh.TelemetryUnassigned:
-		table = "iot_telemetry.readings"
+		b.table, b.outdated = "iot_telemetry.readings", mesh.TelemetryOutdated
 		var readings []mesh.Reading
 		readings, err = mesh.DecodeReadings(in.Data())
-		rows = make([]warehouse.Row, len(readings))
+		b.rows = make([]warehouse.Row, len(readings))
 		for i := range readings {
-			rows[i] = (*reading)(&readings[i])
+			b.rows[i] = (*reading)(&readings[i])
 		}
-	case mesh.AnalyticsJoined:
-		table = "iot_analytics.readings"
+	case mesh.AnalyticsJoined, mesh.AnalyticsWithdrawn:
+		b.table, b.outdated = "iot_analytics.readings", mesh.AnalyticsOutdated
 		var readings []mesh.JoinedReading
 		readings, err = mesh.DecodeJoined(in.Data())
-		rows = make([]warehouse.Row, len(readings))
+		b.rows = make([]warehouse.Row, len(readings))
 		for i := range readings {
-			rows[i] = (*joined)(&readings[i])
+			if r := &readings[i]; (r.TenantID == "") != (in.Type() == mesh.AnalyticsWithdrawn) {
+				return b, fmt.Errorf("reading %s has tenant %q", r.ReadingID, r.TenantID)
+			}
+			b.rows[i] = (*joined)(&readings[i])
 		}
 	case mesh.TelemetryRejected:
-		table = "iot_telemetry_internal.rejected"
+		b.table = "iot_telemetry_internal.rejected"
 		var rejections []mesh.Rejection
 		rejections, err = mesh.DecodeRejections(in.Data())
 		for i := range rejections {
-			rows = append(rows, rejection{&rejections[i], in.Source(), in.ID()})
+			b.rows = append(b.rows, rejection{&rejections[i], in.Source(), in.ID()})
 		}
 	case mesh.PlacementsChanged:
-		table = "iot_metadata.placements"
 		var data mesh.Placements
 		data, err = mesh.Decode[mesh.Placements](in.Data())
 		for i := range data.Placements {
-			rows = append(rows, (*placement)(&data.Placements[i]))
+			b.rows = append(b.rows, (*placement)(&data.Placements[i]))
 		}
+		b.table, b.recorded = "iot_metadata.placements", placements.reply(data.Placements)
 	case mesh.ActionsLogged:
-		table = "iot_actions.actions"
 		var data mesh.Actions
 		data, err = mesh.Decode[mesh.Actions](in.Data())
 		for i := range data.Actions {
-			rows = append(rows, (*action)(&data.Actions[i]))
+			b.rows = append(b.rows, (*action)(&data.Actions[i]))
 		}
+		b.table, b.recorded = "iot_actions.actions", actions.reply(data.Actions)
 	case mesh.CustomersChanged:
-		table = "customers.customers"
 		var data mesh.Customers
 		data, err = mesh.Decode[mesh.Customers](in.Data())
 		for i := range data.Customers {
-			rows = append(rows, (*customer)(&data.Customers[i]))
+			b.rows = append(b.rows, (*customer)(&data.Customers[i]))
 		}
+		b.table, b.recorded = "customers.customers", customers.reply(data.Customers)
+	case mesh.PlacementsRejected:
+		b.table = "iot_metadata.rejected_rows"
+		b.rows, err = rejectedRows(in.Data())
+	case mesh.ActionsRejected:
+		b.table = "iot_actions.rejected_rows"
+		b.rows, err = rejectedRows(in.Data())
+	case mesh.CustomersRejected:
+		b.table = "customers.rejected_rows"
+		b.rows, err = rejectedRows(in.Data())
 	default:
-		return "", nil, fmt.Errorf("no table takes events of type %q", in.Type())
+		err = errors.New("no table takes events of this type")
 	}
-	return table, rows, err
+	return b, err
+}
+
+func rejectedRows(data []byte) (rows []warehouse.Row, err error) {
+	rejected, err := mesh.Decode[mesh.RejectedRows](data)
+	for i := range rejected.Rows {
+		rows = append(rows, (*rejectedRow)(&rejected.Rows[i]))
+	}
+	return rows, err
 }

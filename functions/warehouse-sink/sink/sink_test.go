@@ -97,8 +97,8 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 			`{"reading_id":"r3","device_id":"d2","metric":"state","value_string":"",` +
 				`"observed_at":"2024-03-01T12:00:00Z","received_at":"2024-03-01T12:00:02Z","revision":0,"assignment_version":0}`},
 		{mesh.AnalyticsJoined, "readings", "iot_analytics.readings", reading + `,"building":"B","floor":"1","room":"1.01","persons":30,` +
-			`"outside_co2":420.5,"customer_name":"School","last_action":"window_opened","last_action_at":"2024-03-01T11:58:00.000001Z","minutes_since_action":2}`},
-		{mesh.AnalyticsJoined, "readings", "iot_analytics.readings", reading + "}"},
+			`"outside_co2":420.5,"customer_name":"School","last_action":"window_opened","last_action_at":"2024-03-01T11:58:00.000001Z","minutes_since_action":2,"join_version":12}`},
+		{mesh.AnalyticsJoined, "readings", "iot_analytics.readings", reading + `,"join_version":12}`},
 		{mesh.PlacementsChanged, "placements", "iot_metadata_internal.placements", `{"device_id":"d1","tenant_id":"tenant-a","building":"B","floor":"1","room":"1.01",` +
 			`"persons":30,"outside_co2":420.5,"valid_from":"2024-01-01T00:00:00Z","valid_to":"2024-03-01T00:00:00Z","version":3,"deleted":true}`},
 		{mesh.PlacementsChanged, "placements", "iot_metadata.placements",
@@ -107,6 +107,15 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 			`"action":"window_opened","taken_at":"2024-03-01T12:00:00Z","version":1}`},
 		{mesh.CustomersChanged, "customers", "customers.customers",
 			`{"customer_id":"tenant-a","name":"School","sector":"school","country":"NL","version":1}`},
+		{mesh.AnalyticsWithdrawn, "readings", "iot_analytics_internal.readings",
+			`{"reading_id":"r4","device_id":"d2","metric":"state","value_string":"on","observed_at":"2024-03-01T12:00:00Z",` +
+				`"received_at":"2024-03-01T12:00:02Z","revision":0,"assignment_version":8,"join_version":12,"deleted":true}`},
+		{mesh.PlacementsRejected, "rows", "iot_metadata_internal.rejected_rows",
+			`{"sheet":"s.csv","row":7,"column":"valid_from","reason":"no date","severity":"error","version":2,"deleted":false}`},
+		{mesh.ActionsRejected, "rows", "iot_actions_internal.rejected_rows",
+			`{"sheet":"s.csv","row":0,"column":"","reason":"no header","severity":"error","version":2,"deleted":true}`},
+		{mesh.CustomersRejected, "rows", "customers.rejected_rows",
+			`{"sheet":"https://crm","row":1,"column":"","reason":"no customer","severity":"warning","version":2}`},
 		{mesh.TelemetryRejected, "rejected", "iot_telemetry_internal.rejected", `{"cause":"no value","reader":"json","position":0,"readings":3,"id":"m1","source":"/devices","device_id":"d1",` +
 			`"format":"json","content_type":"application/json","attributes":{"a":"b"},"received_at":"2024-03-01T12:00:02Z","payload":{"x":1}}`},
 		{mesh.TelemetryRejected, "rejected", "iot_telemetry_internal.rejected", `{"cause":"no JSON","id":"m2","source":"/devices",` +
@@ -116,8 +125,8 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 			db := open(t)
 			in := mesh.NewEvent(test.eventType, "/telemesh/test", fmt.Appendf(nil, `{"%s":[%s]}`, test.member, test.row), "1")
 			for range 2 { // a redelivery changes nothing
-				if out, err := sink.New(db)(t.Context(), in); err != nil || out != nil {
-					t.Fatalf("handler = %v, %v, want nothing", out, err)
+				if _, err := sink.New(db)(t.Context(), in); err != nil {
+					t.Fatal(err)
 				}
 			}
 			var want map[string]any
@@ -132,6 +141,11 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 					want["payload"] = "/wA="
 				}
 				want["event_source"], want["event_id"] = in.Source(), in.ID()
+			}
+			if strings.HasSuffix(test.table, "rejected_rows") { // ROW and COLUMN are words of SQL
+				want["row_number"], want["column_name"] = want["row"], want["column"]
+				delete(want, "row")
+				delete(want, "column")
 			}
 			rows := all(t, db, "SELECT * FROM "+test.table)
 			if len(rows) != 1 {
@@ -217,8 +231,11 @@ func TestWhatIsPermanent(t *testing.T) {
 		"type":    mesh.NewEvent(mesh.TelemetryReceived, "/s", []byte(`{"messages":[]}`), "1"),
 		"no JSON": mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`), "1"),
 		"member":  mesh.NewEvent(mesh.PlacementsChanged, "/s", []byte(`{}`), "1"),
-		"row": mesh.NewEvent(mesh.AnalyticsJoined, "/s", // joined readings have a tenant
+		"row":     mesh.NewEvent(mesh.ActionsLogged, "/s", []byte(`{"actions":[{"action_id":"a","action":"x","taken_at":"0000-01-01T00:00:00Z"}]}`), "1"),
+		"joined, of nobody": mesh.NewEvent(mesh.AnalyticsJoined, "/s",
 			[]byte(`{"readings":[`+strings.Replace(reading, `,"tenant_id":"tenant-a"`, "", 1)+`}]}`), "1"),
+		"withdrawn, of a tenant": mesh.NewEvent(mesh.AnalyticsWithdrawn, "/s", []byte(`{"readings":[`+reading+`}]}`), "1"),
+		"version":                versioned(mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`+reading+`}]}`), "1"), -1),
 	} {
 		if _, err := handle(t.Context(), in); !mesh.IsPermanent(err) {
 			t.Errorf("%s: handler = %v, want a permanent error", name, err)
@@ -228,6 +245,162 @@ func TestWhatIsPermanent(t *testing.T) {
 	in := mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`+reading+`}]}`), "x")
 	if _, err := handle(t.Context(), in); err == nil || mesh.IsPermanent(err) {
 		t.Errorf("a closed warehouse: handler = %v, want a passing error", err)
+	}
+}
+
+func versioned(e event.Event, version int64) event.Event {
+	mesh.SetVersion(&e, version)
+	return e
+}
+
+func instant(t testing.TB, s string) mesh.Instant {
+	t.Helper()
+	at, err := mesh.ParseInstant(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// What is recorded is told with all that was ever said of the same rows, and
+// with the version of the table that has it first: also when it is sent again,
+// and when others recorded more in between.
+func TestRecorded(t *testing.T) {
+	db := open(t)
+	handle := sink.New(db)
+	from, to := instant(t, "2024-01-01T00:00:00Z"), instant(t, "2024-03-01T00:00:00.000001Z")
+	persons, co2 := int64(30), 420.25
+	first := mesh.Placement{DeviceID: "it's\\\n\x00", TenantID: "a", Building: "B", Floor: "1", Room: "1.01", Persons: &persons, OutsideCO2: &co2, ValidFrom: from, Version: 1}
+	other := mesh.Placement{DeviceID: first.DeviceID, TenantID: "b", ValidFrom: to, Version: 1} // another key of the device
+	shortened, deleted := first, first
+	shortened.ValidTo, shortened.Version = &to, 2
+	deleted.Deleted, deleted.Version = true, 3
+	changed := func(id string, p ...mesh.Placement) event.Event {
+		return mesh.NewEvent(mesh.PlacementsChanged, "/test", mesh.Encode(mesh.Placements{Placements: p}), id)
+	}
+	for _, test := range []struct {
+		in      event.Event
+		version int64
+		want    []mesh.Placement
+	}{
+		{changed("1", first), 1, []mesh.Placement{first}},
+		{changed("2", other), 2, []mesh.Placement{other}},
+		{changed("3", shortened), 3, []mesh.Placement{first, shortened}},
+		{changed("3", shortened), 3, []mesh.Placement{first, shortened}},                      // delivered again
+		{changed("4", first), 1, []mesh.Placement{first, shortened}},                          // sent again in another event
+		{changed("5", deleted, other), 2, []mesh.Placement{first, shortened, deleted, other}}, // other was recorded second
+		{changed("6", deleted), 4, []mesh.Placement{first, shortened, deleted}},
+	} {
+		out, err := handle(t.Context(), test.in)
+		if err != nil || len(out) != 1 {
+			t.Fatalf("handler = %v, %v, want an event", out, err)
+		}
+		got, err := mesh.Decode[mesh.Placements](out[0].Data())
+		if err != nil {
+			t.Fatal(err)
+		}
+		version, err := mesh.Version(out[0])
+		if diff := cmp.Diff(test.want, got.Placements); diff != "" || out[0].Type() != mesh.PlacementsRecorded || version != test.version || err != nil {
+			t.Errorf("event %s of version %d, want %s of %d; placements (-want +got):\n%s", out[0].Type(), version, mesh.PlacementsRecorded, test.version, diff)
+		}
+		if err := out[0].Validate(); err != nil {
+			t.Error(err)
+		}
+	}
+
+	action := mesh.Action{ActionID: "x", TenantID: "a", DeviceID: "d", Building: "B", Room: "1", Action: "window_opened", TakenAt: from, Version: 1, Deleted: true}
+	customer := mesh.Customer{CustomerID: "a", Name: "School", Sector: "school", Country: "NL", Version: 1, Deleted: true}
+	for recorded, in := range map[string]event.Event{
+		mesh.ActionsRecorded:   mesh.NewEvent(mesh.ActionsLogged, "/test", mesh.Encode(mesh.Actions{Actions: []mesh.Action{action}}), "1"),
+		mesh.CustomersRecorded: mesh.NewEvent(mesh.CustomersChanged, "/test", mesh.Encode(mesh.Customers{Customers: []mesh.Customer{customer}}), "1"),
+	} {
+		out, err := handle(t.Context(), in)
+		if err != nil || len(out) != 1 {
+			t.Fatalf("%s: handler = %v, %v, want an event", in.Type(), out, err)
+		}
+		if version, err := mesh.Version(out[0]); out[0].Type() != recorded || string(out[0].Data()) != string(in.Data()) || version != 1 || err != nil {
+			t.Errorf("%s: event %s of version %d, want %s of 1 with %s, got %s", in.Type(), out[0].Type(), version, recorded, in.Data(), out[0].Data())
+		}
+	}
+
+	for _, nothing := range []event.Event{
+		mesh.NewEvent(mesh.PlacementsChanged, "/test", []byte(`{"placements":[]}`), "none"),
+		mesh.NewEvent(mesh.PlacementsRejected, "/test", mesh.Encode(mesh.RejectedRows{Rows: []mesh.RejectedRow{{Sheet: "s", Reason: "r", Severity: mesh.SeverityError}}}), "1"),
+	} {
+		if out, err := handle(t.Context(), nothing); err != nil || len(out) != 0 {
+			t.Errorf("%s: handler = %v, %v, want nothing", nothing.Type(), out, err)
+		}
+	}
+}
+
+// More rows than a statement asks for are told in one event, too.
+func TestRecordedMany(t *testing.T) {
+	var data mesh.Actions
+	for i := range 2500 {
+		data.Actions = append(data.Actions, mesh.Action{ActionID: fmt.Sprintf("%05d", i), Action: "a", Version: 1})
+	}
+	in := mesh.NewEvent(mesh.ActionsLogged, "/test", mesh.Encode(data), "1")
+	out, err := sink.New(open(t))(t.Context(), in)
+	if err != nil || len(out) != 1 {
+		t.Fatalf("handler = %v, %v, want an event", out, err)
+	}
+	if version, _ := mesh.Version(out[0]); string(out[0].Data()) != string(in.Data()) || version != 2500 {
+		t.Errorf("event of version %d, want 2500 and the actions that were sent", version)
+	}
+}
+
+// Readings that were made with less than is recorded when they are stored are
+// told of; those that were made with all of it are not.
+func TestOutdated(t *testing.T) {
+	db := open(t)
+	handle := sink.New(db)
+	move := func(version int64) {
+		t.Helper()
+		in := mesh.NewEvent(mesh.PlacementsChanged, "/test", mesh.Encode(mesh.Placements{Placements: []mesh.Placement{
+			{DeviceID: "d1", TenantID: "tenant-a", ValidFrom: 1, Version: version}}}), fmt.Sprint("move", version))
+		if _, err := handle(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for _, test := range []struct{ eventType, row, outdated string }{
+		{mesh.TelemetryEnriched, reading + "}", mesh.TelemetryOutdated},
+		{mesh.TelemetryUnassigned, strings.Replace(reading, `,"tenant_id":"tenant-a"`, "", 1) + "}", mesh.TelemetryOutdated},
+		{mesh.AnalyticsJoined, reading + "}", mesh.AnalyticsOutdated},
+		{mesh.AnalyticsWithdrawn, strings.Replace(reading, `,"tenant_id":"tenant-a"`, "", 1) + "}", mesh.AnalyticsOutdated},
+	} {
+		n++
+		move(int64(n))
+		var before string
+		for _, known := range []int{n, n - 1, n - 1, n + 1} { // the third is a redelivery
+			in := mesh.NewEvent(test.eventType, "/s", []byte(`{"readings":[`+test.row+`]}`), test.eventType, fmt.Sprint(known))
+			in.SetExtension(mesh.ExtPartitionKey, "d1")
+			if known > 0 {
+				mesh.SetVersion(&in, int64(known))
+			}
+			out, err := handle(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if known >= n {
+				if len(out) != 0 {
+					t.Errorf("%s made with version %d of %d: %v, want nothing", test.eventType, known, n, out)
+				}
+				continue
+			}
+			if len(out) != 1 {
+				t.Fatalf("%s made with version %d of %d: %d events, want one", test.eventType, known, n, len(out))
+			}
+			version, err := mesh.Version(out[0])
+			if out[0].Type() != test.outdated || string(out[0].Data()) != string(in.Data()) || version != int64(known) || err != nil ||
+				out[0].Extensions()[mesh.ExtPartitionKey] != "d1" {
+				t.Errorf("%s made with version %d of %d: %v, want %s with the same data and extensions", test.eventType, known, n, out[0], test.outdated)
+			}
+			if before != "" && before != out[0].ID() {
+				t.Error("a redelivery made another event")
+			}
+			before = out[0].ID()
+		}
 	}
 }
 
