@@ -94,7 +94,7 @@ func loadSheet[R any](ctx context.Context, in *instance, kind sheet.Kind[R], pat
 // postChanges posts what a sheet says and the output port does not show yet.
 func postChanges[R any](ctx context.Context, in *instance, kind sheet.Kind[R], read sheet.Sheet[R], at source) (events int, err error) {
 	client := in.mesh.Client()
-	as := func(rows []R) ([]R, error) { return rows, nil }
+	as := func(rows []R, _ int64) ([]R, error) { return rows, nil }
 	stored, err := snapshot.New(client, at.port, 0, as, in.log).Get(ctx)
 	if err != nil {
 		return 0, err

@@ -131,7 +131,7 @@ func shown[Row any](t *testing.T, client *http.Client, url string, rows []Row, k
 	t.Helper()
 	byKey := func(a, b Row) int { return cmp.Compare(key(a), key(b)) }
 	want := slices.SortedFunc(slices.Values(rows), byKey)
-	port := snapshot.New(client, url, 0, func(rows []Row) ([]Row, error) { return rows, nil }, slog.New(slog.DiscardHandler))
+	port := snapshot.New(client, url, 0, func(rows []Row, _ int64) ([]Row, error) { return rows, nil }, slog.New(slog.DiscardHandler))
 	until(t, patience, url, func() string {
 		got, err := port.Newer(t.Context())
 		if err != nil {

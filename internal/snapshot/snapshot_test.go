@@ -38,9 +38,11 @@ func (p *port) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-type row struct{ Name string }
+type row struct {
+	Name string `json:"name"`
+}
 
-func names(rows []row) (string, error) {
+func names(rows []row, _ int64) (string, error) {
 	var all []string
 	for _, r := range rows {
 		all = append(all, r.Name)

@@ -34,9 +34,14 @@ func (a *assignments) Newer(context.Context) (*tenancy.Index, error) {
 	return a.newer, nil
 }
 
-func index(t testing.TB, placements ...mesh.Placement) *tenancy.Index {
+// index is of the greatest version of the assignments.
+func index(t testing.TB, assignments ...mesh.Assignment) *tenancy.Index {
 	t.Helper()
-	x, err := tenancy.NewIndex(placements)
+	version := int64(0)
+	for _, a := range assignments {
+		version = max(version, a.Version)
+	}
+	x, err := tenancy.NewIndex(assignments, version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,9 +85,9 @@ func stamps(t *testing.T, events []event.Event) []string {
 
 func TestTenantOfTheInstant(t *testing.T) {
 	a := &assignments{index: index(t,
-		mesh.Placement{DeviceID: "d", TenantID: "school", ValidFrom: 10, ValidTo: until(20), Version: 1},
-		mesh.Placement{DeviceID: "d", TenantID: "office", ValidFrom: 20, Version: 2},
-		mesh.Placement{DeviceID: "e", TenantID: "school", ValidFrom: 0, Version: 1})}
+		mesh.Assignment{DeviceID: "d", TenantID: "school", ValidFrom: 10, ValidTo: until(20), Version: 1},
+		mesh.Assignment{DeviceID: "d", TenantID: "office", ValidFrom: 20, Version: 2},
+		mesh.Assignment{DeviceID: "e", TenantID: "school", ValidFrom: 0, Version: 1})}
 	out, err := enrich.New(a)(t.Context(), flattened(reading("d", 9), reading("d", 10), reading("d", 19), reading("d", 20), reading("e", 20), reading("x", 10)))
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +125,7 @@ func TestStampIsReplaced(t *testing.T) {
 }
 
 func TestUnknownDeviceIsAskedForOnce(t *testing.T) {
-	a := &assignments{index: index(t), newer: index(t, mesh.Placement{DeviceID: "d", TenantID: "school", Version: 3})}
+	a := &assignments{index: index(t), newer: index(t, mesh.Assignment{DeviceID: "d", TenantID: "school", Version: 3})}
 	out, err := enrich.New(a)(t.Context(), flattened(reading("d", 1), reading("x", 1), reading("y", 1)))
 	if err != nil {
 		t.Fatal(err)
@@ -149,15 +154,15 @@ func TestErrorKinds(t *testing.T) {
 // order or on how often they come; and the same event makes the same events.
 func TestOrderAndDuplicatesChangeNothing(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	var placements []mesh.Placement
+	var held []mesh.Assignment
 	for d := range 5 {
 		for i := range 4 {
 			from := mesh.Instant(i*25 + random.IntN(5))
-			placements = append(placements, mesh.Placement{DeviceID: fmt.Sprint(d), TenantID: fmt.Sprint("t", random.IntN(3)),
+			held = append(held, mesh.Assignment{DeviceID: fmt.Sprint(d), TenantID: fmt.Sprint("t", random.IntN(3)),
 				ValidFrom: from, ValidTo: until(from + 20), Version: int64(i + 1)})
 		}
 	}
-	handle := enrich.New(&assignments{index: index(t, placements...)})
+	handle := enrich.New(&assignments{index: index(t, held...)})
 	var readings []mesh.Reading
 	for range 300 {
 		readings = append(readings, reading(fmt.Sprint(random.IntN(6)), mesh.Instant(random.IntN(110))))
@@ -194,12 +199,12 @@ func TestOrderAndDuplicatesChangeNothing(t *testing.T) {
 // them after a move.
 func BenchmarkEnrich(b *testing.B) {
 	const messages, metrics = 500, 4
-	var placements []mesh.Placement
+	var held []mesh.Assignment
 	for d := range 24 {
 		device := fmt.Sprintf("sensor-%03d", d)
-		placements = append(placements,
-			mesh.Placement{DeviceID: device, TenantID: fmt.Sprint("tenant-", d%3), ValidTo: until(450), Version: 1},
-			mesh.Placement{DeviceID: device, TenantID: fmt.Sprint("tenant-", (d+1)%3), ValidFrom: 450, Version: 2})
+		held = append(held,
+			mesh.Assignment{DeviceID: device, TenantID: fmt.Sprint("tenant-", d%3), ValidTo: until(450), Version: 1},
+			mesh.Assignment{DeviceID: device, TenantID: fmt.Sprint("tenant-", (d+1)%3), ValidFrom: 450, Version: 2})
 	}
 	var readings []mesh.Reading
 	for i := range messages {
@@ -210,7 +215,7 @@ func BenchmarkEnrich(b *testing.B) {
 				EventSource: "/telemesh/telemetry-ingest", EventID: mesh.Hash(device)})
 		}
 	}
-	handle := enrich.New(&assignments{index: index(b, placements...)})
+	handle := enrich.New(&assignments{index: index(b, held...)})
 	in := flattened(readings...)
 	b.SetBytes(int64(len(in.Data())))
 	b.ReportAllocs()
