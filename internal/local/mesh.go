@@ -111,6 +111,9 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		return nil, err
 	}
 	for _, spec := range cfg.Manifests.Triggers {
+		if m.idles(spec) {
+			continue
+		}
 		t, err := m.newTrigger(cfg.Manifests, spec)
 		if err != nil {
 			return nil, err
@@ -138,6 +141,13 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		m.running.Go(func() { t.run(deliveries, reading) })
 	}
 	return m, nil
+}
+
+// idles says that a Trigger is of a source that does not run here.
+func (m *Mesh) idles(spec *manifest.Trigger) bool {
+	target, err := manifest.Resolve(spec.Spec.Subscriber, spec.Namespace)
+	s := m.services[target.Service]
+	return spec.OptIn() && err == nil && s != nil && s.function == nil
 }
 
 // dropForeignConsumers ends triggers that the manifests no longer have: an

@@ -63,6 +63,8 @@ func (m *Mesh) startServices() error {
 		switch {
 		case begin == nil:
 			return err
+		case s.OptIn() && !m.optedIn(&s.Workload):
+			return nil
 		case missing != nil:
 			return fmt.Errorf("%s: %s: %s comes from the cluster: set a value for this machine", s.Where, s.Object(), strings.Join(missing, ", "))
 		}

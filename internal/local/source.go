@@ -19,9 +19,9 @@ type sources struct {
 	stops   []context.CancelFunc
 }
 
-// StartSources starts the sources of the Deployments: those that have all of
-// their environment. It is not a part of Open, since what they bring needs what
-// is told to the mesh before.
+// StartSources starts the sources of the Deployments, those that have all of
+// their environment, and the PingSources. It is not a part of Open, since what
+// they bring needs what is told to the mesh before.
 func (m *Mesh) StartSources() error {
 	for _, d := range m.cfg.Manifests.Deployments {
 		start, err := m.functionOf(&d.Workload)
@@ -31,15 +31,23 @@ func (m *Mesh) StartSources() error {
 		if start == nil {
 			continue
 		}
-		if _, missing := d.Environ(m.cfg.Set[d.Ref()]); missing != nil {
-			m.log.Info("not run here: variables come from the cluster", "workload", d.Object(), "missing", strings.Join(missing, ", "))
+		if !m.optedIn(&d.Workload) {
 			continue
 		}
 		if err := m.StartSource(d, start); err != nil {
 			return err
 		}
 	}
-	return nil
+	return m.startPings()
+}
+
+// optedIn says whether a source is told what to fetch.
+func (m *Mesh) optedIn(w *manifest.Workload) bool {
+	ok, missing := w.OptedIn(m.cfg.Set[w.Ref()])
+	if !ok {
+		m.log.Info("not run here: variables come from the cluster", "workload", w.Object(), "missing", strings.Join(missing, ", "))
+	}
+	return ok
 }
 
 // StartSource starts a source as if it were that of a Deployment, in its

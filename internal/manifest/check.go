@@ -38,11 +38,12 @@ func (f Finding) String() string {
 
 // Check says where the parts of the mesh do not fit: a Broker, subscriber or
 // sink that is not there; a type that is made and not read, or read and not
-// made; a function that could wake itself.
+// made; a PingSource that wakes nobody; a function that could wake itself.
 func Check(s Set) []Finding {
 	c := checker{Set: s, flows: map[flow][]maker{}}
 	c.destinations()
 	c.emitted()
+	c.ticks()
 	c.forwarded()
 	c.read()
 	c.cycles()
@@ -317,7 +318,7 @@ func compareFlows(a, b flow) int {
 	return strings.Compare(a.broker.String()+" "+a.eventType, b.broker.String()+" "+b.eventType)
 }
 
-// verdict is what a filter says of an event of which only the type is known.
+// verdict is what a filter says of an event of which not everything is known.
 type verdict int
 
 const (
@@ -326,56 +327,69 @@ const (
 	yes
 )
 
+// knowledge is what is known of an event: all of its attributes but id and time,
+// or some.
+type knowledge struct {
+	attributes map[string]string
+	all        bool
+}
+
 // reads says whether the trigger wants events of a type.
 func reads(t *Trigger, eventType string) verdict {
+	return takes(t, knowledge{attributes: map[string]string{"type": eventType}})
+}
+
+// takes says whether the trigger wants an event.
+func takes(t *Trigger, e knowledge) verdict {
 	if len(t.Spec.Filters) > 0 {
-		return all(t.Spec.Filters, eventType)
+		return all(t.Spec.Filters, e)
 	}
 	if t.Spec.Filter == nil {
 		return yes
 	}
-	return attributes(t.Spec.Filter.Attributes, func(want string) bool { return want == "" || want == eventType })
+	return e.match(t.Spec.Filter.Attributes, func(have, want string) bool { return want == "" || want == have })
 }
 
-func all(filters []eventingv1.SubscriptionsAPIFilter, eventType string) verdict {
+func all(filters []eventingv1.SubscriptionsAPIFilter, e knowledge) verdict {
 	out := yes
 	for _, f := range filters {
-		out = min(out, passes(f, eventType))
+		out = min(out, passes(f, e))
 	}
 	return out
 }
 
-func passes(f eventingv1.SubscriptionsAPIFilter, eventType string) verdict {
+func passes(f eventingv1.SubscriptionsAPIFilter, e knowledge) verdict {
 	switch {
 	case len(f.Exact) > 0:
-		return attributes(f.Exact, func(want string) bool { return eventType == want })
+		return e.match(f.Exact, func(have, want string) bool { return have == want })
 	case len(f.Prefix) > 0:
-		return attributes(f.Prefix, func(want string) bool { return strings.HasPrefix(eventType, want) })
+		return e.match(f.Prefix, strings.HasPrefix)
 	case len(f.Suffix) > 0:
-		return attributes(f.Suffix, func(want string) bool { return strings.HasSuffix(eventType, want) })
+		return e.match(f.Suffix, strings.HasSuffix)
 	case len(f.All) > 0:
-		return all(f.All, eventType)
+		return all(f.All, e)
 	case len(f.Any) > 0:
 		out := no
 		for _, f := range f.Any {
-			out = max(out, passes(f, eventType))
+			out = max(out, passes(f, e))
 		}
 		return out
 	case f.Not != nil:
-		return yes - passes(*f.Not, eventType)
+		return yes - passes(*f.Not, e)
 	case f.CESQL != "":
 		return maybe
 	}
 	return yes
 }
 
-func attributes(want map[string]string, matches func(string) bool) verdict {
+func (e knowledge) match(want map[string]string, matches func(have, want string) bool) verdict {
 	out := yes
 	for name, value := range want {
+		have, known := e.attributes[name]
 		switch {
-		case name != "type":
+		case !known && (!e.all || name == "id" || name == "time"):
 			out = min(out, maybe)
-		case !matches(value):
+		case !known || !matches(have, value):
 			return no
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"knative.dev/eventing/pkg/apis/config"
 	eventingduckv1 "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	sourcesv1 "knative.dev/eventing/pkg/apis/sources/v1"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 	kjson "sigs.k8s.io/json"
@@ -169,6 +170,8 @@ func (d document) decode() (any, error) {
 		object = new(servingv1.Service)
 	case "apps/v1 Deployment":
 		object = new(appsv1.Deployment)
+	case "sources.knative.dev/v1 PingSource":
+		object = new(sourcesv1.PingSource)
 	case "v1 ConfigMap":
 		object = new(corev1.ConfigMap)
 	default:
@@ -223,7 +226,7 @@ var clusterKinds = map[string]string{
 	"cert-manager.io":              "Certificate Issuer ClusterIssuer",
 	"eventing.knative.dev":         "EventType EventPolicy",
 	"messaging.knative.dev":        "Channel InMemoryChannel KafkaChannel Subscription",
-	"sources.knative.dev":          "PingSource SinkBinding ContainerSource ApiServerSource KafkaSource",
+	"sources.knative.dev":          "SinkBinding ContainerSource ApiServerSource KafkaSource",
 	"sinks.knative.dev":            "JobSink IntegrationSink",
 	"serving.knative.dev":          "DomainMapping",
 	"kustomize.config.k8s.io":      "Kustomization Component",

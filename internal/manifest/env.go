@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -43,7 +44,10 @@ func (w *Workload) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 			w.Env[v.Name] = expand(v.Value, w.Env)
 		case from.ConfigMapKeyRef != nil:
 			ref := from.ConfigMapKeyRef
-			if w.kind == "Deployment" && configMaps[Ref{w.ref.Namespace, ref.Name}] == nil && (ref.Optional == nil || !*ref.Optional) {
+			optional := ref.Optional != nil && *ref.Optional
+			if optional {
+				w.optional = append(w.optional, v.Name)
+			} else if (w.kind == "Deployment" || w.OptIn()) && configMaps[Ref{w.ref.Namespace, ref.Name}] == nil {
 				w.Missing = append(w.Missing, v.Name) // what a source fetches from is its user's to say
 				continue
 			}
@@ -52,13 +56,14 @@ func (w *Workload) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 				return err
 			}
 			value, ok := data[ref.Key]
-			if !ok && (ref.Optional == nil || !*ref.Optional) {
+			if !ok && !optional {
 				return fmt.Errorf("%s: %s: ConfigMap %s/%s has no key %q", w.At(field), w.Object(), w.ref.Namespace, ref.Name, ref.Key)
 			}
 			if ok {
 				w.Env[v.Name] = value
 			}
 		case from.SecretKeyRef != nil && from.SecretKeyRef.Optional != nil && *from.SecretKeyRef.Optional:
+			w.optional = append(w.optional, v.Name)
 		default: // a Secret, or what only a pod knows of itself
 			w.Missing = append(w.Missing, v.Name)
 		}
@@ -93,4 +98,16 @@ func (w *Workload) Environ(overrides map[string]string) (env map[string]string, 
 		}
 	}
 	return env, missing
+}
+
+// OptedIn says whether a source has been told what to fetch: of the variables
+// that are left to its user, those that it needs have values or, if it needs
+// none, at least one has. missing are those without.
+func (w *Workload) OptedIn(overrides map[string]string) (ok bool, missing []string) {
+	env, missing := w.Environ(overrides)
+	if len(w.Missing) > 0 || len(w.optional) == 0 {
+		return missing == nil, missing
+	}
+	has := func(name string) bool { _, ok := env[name]; return ok }
+	return slices.ContainsFunc(w.optional, has), w.optional
 }

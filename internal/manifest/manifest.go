@@ -23,6 +23,7 @@ import (
 	duckv1eventing "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	"knative.dev/eventing/pkg/apis/feature"
+	sourcesv1 "knative.dev/eventing/pkg/apis/sources/v1"
 	"knative.dev/pkg/apis"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 )
@@ -33,8 +34,9 @@ type Set struct {
 	Triggers    []*Trigger
 	Services    []*Service
 	Deployments []*Deployment // of sources
+	PingSources []*PingSource
 	// Passed holds what a cluster knows and the local runtime does not run:
-	// namespaces, accounts, policies, Knative's own sources and the like.
+	// namespaces, accounts, policies, Knative's other sources and the like.
 	Passed []*Passed
 }
 
@@ -244,6 +246,9 @@ func (l *loader) set() (Set, error) {
 			dep := &Deployment{Deployment: *o}
 			dep.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, emits: list(o.Annotations[Emits]), pod: &dep.Spec.Template.Spec}
 			s.Deployments = append(s.Deployments, dep)
+		case *sourcesv1.PingSource:
+			o.Namespace = ref.Namespace
+			s.PingSources = append(s.PingSources, &PingSource{d.Where, *o})
 		case *corev1.ConfigMap:
 			configMaps[ref] = o
 			s.Passed = append(s.Passed, &Passed{d.Where, meta.APIVersion, meta.Kind, ref})
@@ -260,6 +265,7 @@ func (l *loader) set() (Set, error) {
 	slices.SortFunc(s.Triggers, func(a, b *Trigger) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Services, func(a, b *Service) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Deployments, func(a, b *Deployment) int { return byRef(a.Ref(), b.Ref()) })
+	slices.SortFunc(s.PingSources, func(a, b *PingSource) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Passed, func(a, b *Passed) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), byRef(a.Ref, b.Ref)) })
 	return s, nil
 }
@@ -282,6 +288,10 @@ func (l *loader) complete(s Set, configMaps map[Ref]*corev1.ConfigMap) {
 	for _, t := range s.Triggers {
 		t.SetDefaults(eventing)
 		l.validated(t.Where, "Trigger", t.Ref(), t.Validate(eventing))
+	}
+	for _, p := range s.PingSources {
+		p.SetDefaults(ctx)
+		l.validated(p.Where, "PingSource", p.Ref(), p.Validate(ctx))
 	}
 	for _, svc := range s.Services {
 		svc.SetDefaults(ctx)

@@ -380,6 +380,114 @@ func TestTypes(t *testing.T) {
 	}
 }
 
+// ping is a PingSource in namespace iot.
+func ping(name, spec string) string {
+	return `---
+apiVersion: sources.knative.dev/v1
+kind: PingSource
+metadata: {name: ` + name + `, namespace: iot}
+spec:
+` + spec
+}
+
+const toBrokerIoT = "  sink: {ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: iot}}\n"
+
+func TestPingSources(t *testing.T) {
+	good := ping("clock", toBrokerIoT+"  schedule: '*/5 * * * *'\n  timezone: Europe/Amsterdam\n  contentType: application/json\n  data: '{}'\n")
+	p := mustLoad(t, good).PingSource(Ref{"iot", "clock"})
+	if p == nil || p.BrokerOf() != (Ref{"iot", "iot"}) || p.Spec.Schedule != "*/5 * * * *" {
+		t.Fatalf("PingSource iot/clock = %+v", p)
+	}
+	if p := mustLoad(t, ping("clock", toBrokerIoT)).PingSources[0]; p.Spec.Schedule != "* * * * *" {
+		t.Errorf("schedule %q by default, want Knative's", p.Spec.Schedule)
+	}
+	for _, test := range []struct{ from, to, want string }{
+		{"schedule:", "shedule:", `config/x.yaml:7: PingSource: unknown field "spec.shedule"`},
+		{"*/5 * * * *", "5", `config/x.yaml:7: PingSource iot/clock: invalid value: expected 5 to 6 fields, found 1: [5]: spec.schedule`},
+		{"*/5 * * * *", "61 * * * *", `config/x.yaml:7: PingSource iot/clock: invalid value: end of range (61) above maximum (59): 61: spec.schedule`},
+		{"*/5 * * * *", "@every 1m", `unsupported descriptor @every`},
+		{"Amsterdam", "Atlantis", `config/x.yaml:8: PingSource iot/clock: invalid value: provided bad location Europe/Atlantis`},
+		{"'{}'", "'{'", `config/x.yaml:10: PingSource iot/clock: invalid value: unexpected end of JSON input: spec.data`},
+		{"data: '{}'", "dataBase64: '%'", `config/x.yaml:10: PingSource iot/clock: invalid value: illegal base64 data`},
+		{toBrokerIoT, "", `PingSource iot/clock: expected at least one, got none: spec.sink.ref, spec.sink.uri`},
+	} {
+		_, err := load(t, strings.Replace(good, test.from, test.to, 1))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("with %q instead of %q: %v\nwant %s", test.to, test.from, err, test.want)
+		}
+	}
+}
+
+func TestCheckPingSources(t *testing.T) {
+	const ticks = "dev.knative.sources.ping"
+	of := func(name string) string { return "/apis/v1/namespaces/iot/pingsources/" + name }
+	clock := brokers + service("a", "", "") + ping("clock", toBrokerIoT+"  ceOverrides: {extensions: {sheet: placements}}\n")
+	taken := clock + trigger("a", toService("a"), "  filters: [{exact: {type: "+ticks+", source: "+of("clock")+"}}]\n")
+	for name, test := range map[string]struct {
+		text string
+		want []string
+	}{
+		"fits":            {taken, nil},
+		"by source":       {clock + trigger("a", toService("a"), "  filters: [{exact: {type: "+ticks+"}}, {prefix: {source: /apis/v1/namespaces/iot/}}]\n"), nil},
+		"by extension":    {clock + trigger("a", toService("a"), "  filters: [{exact: {type: "+ticks+"}}, {suffix: {sheet: ments}}]\n"), nil},
+		"by CESQL":        {clock + trigger("a", toService("a"), "  filters: [{exact: {type: "+ticks+"}}, {cesql: \"EXISTS sheet\"}]\n"), nil},
+		"nobody":          {clock, []string{"no Trigger of Broker iot/iot takes its ticks: add a Trigger with the filter exact: {type: " + ticks + ", source: " + of("clock") + "}"}},
+		"other extension": {clock + trigger("a", toService("a"), "  filters: [{exact: {type: "+ticks+", sheet: actions}}]\n"), []string{"PingSource iot/clock: no Trigger of Broker iot/iot takes its ticks"}},
+		"other source":    {taken + ping("second", toBrokerIoT), []string{"PingSource iot/second: no Trigger of Broker iot/iot takes its ticks"}},
+		"only kept": {strings.Replace(taken, "name: a, namespace: iot}\nspec:\n  broker", "name: a, namespace: iot, annotations: {"+Keeps+": everything}}\nspec:\n  broker", 1),
+			[]string{"PingSource iot/clock: no Trigger of Broker iot/iot takes its ticks"}},
+		"no broker":     {strings.Replace(taken, "kind: Broker, name: iot}}", "kind: Broker, name: none}}", 1), []string{"PingSource iot/clock: sink: Broker iot/none does not exist: name one of crm/crm, iot/iot", "Trigger iot/a: reads " + ticks + ", which nobody brings"}},
+		"to a function": {strings.Replace(taken, toBrokerIoT, "  sink: "+toService("a")+"\n", 1), []string{"sink: http://a.iot.svc.cluster.local is no Broker: a tick that it does not take is lost", "which nobody brings"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Check(mustLoad(t, test.text))
+			if len(got) != len(test.want) {
+				t.Fatalf("Check gives %d findings, want %d:\n%v", len(got), len(test.want), got)
+			}
+			for i, f := range got {
+				if !strings.Contains(f.String(), test.want[i]) {
+					t.Errorf("finding %d = %s\nwant one with %s", i, f, test.want[i])
+				}
+			}
+		})
+	}
+}
+
+// What a source needs is its user's to say, and it is there once that is said.
+func TestOptedIn(t *testing.T) {
+	const (
+		may  = "{name: A, valueFrom: {configMapKeyRef: {name: m, key: a, optional: true}}}, {name: B, valueFrom: {secretKeyRef: {name: m, key: b, optional: true}}}"
+		must = "{name: C, valueFrom: {configMapKeyRef: {name: m, key: c}}}"
+	)
+	for _, test := range []struct {
+		env     string
+		set     map[string]string
+		ok      bool
+		missing []string
+	}{
+		{"{name: D, value: d}", nil, true, nil},
+		{may, nil, false, []string{"A", "B"}},
+		{may, map[string]string{"B": "b"}, true, []string{"A", "B"}},
+		{may + ", " + must, map[string]string{"A": "a"}, false, []string{"C"}},
+		{may + ", " + must, map[string]string{"C": "c"}, true, nil},
+	} {
+		s, err := Load(Folder{"config/sources", fstest.MapFS{"x.yaml": {Data: []byte(service("source", "", test.env))}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Services[0].OptIn() {
+			t.Errorf("%s is not opt-in", s.Services[0].Where)
+		}
+		ok, missing := s.Services[0].OptedIn(test.set)
+		if diff := cmp.Diff(test.missing, missing); ok != test.ok || !ok && diff != "" {
+			t.Errorf("with env %s and %v: %v, %v; want %v, %v", test.env, test.set, ok, missing, test.ok, test.missing)
+		}
+	}
+	if s := mustLoad(t, service("function", "", "")); s.Services[0].OptIn() {
+		t.Errorf("%s is opt-in", s.Services[0].Where)
+	}
+}
+
 // The manifests of the mesh itself: they load, and they fit together.
 func TestMesh(t *testing.T) {
 	root := dataset.Root(t)

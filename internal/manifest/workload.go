@@ -18,10 +18,11 @@ type Workload struct {
 	Env     map[string]string
 	Missing []string
 
-	kind  string
-	ref   Ref
-	emits []string
-	pod   *corev1.PodSpec
+	kind     string
+	ref      Ref
+	emits    []string
+	optional []string // variables that Secrets and ConfigMaps may fill in, or not
+	pod      *corev1.PodSpec
 }
 
 // Ref is its name.
