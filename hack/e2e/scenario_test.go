@@ -28,9 +28,9 @@ import (
 const (
 	ingestURL     = "http://telemetry-ingest.iot.svc.cluster.local/"
 	brokerURL     = "http://broker-ingress.knative-eventing.svc.cluster.local/"
-	placementsURL = "http://iot-metadata-port.iot.svc.cluster.local/"
-	actionsURL    = "http://iot-actions-port.iot.svc.cluster.local/"
-	customersURL  = "http://customers-port.crm.svc.cluster.local/"
+	placementsURL = "http://iot-metadata-port.iot.svc.cluster.local/placements"
+	actionsURL    = "http://iot-actions-port.iot.svc.cluster.local/actions"
+	customersURL  = "http://customers-port.crm.svc.cluster.local/customers"
 )
 
 // patience is what one step may take: a chain of cold starts, with the

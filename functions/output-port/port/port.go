@@ -1,11 +1,15 @@
-// Package port serves an output port whole: GET / gives all rows of the table
-// TABLE as NDJSON, one object per row, its members named as the columns, NULL
-// left out, ordered by key.
+// Package port serves output ports whole: GET /NAME gives all rows of a table
+// that TABLES names (/placements of iot_metadata.placements) as NDJSON, one
+// object per row, its members named as the columns, NULL left out, ordered by
+// key. GET / lists the tables.
 //
 // The answer has a strong ETag that changes whenever the table does, so that a
 // reader that has a copy asks with If-None-Match and is answered 304 at the
-// price of one small query. It is made for tables that fit into memory, such
-// as placements, actions and customers; readings are for SQL.
+// price of one small query. Its header says what exactly these rows show: the
+// version of the table (Telemesh-Version), and where rows have a version the
+// highest one that was recorded (Last-Row-Version). It is made for tables that
+// fit into memory, such as placements, actions and customers; readings are for
+// SQL.
 //
 // While the warehouse is away the answer is 503 with Retry-After; a copy that
 // is cut off is never served.
@@ -18,15 +22,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/etag"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 	"github.com/telemesh/telemesh/products"
@@ -34,7 +42,7 @@ import (
 
 // Config is the configuration of the function.
 type Config struct {
-	Table string `envconfig:"TABLE" required:"true"` // the output port, as iot_metadata.placements
+	Tables []string `envconfig:"TABLES" required:"true"` // output ports, as iot_metadata.placements
 	remote.Config
 }
 
@@ -48,42 +56,86 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := find(config.Table)
+	tables, err := find(config.Tables)
 	if err != nil {
 		return nil, err
 	}
-	return &function.Function{HTTP: New(table, w, ports.Log)}, nil
+	return &function.Function{HTTP: New(tables, w, ports.Log)}, nil
 }
 
-func find(name string) (*contract.Table, error) {
+func find(wanted []string) (tables []contract.Table, err error) {
 	list, err := contract.Load(products.FS)
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	byName := map[string]contract.Table{}
 	for _, p := range list {
 		for _, t := range p.Tables {
-			if t.Schema != p.Schema {
-				continue
+			if t.Schema == p.Schema {
+				byName[t.FullName()] = t
 			}
-			if t.FullName() == name {
-				return &t, nil
-			}
-			names = append(names, t.FullName())
 		}
 	}
-	return nil, fmt.Errorf("TABLE %q is no output port; there are %s", name, strings.Join(names, ", "))
+	for _, name := range wanted {
+		name = strings.TrimSpace(name)
+		t, ok := byName[name]
+		if !ok {
+			return nil, fmt.Errorf("TABLES: %q is no output port; there are %s", name, strings.Join(slices.Sorted(maps.Keys(byName)), ", "))
+		}
+		if slices.ContainsFunc(tables, func(other contract.Table) bool { return other.Name == t.Name }) {
+			return nil, fmt.Errorf("TABLES: two tables would be served at /%s: give %s a Service of its own", t.Name, name)
+		}
+		tables = append(tables, t)
+	}
+	if len(tables) == 0 {
+		return nil, fmt.Errorf("TABLES names no output port; there are %s", strings.Join(slices.Sorted(maps.Keys(byName)), ", "))
+	}
+	return tables, nil
 }
 
-// New serves the output port table of w.
-func New(table *contract.Table, w warehouse.Warehouse, log *slog.Logger) http.Handler {
-	return &port{
-		warehouse: w,
-		table:     table.FullName(),
-		log:       log,
-		tag: fmt.Sprintf("SELECT COUNT(*) AS n, MAX(%s) AS at FROM %s_internal.%s",
-			contract.RecordedAt, table.Schema, table.Name),
-		rows: fmt.Sprintf("SELECT * FROM %s ORDER BY %s", table.FullName(), strings.Join(table.Key, ", ")),
+// New serves the output ports of w.
+func New(tables []contract.Table, w warehouse.Warehouse, log *slog.Logger) http.Handler {
+	s := &service{ports: map[string]*port{}}
+	for _, t := range tables {
+		internal := t.Schema + "_internal." + t.Name
+		last := "0"
+		versioned := slices.ContainsFunc(t.Columns, func(c contract.Column) bool { return c.Name == contract.Version })
+		if versioned {
+			last = "MAX(" + contract.Version + ")"
+		}
+		s.ports["/"+t.Name] = &port{
+			warehouse: w,
+			table:     t.FullName(),
+			log:       log,
+			state:     fmt.Sprintf("SELECT COUNT(*) AS n, MAX(%s) AS at, %s AS last FROM %s", contract.RecordedAt, last, internal),
+			rows:      fmt.Sprintf("SELECT * FROM %s ORDER BY %s", t.FullName(), strings.Join(t.Key, ", ")),
+			versioned: versioned,
+		}
+		s.list = append(s.list, fmt.Sprintf(`{"path":"/%s","table":%q}`, t.Name, t.FullName()))
+	}
+	return s
+}
+
+// service serves several ports by their paths.
+type service struct {
+	ports map[string]*port
+	list  []string
+}
+
+func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p, ok := s.ports[r.URL.Path]
+	root := r.URL.Path == "/" || r.URL.Path == ""
+	switch {
+	case !ok && !root:
+		http.Error(w, fmt.Sprintf("no output port at %s; there are %s", r.URL.Path, strings.Join(slices.Sorted(maps.Keys(s.ports)), ", ")), http.StatusNotFound)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "an output port is read by GET", http.StatusMethodNotAllowed)
+	case root:
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, "{\"tables\":[%s]}\n", strings.Join(s.list, ","))
+	default:
+		p.ServeHTTP(w, r)
 	}
 }
 
@@ -91,61 +143,55 @@ type port struct {
 	warehouse warehouse.Warehouse
 	log       *slog.Logger
 	table     string
-	tag       string // what is stored behind the port only grows: its number of rows and the time of the last tell it
+	state     string // gives a state
 	rows      string
+	versioned bool // rows have a version
 
 	mu   sync.Mutex // held while a copy is read: who else asks for it waits for the same one
 	copy *copied
 }
 
+// state tells what is recorded in a table. It only grows: the number of rows
+// and the time of the last one name it.
+type state struct {
+	n, at int64 // rows, µs
+	last  int64 // highest version of a row
+}
+
+func (s state) tag() string { return fmt.Sprintf("%x-%x", s.n, s.at) }
+
 // copied is an answer, made once for all who ask.
 type copied struct {
-	tag          string
+	state        state
 	text, zipped []byte
 }
 
 func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch {
-	case r.URL.Path != "/" && r.URL.Path != "":
-		http.NotFound(w, r)
+	now, err := p.now(r.Context())
+	if err != nil {
+		p.away(w, r, err)
 		return
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "an output port is read by GET", http.StatusMethodNotAllowed)
-		return
+	}
+	c := &copied{state: now}
+	if !etag.Matches(r, now.tag()) {
+		if c, err = p.read(r.Context(), now); err != nil {
+			p.away(w, r, err)
+			return
+		}
 	}
 	header := w.Header()
-	header.Set("Cache-Control", "no-cache") // keep it, but ask
-	header.Set("Vary", "Accept-Encoding")
-	tag, err := p.etag(r.Context())
-	if err != nil {
-		p.away(w, r, err)
-		return
+	header.Set(snapshot.VersionHeader, strconv.FormatInt(c.state.n, 10))
+	if p.versioned {
+		header.Set(snapshot.LastRowHeader, strconv.FormatInt(c.state.last, 10))
 	}
-	zip := acceptsGzip(r.Header.Values("Accept-Encoding"))
-	// A strong tag names bytes: those of the two encodings differ.
-	own := func(tag string) string {
-		if zip {
-			tag += "-gzip"
-		}
-		return `"` + tag + `"`
-	}
-	if matches(r.Header.Values("If-None-Match"), tag) {
-		header.Set("ETag", own(tag))
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	c, err := p.read(r.Context(), tag)
-	if err != nil {
-		p.away(w, r, err)
+	zip, done := etag.Answer(w, r, c.state.tag())
+	if done {
 		return
 	}
 	body := c.text
 	if zip {
 		body = c.zipped
-		header.Set("Content-Encoding", "gzip")
 	}
-	header.Set("ETag", own(c.tag))
 	header.Set("Content-Type", "application/x-ndjson")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	if r.Method == http.MethodGet {
@@ -162,56 +208,78 @@ func (p *port) away(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(w, "the warehouse does not answer", http.StatusServiceUnavailable)
 }
 
-// etag names the state of the table, without quotes.
-func (p *port) etag(ctx context.Context) (string, error) {
-	rows, err := p.warehouse.Query(ctx, p.tag)
+// now asks for the state of the table.
+func (p *port) now(ctx context.Context) (state, error) {
+	rows, err := p.warehouse.Query(ctx, p.state)
 	if err != nil {
-		return "", err
+		return state{}, err
 	}
 	for row, err := range rows.All {
 		if err != nil {
-			return "", err
+			return state{}, err
 		}
-		n, _ := row[0].(int64)
-		at, _ := row[1].(time.Time) // none: the table is empty
-		return fmt.Sprintf("%x-%x", n, at.UnixMicro()), nil
+		var s state
+		s.n, _ = row[0].(int64)
+		if at, ok := row[1].(time.Time); ok { // none: the table is empty
+			s.at = at.UnixMicro()
+		}
+		s.last, _ = row[2].(int64)
+		return s, nil
 	}
-	return "", fmt.Errorf("%s: no answer", p.tag)
+	return state{}, fmt.Errorf("%s: no answer", p.state)
 }
 
-// read gives a copy that is not older than tag.
-func (p *port) read(ctx context.Context, tag string) (*copied, error) {
+// read gives a copy that is not older than a state.
+func (p *port) read(ctx context.Context, now state) (*copied, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.copy != nil && p.copy.tag == tag {
+	if p.copy != nil && p.copy.state == now {
 		return p.copy, nil
 	}
-	// The tag was read before the rows: should the table grow in between, the
-	// copy has an old tag and is read again, and never a new one on old rows.
+	// What a copy says of its version has to be true of its rows: who has it
+	// acts on what was recorded later, and on nothing else. Where the state is the
+	// same before and after the rows it is theirs.
+	for {
+		text, err := p.text(ctx)
+		if err != nil {
+			return nil, err
+		}
+		after, err := p.now(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if after != now {
+			now = after
+			continue
+		}
+		var zipped bytes.Buffer
+		z := gzip.NewWriter(&zipped)
+		if _, err := z.Write(text); err != nil {
+			return nil, err
+		}
+		if err := z.Close(); err != nil {
+			return nil, err
+		}
+		p.copy = &copied{now, text, zipped.Bytes()}
+		return p.copy, nil
+	}
+}
+
+// text reads the rows.
+func (p *port) text(ctx context.Context) (text []byte, err error) {
 	rows, err := p.warehouse.Query(ctx, p.rows)
 	if err != nil {
 		return nil, err
 	}
-	c := &copied{tag: tag}
 	for row, err := range rows.All {
 		if err != nil {
 			return nil, err
 		}
-		if c.text, err = appendRow(c.text, rows.Columns, row); err != nil {
+		if text, err = appendRow(text, rows.Columns, row); err != nil {
 			return nil, err
 		}
 	}
-	var zipped bytes.Buffer
-	z := gzip.NewWriter(&zipped)
-	if _, err := z.Write(c.text); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	c.zipped = zipped.Bytes()
-	p.copy = c
-	return c, nil
+	return text, nil
 }
 
 func appendRow(b []byte, columns []contract.Column, row []any) ([]byte, error) {
@@ -248,38 +316,4 @@ func appendRow(b []byte, columns []contract.Column, row []any) ([]byte, error) {
 		}
 	}
 	return append(b, "}\n"...), nil
-}
-
-// matches says whether If-None-Match names the tag, of either encoding: who
-// has the one needs not the other (RFC 9110, section 13.1.2: weak comparison).
-func matches(values []string, tag string) bool {
-	for _, value := range values {
-		for one := range strings.SplitSeq(value, ",") {
-			one = strings.TrimPrefix(strings.TrimSpace(one), "W/")
-			if one == "*" || one == `"`+tag+`"` || one == `"`+tag+`-gzip"` {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3), in which q=0
-// refuses.
-func acceptsGzip(values []string) bool {
-	for _, value := range values {
-		for one := range strings.SplitSeq(value, ",") {
-			coding, parameters, _ := strings.Cut(strings.TrimSpace(one), ";")
-			if !strings.EqualFold(strings.TrimSpace(coding), "gzip") {
-				continue
-			}
-			q, ok := strings.CutPrefix(strings.ToLower(strings.ReplaceAll(parameters, " ", "")), "q=")
-			if !ok {
-				return true
-			}
-			weight, err := strconv.ParseFloat(q, 64)
-			return err == nil && weight > 0
-		}
-	}
-	return false
 }

@@ -42,12 +42,16 @@ func open(t *testing.T) *duckdb.DB {
 
 func start(t *testing.T, table string, w warehouse.Warehouse) http.Handler {
 	t.Helper()
-	t.Setenv("TABLE", table)
+	t.Setenv("TABLES", table)
 	fn, err := port.Start(function.Ports{Warehouse: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fn.HTTP
+	_, name, _ := strings.Cut(table, ".")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/" + name
+		fn.HTTP.ServeHTTP(w, r)
+	})
 }
 
 func get(h http.Handler, method string, header ...string) *http.Response {
@@ -216,10 +220,10 @@ func TestWarehouseAway(t *testing.T) {
 
 func TestStartNamesWhatIsWrong(t *testing.T) {
 	for _, table := range []string{"", "iot_metadata.nothing", "iot_telemetry_internal.rejected"} {
-		t.Setenv("TABLE", table)
+		t.Setenv("TABLES", table)
 		_, err := port.Start(function.Ports{Warehouse: open(t)})
-		if err == nil || !strings.Contains(err.Error(), "TABLE") || table != "" && !strings.Contains(err.Error(), "iot_metadata.placements") {
-			t.Errorf("TABLE=%q: Start() = %v, want an error that names TABLE and the output ports", table, err)
+		if err == nil || !strings.Contains(err.Error(), "TABLES") || table != "" && !strings.Contains(err.Error(), "iot_metadata.placements") {
+			t.Errorf("TABLES=%q: Start() = %v, want an error that names TABLES and the output ports", table, err)
 		}
 	}
 }
