@@ -105,8 +105,25 @@ type Customers struct {
 	Customers []Customer `json:"customers"`
 }
 
+// Repaired is the data of tenancy.repaired: what became of the readings that
+// changed placements touch. Rows that an attempt before sent are not counted
+// once they are stored.
+type Repaired struct {
+	Version int64  `json:"version"` // of the placements that the readings were repaired to
+	Devices int64  `json:"devices"` // whose assignments changed
+	Rows    int64  `json:"rows"`    // that were sent again
+	Moves   []Move `json:"moves"`
+}
+
+// Move is how many rows went from a tenant to another.
+type Move struct {
+	From string `json:"from,omitempty"` // empty: nobody
+	To   string `json:"to,omitempty"`
+	Rows int64  `json:"rows"`
+}
+
 // Encode gives data of the types above as JSON.
-func Encode[T Placements | Actions | Customers | RejectedRows](data T) []byte {
+func Encode[T Placements | Actions | Customers | RejectedRows | Repaired](data T) []byte {
 	b, err := json.Marshal(data)
 	if err != nil { // the types above hold nothing that JSON lacks, but for a float that is not finite
 		panic(fmt.Sprintf("encode %T: %v", data, err))
@@ -116,7 +133,7 @@ func Encode[T Placements | Actions | Customers | RejectedRows](data T) []byte {
 
 // Decode reads data of the types above. The member that names the rows has to
 // be there.
-func Decode[T Placements | Actions | Customers | RejectedRows](data []byte) (T, error) {
+func Decode[T Placements | Actions | Customers | RejectedRows | Repaired](data []byte) (T, error) {
 	var out T
 	if err := json.Unmarshal(data, &out); err != nil {
 		return out, fmt.Errorf("decode %T: %w", out, err)
@@ -137,6 +154,10 @@ func Decode[T Placements | Actions | Customers | RejectedRows](data []byte) (T, 
 	case RejectedRows:
 		if rows.Rows == nil {
 			return out, fmt.Errorf(`decode rejected rows: no member "rows"`)
+		}
+	case Repaired:
+		if rows.Moves == nil {
+			return out, fmt.Errorf(`decode repaired: no member "moves"`)
 		}
 	}
 	return out, nil
