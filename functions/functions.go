@@ -9,6 +9,7 @@ import (
 	mqtt "github.com/telemesh/telemesh/functions/mqtt-source/source"
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
+	sheet "github.com/telemesh/telemesh/functions/sheet-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
 	"github.com/telemesh/telemesh/functions/tenant-enrich/enrich"
@@ -22,6 +23,7 @@ var Table = map[string]function.Start{
 	"mqtt-source":       mqtt.Start,
 	"output-port":       port.Start,
 	"pubsub-source":     pubsub.Start,
+	"sheet-source":      sheet.Start,
 	"telemetry-flatten": flatten.Start,
 	"telemetry-ingest":  ingest.Start,
 	"tenant-enrich":     enrich.Start,

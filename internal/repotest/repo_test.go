@@ -104,7 +104,7 @@ func TestFunctionIsWholeEverywhere(t *testing.T) {
 	word := regexp.MustCompile(`^[a-z]+$`)
 	for _, name := range names {
 		if !images[name] {
-			t.Errorf("function %s: no Service of config/ and no Deployment of config/sources/ runs it", name)
+			t.Errorf("function %s: no Service and no Deployment of config/ and config/sources/ runs it", name)
 		}
 		main, err := os.ReadFile(filepath.Join(root, name, "main.go"))
 		if err != nil {
@@ -123,7 +123,8 @@ func TestFunctionIsWholeEverywhere(t *testing.T) {
 	}
 }
 
-// One object a file, and the file has its name.
+// One object a file, and the file has its name. A source is what has its name
+// together: `ko apply` of its file brings it whole.
 func TestManifestFiles(t *testing.T) {
 	set := manifests(t)
 	files := map[string]string{}
@@ -131,7 +132,7 @@ func TestManifestFiles(t *testing.T) {
 		if base := strings.TrimSuffix(path.Base(w.File), ".yaml"); base != name {
 			t.Errorf("%s: %s stands in %s.yaml", w, name, base)
 		}
-		if other, ok := files[w.File]; ok {
+		if other, ok := files[w.File]; ok && !w.OptIn() {
 			t.Errorf("%s: %s and %s share a file", w, name, other)
 		}
 		files[w.File] = name
@@ -142,16 +143,26 @@ func TestManifestFiles(t *testing.T) {
 			t.Errorf("%s: Broker %s is not of the domain that its namespace is", b.Where, b.Ref())
 		}
 	}
-	for _, s := range set.Services {
-		named(s.Where, s.Name)
+	for _, w := range set.Workloads() {
+		named(w.Where, w.Ref().Name)
+		if name := w.Function(); w.OptIn() && name != w.Ref().Name {
+			t.Errorf("%s: source %s runs function %q, want the one of its name", w.Where, w.Object(), name)
+		}
 	}
 	for _, d := range set.Deployments {
-		named(d.Where, d.Name)
-		if dir := path.Base(path.Dir(d.File)); dir != "sources" {
-			t.Errorf("%s: Deployment %s stands in %s: what `ko apply -f config/` brings is woken, sources stand in config/sources/", d.Where.String(), d.Ref(), dir)
+		if !d.OptIn() {
+			t.Errorf("%s: Deployment %s: what `ko apply -f config/` brings is woken, sources stand in config/sources/", d.Where.String(), d.Ref())
 		}
-		if name := d.Function(); name != d.Name {
-			t.Errorf("%s: Deployment %s runs function %q, want the one of its name", d.Where.String(), d.Ref(), name)
+	}
+	for _, p := range set.PingSources {
+		named(p.Where, p.Name)
+		if !p.OptIn() {
+			t.Errorf("%s: PingSource %s: what the clock wakes is a source, these stand in config/sources/", p.Where, p.Ref())
+		}
+		for _, trigger := range set.Takers(p) {
+			if trigger.File != p.File {
+				t.Errorf("%s: PingSource %s wakes what stands in %s", p.Where, p.Ref(), trigger.File)
+			}
 		}
 	}
 	for _, trigger := range set.Triggers {
@@ -183,8 +194,10 @@ func deps(t *testing.T, pattern string) []string {
 
 // An image starts fast because of what it does not hold.
 func TestFunctionsStaySmall(t *testing.T) {
-	// What Pub/Sub is pulled by. A source runs all the time: its start matters less.
-	needed := map[string][]string{"pubsub-source": {"google.golang.org/grpc"}}
+	needed := map[string][]string{
+		"pubsub-source": {"google.golang.org/grpc"}, // what Pub/Sub is pulled by
+		"sheet-source":  {"google.golang.org/grpc"}, // the options of all of Google's clients name it
+	}
 	for name := range functions.Table {
 		for _, dep := range deps(t, "./functions/"+name) {
 			for _, heavy := range []string{

@@ -5,44 +5,111 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
+// cell is what stands in one place of a grid. It is not empty.
+type cell struct {
+	text     string
+	number   float64
+	isNumber bool
+	grid     *Grid
+}
+
+// cell takes a value of a row; ok says whether it is not empty. The error is
+// about what can be no value of any column.
+func (g *Grid) cell(value any) (c cell, ok bool, err error) {
+	c.grid = g
+	switch v := value.(type) {
+	case nil:
+	case string:
+		c.text = strings.TrimSpace(v)
+	case float64:
+		c.text, c.number, c.isNumber = formatFloat(v), v, true
+	case bool:
+		c.text = strings.ToUpper(strconv.FormatBool(v)) // as a spreadsheet shows it
+	default:
+		return c, true, fmt.Errorf("%v is neither text, number nor truth value", v)
+	}
+	switch {
+	case !utf8.ValidString(c.text):
+		return c, true, fmt.Errorf("%q is not UTF-8: export the sheet as UTF-8", c.text)
+	case isFormulaError(c.text):
+		return c, true, fmt.Errorf("its formula gives %s", c.text)
+	}
+	return c, c.text != "", nil
+}
+
+// isFormulaError says whether a spreadsheet shows s where a formula has no
+// value, or none yet.
+// https://support.google.com/docs/answer/3238305 (ERROR.TYPE)
+func isFormulaError(s string) bool {
+	switch s {
+	case "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A", "#ERROR!", "Loading...":
+		return true
+	}
+	return false
+}
+
+func (c cell) float() (float64, error) {
+	if c.isNumber {
+		return c.number, nil
+	}
+	// ParseFloat takes more than people write: hexadecimals, underscores, infinity.
+	if strings.ContainsFunc(c.text, func(r rune) bool { return !strings.ContainsRune("+-.eE0123456789", r) }) {
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.ParseFloat(c.text, 64)
+}
+
 func text[R any](name string, required bool, field func(*R) *string) column[R] {
 	return column[R]{name, required,
-		func(row *R, cell string) error { *field(row) = cell; return nil },
+		func(row *R, c cell) error { *field(row) = c.text; return nil },
 		func(row *R) string { return *field(row) },
 	}
 }
 
+// wholeDigits is the first number of which a spreadsheet does not keep every
+// digit.
+const wholeDigits = 1e15
+
+// maxID, in bytes, is as long as an id may be, which every reading repeats.
+const maxID = 256
+
 // id is a text that may become an attribute of an event, and with it a header.
 func id[R any](name string, required bool, field func(*R) *string) column[R] {
-	c := text(name, required, field)
-	set := c.set
-	c.set = func(row *R, cell string) error {
-		if strings.ContainsFunc(cell, unicode.IsControl) {
-			return fmt.Errorf("%q holds a control character", cell)
+	column := text(name, required, field)
+	set := column.set
+	column.set = func(row *R, c cell) error {
+		if strings.ContainsFunc(c.text, unicode.IsControl) {
+			return fmt.Errorf("%q holds a control character", c.text)
 		}
-		return set(row, cell)
+		if len(c.text) > maxID {
+			return fmt.Errorf("it has %d bytes, at most %d are accepted", len(c.text), maxID)
+		}
+		if c.isNumber && math.Abs(c.number) >= wholeDigits {
+			return fmt.Errorf("%s is kept as a number, which has 15 digits: format the column as plain text and write it again", c.text)
+		}
+		return set(row, c)
 	}
-	return c
+	return column
 }
 
 func instant[R any](name string, field func(*R) *mesh.Instant) column[R] {
 	return column[R]{name, true,
-		func(row *R, cell string) (err error) { *field(row), err = parseInstant(cell); return err },
+		func(row *R, c cell) (err error) { *field(row), err = parseInstant(c); return err },
 		func(row *R) string { return field(row).String() },
 	}
 }
 
 // optional is a column whose empty cell is nil.
-func optional[R, V any](name string, parse func(string) (V, error), format func(V) string, field func(*R) **V) column[R] {
+func optional[R, V any](name string, parse func(cell) (V, error), format func(V) string, field func(*R) **V) column[R] {
 	return column[R]{name, false,
-		func(row *R, cell string) error {
-			v, err := parse(cell)
+		func(row *R, c cell) error {
+			v, err := parse(c)
 			if err == nil {
 				*field(row) = &v
 			}
@@ -57,45 +124,22 @@ func optional[R, V any](name string, parse func(string) (V, error), format func(
 	}
 }
 
-func parseCount(cell string) (int64, error) {
-	n, err := strconv.ParseInt(cell, 10, 64)
+func parseCount(c cell) (int64, error) {
+	n, err := strconv.ParseInt(c.text, 10, 64)
 	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%q is not a whole number from 0", cell)
+		return 0, fmt.Errorf("%q is not a whole number from 0", c.text)
 	}
 	return n, nil
 }
 
 func formatInt(n int64) string { return strconv.FormatInt(n, 10) }
 
-func parseConcentration(cell string) (float64, error) {
-	f, err := strconv.ParseFloat(cell, 64)
-	if err != nil || math.IsNaN(f) || math.IsInf(f, 0) || f < 0 {
-		return 0, fmt.Errorf("%q is not a number of ppm (a decimal point, no unit)", cell)
+func parseConcentration(c cell) (float64, error) {
+	f, err := c.float()
+	if err != nil || f < 0 {
+		return 0, fmt.Errorf("%q is not a number of ppm (a decimal point, no unit)", c.text)
 	}
 	return f, nil
 }
 
 func formatFloat(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
-
-// layouts are RFC 3339 and what people and exports make of it: no seconds, an
-// offset without colon or of hours alone. time.Parse takes fractions of a
-// second after any of them.
-var layouts = [...]string{
-	"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05Z07",
-	"2006-01-02T15:04Z07:00", "2006-01-02T15:04Z0700", "2006-01-02T15:04Z07",
-}
-
-// parseInstant reads a time with its offset. One without is refused: whose
-// wall clock it was decides who sees an hour of readings.
-func parseInstant(cell string) (mesh.Instant, error) {
-	s := strings.ToUpper(cell)
-	if len(s) > 10 && s[10] == ' ' {
-		s = s[:10] + "T" + strings.TrimLeft(s[11:], " ")
-	}
-	for _, layout := range layouts {
-		if t, err := time.Parse(layout, strings.Replace(s, " ", "", 1)); err == nil {
-			return mesh.At(t), nil
-		}
-	}
-	return 0, fmt.Errorf("%q is not a time with an offset, such as 2026-03-02T08:30:00+01:00 or 2026-03-02T07:30:00Z", cell)
-}

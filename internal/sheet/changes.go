@@ -45,13 +45,9 @@ func (k Kind[R]) Changes(sheet Sheet[R], stored []R, last int64) []R {
 		}
 		delete(g.stored, key)
 	}
-	refused := map[string]bool{}
-	for _, r := range sheet.Refused {
-		refused[r.group] = true
-	}
 	var changes []R
 	for name, g := range groups {
-		if len(g.stored) > 0 && (refused[name] || refused[""]) {
+		if len(g.stored) > 0 && (sheet.refused[name] || sheet.refused[""]) {
 			continue
 		}
 		for _, gone := range g.stored {
@@ -88,11 +84,11 @@ func (k Kind[R]) same(a, b *R) bool {
 // maxEventRows keeps an event at about 2 MB, well under what brokers accept.
 const maxEventRows = 10_000
 
-// Events makes the events that tell of changes: placements.changed,
+// Events makes the events of function that tell of changes: placements.changed,
 // actions.logged or customers.changed. Their ids follow from the content, so
 // telling the same change again makes the same events. The rows of one group
 // stay in one event: who reads it never sees half of a device's move.
-func (k Kind[R]) Events(changes []R) []event.Event {
+func (k Kind[R]) Events(function string, changes []R) []event.Event {
 	var events []event.Event
 	for len(changes) > 0 {
 		n := min(len(changes), maxEventRows)
@@ -100,7 +96,7 @@ func (k Kind[R]) Events(changes []R) []event.Event {
 			n++
 		}
 		data := k.encode(changes[:n])
-		events = append(events, mesh.NewEvent(k.eventType, mesh.Source("sheet-source"), data, k.eventType, string(data)))
+		events = append(events, mesh.NewEvent(k.eventType, mesh.Source(function), data, k.eventType, string(data)))
 		changes = changes[n:]
 	}
 	return events

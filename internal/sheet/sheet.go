@@ -1,15 +1,17 @@
 // Package sheet reads the tables that people keep by hand (placements,
-// actions, customers; CSV, as a spreadsheet exports it) and says what changed
-// since the last time as events.
+// actions, customers) and says what changed since the last time as events.
 //
-// A row that cannot be used is refused, with file, row, column and reason; the
-// others go on. What is read is compared with the rows stored already, so
-// reading the same sheet again makes no event, and a row that was taken out of
-// the sheet is marked deleted. A refused row never deletes what it stands for:
-// see Kind.Changes.
+// Where a table is kept ends at Grid: cells, as CSV or a spreadsheet gives them.
+// A Kind makes rows of it. A row that cannot be used is refused, with sheet,
+// row, column and reason of everything that is wrong with it; the others go on.
+// A Port compares what is read with what the output port shows, so reading the
+// same sheet again makes no event, and a row that was taken out of the sheet is
+// marked deleted. A refused row never deletes what it stands for: see
+// Kind.Changes.
 package sheet
 
 import (
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -23,12 +25,15 @@ import (
 // Kind is what one kind of sheet holds: its columns and what its rows must
 // keep among themselves. The kinds are Placements, Actions and Customers.
 type Kind[R any] struct {
-	name      string
-	eventType string
-	encode    func([]R) []byte
-	columns   []column[R]
-	ignored   []string // columns an output port has and a person does not fill in
-	check     func(R) (column, reason string)
+	name         string
+	eventType    string // of changed rows
+	rejectedType string // of findings
+	encode       func([]R) []byte
+	columns      []column[R]
+	ignored      []string // columns an output port has and a person does not fill in
+	// check looks at what a row says as a whole; read says whether a cell could
+	// be read.
+	check func(row R, read func(column string) bool) (column, reason string)
 
 	// A row is known by its key. Rows of one group may clash; those of two
 	// groups have nothing to do with each other.
@@ -44,8 +49,8 @@ type Kind[R any] struct {
 type column[R any] struct {
 	name     string
 	required bool
-	set      func(*R, string) error
-	get      func(*R) string // the cell that set reads back
+	set      func(*R, cell) error
+	get      func(*R) string // the text that set reads back
 }
 
 // Placements is the sheet of devices at tenants and places: columns device_id,
@@ -53,9 +58,10 @@ type column[R any] struct {
 // The interval is [valid_from, valid_to), open where valid_to is empty; two
 // intervals of one device must not overlap.
 var Placements = Kind[mesh.Placement]{
-	name:      "placements",
-	eventType: mesh.PlacementsChanged,
-	encode:    func(rows []mesh.Placement) []byte { return mesh.Encode(mesh.Placements{Placements: rows}) },
+	name:         "placements",
+	eventType:    mesh.PlacementsChanged,
+	rejectedType: mesh.PlacementsRejected,
+	encode:       func(rows []mesh.Placement) []byte { return mesh.Encode(mesh.Placements{Placements: rows}) },
 	columns: []column[mesh.Placement]{
 		id("device_id", true, func(p *mesh.Placement) *string { return &p.DeviceID }),
 		id("tenant_id", true, func(p *mesh.Placement) *string { return &p.TenantID }),
@@ -68,8 +74,8 @@ var Placements = Kind[mesh.Placement]{
 		optional("valid_to", parseInstant, mesh.Instant.String, func(p *mesh.Placement) **mesh.Instant { return &p.ValidTo }),
 	},
 	ignored: []string{"version"},
-	check: func(p mesh.Placement) (string, string) {
-		if p.ValidTo != nil && *p.ValidTo <= p.ValidFrom {
+	check: func(p mesh.Placement, read func(string) bool) (string, string) {
+		if p.ValidTo != nil && *p.ValidTo <= p.ValidFrom && read("valid_from") {
 			return "valid_to", fmt.Sprintf("%s is not after valid_from %s", *p.ValidTo, p.ValidFrom)
 		}
 		return "", ""
@@ -87,14 +93,16 @@ var Placements = Kind[mesh.Placement]{
 }
 
 // Actions is the logbook: columns action_id, tenant_id, device_id, building,
-// room, action, taken_at. An action is about one device or one room.
+// room, action, taken_at. An action is about one device or one room; tenant_id
+// may be empty.
 var Actions = Kind[mesh.Action]{
-	name:      "actions",
-	eventType: mesh.ActionsLogged,
-	encode:    func(rows []mesh.Action) []byte { return mesh.Encode(mesh.Actions{Actions: rows}) },
+	name:         "actions",
+	eventType:    mesh.ActionsLogged,
+	rejectedType: mesh.ActionsRejected,
+	encode:       func(rows []mesh.Action) []byte { return mesh.Encode(mesh.Actions{Actions: rows}) },
 	columns: []column[mesh.Action]{
 		id("action_id", true, func(a *mesh.Action) *string { return &a.ActionID }),
-		id("tenant_id", true, func(a *mesh.Action) *string { return &a.TenantID }),
+		id("tenant_id", false, func(a *mesh.Action) *string { return &a.TenantID }),
 		id("device_id", false, func(a *mesh.Action) *string { return &a.DeviceID }),
 		text("building", false, func(a *mesh.Action) *string { return &a.Building }),
 		text("room", false, func(a *mesh.Action) *string { return &a.Room }),
@@ -102,8 +110,8 @@ var Actions = Kind[mesh.Action]{
 		instant("taken_at", func(a *mesh.Action) *mesh.Instant { return &a.TakenAt }),
 	},
 	ignored: []string{"recorded_at", "version"},
-	check: func(a mesh.Action) (string, string) {
-		if a.DeviceID == "" && a.Room == "" {
+	check: func(a mesh.Action, read func(string) bool) (string, string) {
+		if a.DeviceID == "" && a.Room == "" && read("device_id") && read("room") {
 			return "room", "empty, and so is device_id: an action is about a device or a room"
 		}
 		return "", ""
@@ -118,9 +126,10 @@ var Actions = Kind[mesh.Action]{
 // Customers is the sheet of who the tenants are: columns customer_id, name,
 // sector, country.
 var Customers = Kind[mesh.Customer]{
-	name:      "customers",
-	eventType: mesh.CustomersChanged,
-	encode:    func(rows []mesh.Customer) []byte { return mesh.Encode(mesh.Customers{Customers: rows}) },
+	name:         "customers",
+	eventType:    mesh.CustomersChanged,
+	rejectedType: mesh.CustomersRejected,
+	encode:       func(rows []mesh.Customer) []byte { return mesh.Encode(mesh.Customers{Customers: rows}) },
 	columns: []column[mesh.Customer]{
 		id("customer_id", true, func(c *mesh.Customer) *string { return &c.CustomerID }),
 		text("name", true, func(c *mesh.Customer) *string { return &c.Name }),
@@ -128,7 +137,7 @@ var Customers = Kind[mesh.Customer]{
 		text("country", false, func(c *mesh.Customer) *string { return &c.Country }),
 	},
 	ignored: []string{"version"},
-	check:   func(mesh.Customer) (string, string) { return "", "" },
+	check:   func(mesh.Customer, func(string) bool) (string, string) { return "", "" },
 	group:   "customer_id",
 	key:     func(c *mesh.Customer) string { return c.CustomerID },
 	clash:   func(a, _ *mesh.Customer) string { return fmt.Sprintf("customer_id %q is that", a.CustomerID) },
@@ -144,113 +153,142 @@ func interval(p *mesh.Placement) string {
 	return "[" + p.ValidFrom.String() + ", " + to + ")"
 }
 
-// Sheet is what one file says.
+// Sheet is what one grid says.
 type Sheet[R any] struct {
-	Rows    []R        // in the order of the file, without version
-	Refused []RowError // in the order of the file
+	Name string
+	Rows []R // in the order of the grid, without version
+	// Findings are what is wrong, in the order of the grid, without version: one
+	// for each cell, row as a whole, or (row 0) sheet as a whole. A row with an
+	// error is not among Rows.
+	Findings []mesh.RejectedRow
+	// Unreadable says that nothing is known of the rows: what is stored stays as
+	// it is, and so do the findings.
+	Unreadable bool
+	// Unchecked says that what warnings come from could not be looked up: those
+	// that are there stay.
+	Unchecked bool
+
+	numbers []int           // of Rows in the grid
+	refused map[string]bool // groups of rows that were refused; empty: not known of which
 }
 
-// RowError is a row that was refused.
-type RowError struct {
-	File   string
-	Row    int    // line of the file where the row begins; the header is in line 1
-	Column string // empty: the row as a whole
-	Reason string
-
-	group string // cell of the kind's group column; empty: not known
+// Unreadable is what a sheet says that cannot be read, because of err: that it
+// cannot.
+func Unreadable[R any](name string, err error) Sheet[R] {
+	s := Sheet[R]{Name: name, Unreadable: true}
+	s.find(0, "", err.Error(), mesh.SeverityError)
+	return s
 }
 
-func (e RowError) Error() string {
-	at := fmt.Sprintf("%s: row %d", e.File, e.Row)
-	if e.Column != "" {
-		at += fmt.Sprintf(": column %q", e.Column)
+// find adds a finding to those there are about the same place.
+func (s *Sheet[R]) find(row int, column, reason string, severity mesh.Severity) {
+	at, found := slices.BinarySearchFunc(s.Findings, row, func(f mesh.RejectedRow, row int) int { return cmp.Compare(f.Row, int64(row)) })
+	for ; found && at < len(s.Findings) && s.Findings[at].Row == int64(row); at++ {
+		if f := &s.Findings[at]; f.Column == column {
+			f.Reason += "; " + reason
+			if severity == mesh.SeverityError {
+				f.Severity = severity
+			}
+			return
+		}
 	}
-	return at + ": " + e.Reason
+	s.Findings = slices.Insert(s.Findings, at, mesh.RejectedRow{Sheet: s.Name, Row: int64(row), Column: column, Reason: reason, Severity: severity})
 }
 
-// Read reads a sheet from r; file is its name in errors. The first row names
-// the columns, in any order. The error is about the file as a whole: it has no
-// header, lacks a required column, has one that is not known (a misspelled
-// column would be lost silently), or r fails.
-func (k Kind[R]) Read(file string, r io.Reader) (Sheet[R], error) {
-	var sheet Sheet[R]
-	in := csv.NewReader(r)
-	in.FieldsPerRecord = -1 // counted here, so that a row of another length is refused alone
-	in.ReuseRecord = true
-	header, err := in.Read()
-	if errors.Is(err, io.EOF) {
-		return sheet, fmt.Errorf("%s: empty: the first row must name the columns %s", file, k.names())
+// Describe says a finding in one line.
+func Describe(f mesh.RejectedRow) string {
+	at := f.Sheet
+	if f.Row > 0 {
+		at += fmt.Sprintf(": row %d", f.Row)
 	}
+	if f.Column != "" {
+		at += fmt.Sprintf(": column %q", f.Column)
+	}
+	return at + ": " + f.Reason
+}
+
+// Read makes rows of a grid. Its first row names the columns, in any order. The
+// error is about the sheet as a whole: it has no header, lacks a required
+// column, or has one that is not known (a misspelled column would be lost
+// silently).
+func (k Kind[R]) Read(grid Grid) (Sheet[R], error) {
+	sheet := Sheet[R]{Name: grid.Name, refused: map[string]bool{}}
+	rows := slices.DeleteFunc(slices.Clone(grid.Rows), func(r Row) bool { return r.empty() })
+	if len(rows) == 0 {
+		return sheet, fmt.Errorf("empty: the first row must name the columns %s", k.names())
+	}
+	columns, err := k.header(&grid, rows[0])
 	if err != nil {
-		return sheet, fmt.Errorf("%s: header: %w", file, err)
-	}
-	columns, err := k.header(header)
-	if err != nil {
-		return sheet, fmt.Errorf("%s: row 1: %w", file, err)
+		return sheet, fmt.Errorf("row %d: %w", rows[0].Number, err)
 	}
 	accepted := map[string][]placed[R]{}
-	for {
-		cells, err := in.Read()
-		if errors.Is(err, io.EOF) {
-			return sheet, nil
+	for _, cells := range rows[1:] {
+		row, group, problems := k.row(&grid, columns, cells)
+		if problems == nil {
+			if reason := k.clashes(&row, accepted[group]); reason != "" {
+				problems = []problem{{"", reason}}
+			}
 		}
-		if syntax := (*csv.ParseError)(nil); errors.As(err, &syntax) {
-			sheet.Refused = append(sheet.Refused, RowError{File: file, Row: syntax.StartLine, Reason: syntax.Err.Error()})
+		if problems == nil {
+			accepted[group] = append(accepted[group], placed[R]{row, cells.Number})
+			sheet.Rows = append(sheet.Rows, row)
+			sheet.numbers = append(sheet.numbers, cells.Number)
 			continue
 		}
-		if err != nil {
-			return sheet, fmt.Errorf("read %s: %w", file, err)
+		sheet.refused[group] = true
+		for _, p := range problems {
+			sheet.find(cells.Number, p.column, p.reason, mesh.SeverityError)
 		}
-		line, _ := in.FieldPos(0)
-		if !slices.ContainsFunc(cells, func(cell string) bool { return strings.TrimSpace(cell) != "" }) {
-			continue // spreadsheets export the empty rows below the last one
-		}
-		row, refused := k.row(columns, cells)
-		if refused == nil {
-			group := k.groupOf(&row)
-			if refused = k.clashes(&row, accepted[group]); refused == nil {
-				accepted[group] = append(accepted[group], placed[R]{row, line})
-				sheet.Rows = append(sheet.Rows, row)
-				continue
-			}
-			refused.group = group
-		}
-		refused.File, refused.Row = file, line
-		sheet.Refused = append(sheet.Refused, *refused)
 	}
+	return sheet, nil
 }
 
 type placed[R any] struct {
-	row  R
-	line int
+	row    R
+	number int
 }
 
+// problem is what is wrong with a row.
+type problem struct{ column, reason string }
+
 // header finds each named column's place in the kind's table; nil for one that
-// is ignored.
-func (k Kind[R]) header(names []string) ([]*column[R], error) {
-	columns := make([]*column[R], len(names))
+// is ignored. All that is wrong is told at once.
+func (k Kind[R]) header(grid *Grid, row Row) ([]*column[R], error) {
+	if row.Broken != "" {
+		return nil, errors.New(row.Broken)
+	}
+	columns := make([]*column[R], len(row.Cells))
 	seen := map[string]bool{}
-	for i, name := range names {
-		if i == 0 {
-			name = strings.TrimPrefix(name, "\ufeff")
+	var wrong []string
+	for i, value := range row.Cells {
+		c, ok, err := grid.cell(value)
+		if err != nil {
+			wrong = append(wrong, err.Error())
 		}
-		name = strings.ToLower(strings.TrimSpace(name))
-		if seen[name] {
-			return nil, fmt.Errorf("column %q is there twice", name)
+		if err != nil || !ok {
+			continue
 		}
-		seen[name] = true
+		name := strings.ToLower(c.text)
 		at := slices.IndexFunc(k.columns, func(c column[R]) bool { return c.name == name })
 		switch {
+		case seen[name]:
+			wrong = append(wrong, fmt.Sprintf("column %q is there twice", name))
 		case at >= 0:
 			columns[i] = &k.columns[at]
-		case !slices.Contains(k.ignored, name):
-			return nil, fmt.Errorf("column %q is not one of %s", name, k.names())
+		case slices.Contains(k.ignored, name):
+			columns[i] = &column[R]{}
+		default:
+			wrong = append(wrong, fmt.Sprintf("column %q is not one of %s", name, k.names()))
 		}
+		seen[name] = true
 	}
 	for _, c := range k.columns {
 		if c.required && !seen[c.name] {
-			return nil, fmt.Errorf("no column %q", c.name)
+			wrong = append(wrong, fmt.Sprintf("no column %q", c.name))
 		}
+	}
+	if wrong != nil {
+		return nil, errors.New(strings.Join(wrong, "; "))
 	}
 	return columns, nil
 }
@@ -263,36 +301,42 @@ func (k Kind[R]) names() string {
 	return strings.Join(names, ", ")
 }
 
-// row reads the cells of one row.
-func (k Kind[R]) row(columns []*column[R], cells []string) (row R, refused *RowError) {
-	if len(cells) != len(columns) {
-		return row, &RowError{Reason: fmt.Sprintf("%d cells, the header has %d", len(cells), len(columns))}
+// row reads the cells of one row; group is empty where it is not known.
+func (k Kind[R]) row(grid *Grid, columns []*column[R], cells Row) (row R, group string, problems []problem) {
+	if cells.Broken != "" {
+		return row, "", []problem{{"", cells.Broken}}
 	}
-	for i, c := range columns {
-		if c == nil {
-			continue
-		}
-		cell := strings.TrimSpace(cells[i])
-		var err error
+	filled := map[string]bool{}
+	for i, value := range cells.Cells {
+		c, ok, err := grid.cell(value)
 		switch {
-		case cell != "":
-			err = c.set(&row, cell)
-		case c.required:
-			err = errors.New("empty")
+		case !ok:
+			continue
+		case i >= len(columns) || columns[i] == nil:
+			problems = append(problems, problem{"", fmt.Sprintf("cell %d, %q, is in a column that the header does not name", i+1, c.text)})
+			continue
+		case columns[i].set == nil: // ignored
+			continue
+		case err == nil:
+			err = columns[i].set(&row, c)
 		}
-		if err != nil && refused == nil {
-			refused = &RowError{Column: c.name, Reason: err.Error()}
+		filled[columns[i].name] = true
+		if err != nil {
+			problems = append(problems, problem{columns[i].name, err.Error()})
 		}
 	}
-	if refused == nil {
-		if column, reason := k.check(row); reason != "" {
-			refused = &RowError{Column: column, Reason: reason}
+	for _, c := range k.columns {
+		if c.required && !filled[c.name] {
+			problems = append(problems, problem{c.name, "empty"})
 		}
 	}
-	if refused != nil {
-		refused.group = k.groupOf(&row)
+	read := func(column string) bool {
+		return !slices.ContainsFunc(problems, func(p problem) bool { return p.column == column })
 	}
-	return row, refused
+	if column, reason := k.check(row, read); reason != "" {
+		problems = append(problems, problem{column, reason})
+	}
+	return row, k.groupOf(&row), problems
 }
 
 func (k Kind[R]) groupOf(row *R) string {
@@ -304,15 +348,16 @@ func (k Kind[R]) groupOf(row *R) string {
 	panic("sheet " + k.name + ": no column " + k.group)
 }
 
-// clashes refuses row if it cannot stand beside those of its group that came
-// before it.
-func (k Kind[R]) clashes(row *R, before []placed[R]) *RowError {
+// clashes says why row cannot stand beside those of its group that came before
+// it; empty: it can.
+func (k Kind[R]) clashes(row *R, before []placed[R]) string {
+	var reasons []string
 	for i := range before {
 		if reason := k.clash(row, &before[i].row); reason != "" {
-			return &RowError{Reason: fmt.Sprintf("%s of row %d", reason, before[i].line)}
+			reasons = append(reasons, fmt.Sprintf("%s of row %d", reason, before[i].number))
 		}
 	}
-	return nil
+	return strings.Join(reasons, "; ")
 }
 
 // Write writes rows as a sheet that Read reads back.

@@ -24,17 +24,26 @@ func at(t *testing.T, s string) mesh.Instant {
 
 func read[R any](t *testing.T, kind sheet.Kind[R], csv string) sheet.Sheet[R] {
 	t.Helper()
-	got, err := kind.Read("s.csv", strings.NewReader(csv))
+	got, err := kind.Read(grid(t, csv))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return got
 }
 
+func grid(t *testing.T, csv string) sheet.Grid {
+	t.Helper()
+	g, err := sheet.ReadCSV("s.csv", strings.NewReader(csv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
 func refusals[R any](s sheet.Sheet[R]) []string {
 	var out []string
-	for _, r := range s.Refused {
-		out = append(out, r.Error())
+	for _, f := range s.Findings {
+		out = append(out, sheet.Describe(f))
 	}
 	return out
 }
@@ -53,7 +62,7 @@ func TestReadPlacements(t *testing.T) {
 	if diff := cmp.Diff(want, got.Rows); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
 	}
-	if len(got.Refused) > 0 {
+	if len(got.Findings) > 0 {
 		t.Errorf("refused %v, want none", refusals(got))
 	}
 }
@@ -123,22 +132,22 @@ a1,t,d,,,window closed,2026-01-01T11:00:00Z
 
 func TestReadRefusesFile(t *testing.T) {
 	for _, c := range []struct{ name, csv, want string }{
-		{"empty", "", "s.csv: empty: the first row must name the columns customer_id, name, sector, country"},
-		{"missing", "customer_id,sector\n", `s.csv: row 1: no column "name"`},
-		{"unknown", "customer_id,name,sektor\n", `s.csv: row 1: column "sektor" is not one of customer_id, name, sector, country`},
-		{"twice", "customer_id,name,Name\n", `s.csv: row 1: column "name" is there twice`},
+		{"empty", "", "empty: the first row must name the columns customer_id, name, sector, country"},
+		{"missing", "customer_id,sector\n", `row 1: no column "name"`},
+		{"unknown", "customer_id,name,sektor\n", `row 1: column "sektor" is not one of customer_id, name, sector, country`},
+		{"twice", "customer_id,name,Name\n", `row 1: column "name" is there twice`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := sheet.Customers.Read("s.csv", strings.NewReader(c.csv))
+			_, err := sheet.Customers.Read(grid(t, c.csv))
 			if err == nil || err.Error() != c.want {
 				t.Errorf("Read = %v, want %s", err, c.want)
 			}
 		})
 	}
 	broken := errors.New("disk gone")
-	_, err := sheet.Customers.Read("s.csv", iotest.ErrReader(broken))
+	_, err := sheet.ReadCSV("s.csv", iotest.ErrReader(broken))
 	if !errors.Is(err, broken) {
-		t.Errorf("Read = %v, want the reader's error", err)
+		t.Errorf("ReadCSV = %v, want the reader's error", err)
 	}
 }
 
@@ -238,7 +247,7 @@ e,a,2,,2026-01-01T00:00:00Z
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := read(t, sheet.Placements, c.csv)
-			if len(s.Refused) != 1 {
+			if len(s.Findings) != 1 {
 				t.Fatalf("refused %v, want one row", refusals(s))
 			}
 			var got []string
@@ -270,7 +279,7 @@ func TestEvents(t *testing.T) {
 		rows = append(rows, mesh.Placement{DeviceID: "d" + strings.Repeat("x", i/2%7) + string(rune('a'+i/2%26)), ValidFrom: mesh.Instant(i), Version: 4})
 	}
 	rows = rows[1:]
-	events := sheet.Placements.Events(rows)
+	events := sheet.Placements.Events("test", rows)
 	var got []mesh.Placement
 	for i, e := range events {
 		if err := e.Validate(); err != nil {
@@ -294,14 +303,14 @@ func TestEvents(t *testing.T) {
 	if diff := cmp.Diff(rows, got); diff != "" {
 		t.Errorf("rows of all events (-want +got):\n%s", diff)
 	}
-	again := sheet.Placements.Events(rows)
+	again := sheet.Placements.Events("test", rows)
 	rows[0].Version++
-	later := sheet.Placements.Events(rows)
+	later := sheet.Placements.Events("test", rows)
 	if events[0].ID() != again[0].ID() || events[0].ID() == later[0].ID() || events[0].ID() == events[1].ID() {
 		t.Errorf("ids %s, again %s, with another version %s, next event %s: want the same, another, another",
 			events[0].ID(), again[0].ID(), later[0].ID(), events[1].ID())
 	}
-	if none := sheet.Placements.Events(nil); len(none) != 0 {
+	if none := sheet.Placements.Events("test", nil); len(none) != 0 {
 		t.Errorf("no changes make %d events, want none", len(none))
 	}
 }
@@ -309,8 +318,8 @@ func TestEvents(t *testing.T) {
 // A tenant's id is an attribute of events: what no header can carry would fail
 // on a cluster only.
 func TestIDWithControlCharacterIsRefused(t *testing.T) {
-	got, err := sheet.Customers.Read("c.csv", strings.NewReader("customer_id,name\n\"a\nb\",A\nc,\"two\nlines\"\n"))
-	if err != nil || len(got.Rows) != 1 || len(got.Refused) != 1 || got.Refused[0].Column != "customer_id" {
-		t.Errorf("read %+v, %v, want the first row refused for its customer_id and the second read", got, err)
+	got := read(t, sheet.Customers, "customer_id,name\n\"a\nb\",A\nc,\"two\nlines\"\n")
+	if len(got.Rows) != 1 || len(got.Findings) != 1 || got.Findings[0].Column != "customer_id" {
+		t.Errorf("read %+v, want the first row refused for its customer_id and the second read", got)
 	}
 }

@@ -279,9 +279,13 @@ func TestWriteFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer placements.Close()
-	got, err := sheet.Placements.Read("placements.csv", placements)
-	if err != nil || len(got.Refused) > 0 {
-		t.Fatalf("read placements.csv: %v, refused %v", err, got.Refused)
+	grid, err := sheet.ReadCSV("placements.csv", placements)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := sheet.Placements.Read(grid)
+	if err != nil || len(got.Findings) > 0 {
+		t.Fatalf("read placements.csv: %v, findings %v", err, got.Findings)
 	}
 	if diff := cmp.Diff(f.Placements(), got.Rows); diff != "" {
 		t.Errorf("placements read back (-want +got):\n%s", diff)
