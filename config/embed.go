@@ -21,9 +21,10 @@
 //     listen only when they are ready.
 //   - The process needs no privilege, no token of the cluster and no disk.
 //
-// In sources/ stand the Deployments of sources, which fetch messages instead of
-// being woken. `ko apply -f config/` passes them over: each needs an address and
-// mostly a Secret of its user's, and is applied by its own name.
+// In sources/ stand sources, one per file: Deployments, which fetch messages instead
+// of being woken, and Services that a PingSource wakes, with it and its Trigger. `ko
+// apply -f config/` passes them over: each needs an address and mostly a Secret of
+// its user's, and is applied by its own name.
 package config
 
 import (

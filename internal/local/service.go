@@ -48,6 +48,9 @@ func (m *Mesh) startServices() error {
 			return nil
 		}
 		visited[s.Ref()] = true
+		if s.OptIn() && !m.optedIn(&s.Workload) {
+			return nil
+		}
 		env, missing := s.Environ(cfg.Set[s.Ref()])
 		for _, other := range cfg.Manifests.Services {
 			address := other.Name + "." + other.Namespace + ".svc"
@@ -63,8 +66,6 @@ func (m *Mesh) startServices() error {
 		switch {
 		case begin == nil:
 			return err
-		case s.OptIn() && !m.optedIn(&s.Workload):
-			return nil
 		case missing != nil:
 			return fmt.Errorf("%s: %s: %s comes from the cluster: set a value for this machine", s.Where, s.Object(), strings.Join(missing, ", "))
 		}
