@@ -1,0 +1,135 @@
+// Package source brings the customers of a CRM into the data product customers.
+//
+// A tick of a PingSource wakes it. It reads all customers from CRM_URL, JSON as
+// a mapping of products/customers/mappings says, or CSV, compares them with
+// what the output port shows, and makes one customers.changed of those that are
+// new, changed or gone, and one customers.rejected of what is wrong with the
+// others and was not so before. Nothing new is no event. The customer_id is
+// the tenant's id everywhere.
+//
+// A list that is read in part never looks like customers that are gone: one
+// page that cannot be read fails all of them; one that a row is refused of
+// deletes none that this row may be; a list of several pages that is not as it
+// was is read twice, and counts if it is the same both times; a list of nobody,
+// where there were customers, is refused unless CRM_ALLOW_EMPTY says that it
+// may be.
+//
+// A CRM that cannot answer now is asked again within the tick, and then the tick
+// fails in passing. What somebody has to see to, such as a token that ran out,
+// is a finding about the source as a whole, row 0 of customers.rejected, for as
+// long as it lasts; what is stored stays as it is. Any other event than a tick
+// is a permanent error.
+//
+// The token, the key, the password and the parameters of CRM_URL are in no log,
+// error or finding. They are sent nowhere but to the scheme, host and port of
+// CRM_URL: a redirect or a link that leads elsewhere is refused.
+package source
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/sheet"
+)
+
+const name = "customer-source"
+
+// tick is the event of a PingSource.
+const tick = "dev.knative.sources.ping"
+
+// Config is the function's environment.
+type Config struct {
+	URL          string `envconfig:"CRM_URL"` // empty: nothing is read
+	Mapping      string `envconfig:"CRM_MAPPING" default:"crm"`
+	Token        string `envconfig:"CRM_TOKEN"`
+	APIKey       string `envconfig:"CRM_API_KEY"`
+	APIKeyHeader string `envconfig:"CRM_API_KEY_HEADER" default:"X-API-Key"`
+	AllowEmpty   bool   `envconfig:"CRM_ALLOW_EMPTY"`
+	CustomersURL string `envconfig:"CUSTOMERS_URL" default:"http://customers-port.crm.svc.cluster.local/customers"`
+}
+
+// Start makes the function from its environment.
+func Start(ports function.Ports) (*function.Function, error) {
+	cfg, err := function.Config[Config]()
+	if err != nil {
+		return nil, err
+	}
+	handler, err := New(cfg, ports)
+	if err != nil {
+		return nil, err
+	}
+	return &function.Function{Handler: handler}, nil
+}
+
+// New makes the handler.
+func New(cfg Config, ports function.Ports) (function.Handler, error) {
+	port, err := sheet.NewPort(sheet.Customers, ports.Client, cfg.CustomersURL, name)
+	if err != nil {
+		return nil, err
+	}
+	s := &source{allowEmpty: cfg.AllowEmpty, port: port}
+	if cfg.URL != "" {
+		if s.crm, err = newCRM(&cfg, ports); err != nil {
+			return nil, err
+		}
+	}
+	return s.handle, nil
+}
+
+type source struct {
+	allowEmpty bool
+	port       *sheet.Port[mesh.Customer]
+
+	reading sync.Mutex // one tick after the other
+	crm     *crm       // nil: there is none
+}
+
+func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, error) {
+	if in.Type() != tick {
+		return nil, mesh.Permanentf("%s cannot take an event of type %q: its trigger has to filter on %s", name, in.Type(), tick)
+	}
+	if s.crm == nil {
+		return nil, nil
+	}
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	customers, err := s.read(ctx)
+	if errors.As(err, new(fault)) {
+		customers, err = sheet.Unreadable[mesh.Customer](s.crm.name, err), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.port.Changes(ctx, customers)
+}
+
+// read gives all customers there are.
+func (s *source) read(ctx context.Context) (sheet.Sheet[mesh.Customer], error) {
+	none := sheet.Sheet[mesh.Customer]{}
+	grid, err := s.crm.grid(ctx)
+	if err != nil {
+		return none, err
+	}
+	customers, err := sheet.Customers.Read(grid)
+	if err != nil {
+		return none, fault{err.Error()}
+	}
+	if len(customers.Rows) > 0 || len(customers.Findings) > 0 || s.allowEmpty {
+		return customers, nil
+	}
+	stored, err := s.port.Rows(ctx)
+	if err != nil {
+		return none, err
+	}
+	if len(stored) > 0 {
+		return none, faultf("it has no customers, and there are %d: set CRM_ALLOW_EMPTY=true if all of them are to go", len(stored))
+	}
+	return customers, nil
+}
