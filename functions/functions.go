@@ -6,6 +6,7 @@ package functions
 
 import (
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
+	assignment "github.com/telemesh/telemesh/functions/assignment-port/port"
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	mqtt "github.com/telemesh/telemesh/functions/mqtt-source/source"
 	"github.com/telemesh/telemesh/functions/output-port/port"
@@ -21,6 +22,7 @@ import (
 // Table is the functions by the folder of their main.
 var Table = map[string]function.Start{
 	"analytics-join":    join.Start,
+	"assignment-port":   assignment.Start,
 	"customer-source":   customer.Start,
 	"mqtt-source":       mqtt.Start,
 	"output-port":       port.Start,
