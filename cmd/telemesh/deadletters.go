@@ -187,6 +187,15 @@ func (in *instance) control() http.Handler {
 	mux.HandleFunc("GET /idle", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, withMesh(func(m *local.Mesh) error { return m.Idle(r.Context()) }))
 	})
+	mux.HandleFunc("POST /sheets/read", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, withMesh(func(m *local.Mesh) error {
+			readings, err := in.readSheets(r.Context(), m)
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(w).Encode(readings)
+		}))
+	})
 	mux.HandleFunc("GET /deadletters", func(w http.ResponseWriter, r *http.Request) {
 		out := json.NewEncoder(w)
 		answer(w, with(func(l localLetters) error {

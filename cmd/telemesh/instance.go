@@ -78,14 +78,15 @@ func loadManifests(dir string) (manifest.Set, error) {
 	return manifest.Load(manifest.Dir(dir)...)
 }
 
-// overrides reads SERVICE.KEY=VALUE.
-func (o *options) overrides(set manifest.Set) (map[manifest.Ref]map[string]string, error) {
+// overrides reads SERVICE.KEY=VALUE. What --set says counts, whatever other flags
+// say.
+func (o *options) overrides(set manifest.Set, s sheets) (map[manifest.Ref]map[string]string, error) {
 	out := map[manifest.Ref]map[string]string{}
-	settings := o.set
+	settings := s.settings(set)
 	if o.mappings != "" {
-		settings = append([]string{"telemetry-flatten.MAPPINGS=" + o.mappings}, settings...)
+		settings = append(settings, "telemetry-flatten.MAPPINGS="+o.mappings)
 	}
-	for _, s := range settings {
+	for _, s := range append(settings, o.set...) {
 		name, value, ok := strings.Cut(s, "=")
 		service, key, dotted := strings.Cut(name, ".")
 		if !ok || !dotted || service == "" || key == "" {
@@ -125,7 +126,10 @@ func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 	if err != nil {
 		return nil, err
 	}
-	overrides, err := o.overrides(set)
+	if s, err = s.absolute(); err != nil {
+		return nil, err
+	}
+	overrides, err := o.overrides(set, s)
 	if err != nil {
 		return nil, err
 	}

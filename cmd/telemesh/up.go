@@ -30,17 +30,28 @@ it is interrupted, and says where to look. Started again on the same folder, it
 goes on where it was, also after a kill.
 
 Devices publish to its MQTT broker. Messages of another one are fetched by the
-source mqtt-source, once it knows the address; other sources likewise.`,
+source mqtt-source, once it knows the address; other sources likewise.
+
+The sheets (--placements, --actions, --customers) are read when it starts, and every
+minute after: what is edited is taken then, or at once by ` + "`telemesh sheets read`" + `,
+and what cannot be taken is told by ` + "`telemesh sheets errors`" + `. A sheet of Google is
+read by --set sheet-source.PLACEMENTS_SHEET=google-sheets:ID (and ACTIONS_SHEET), a
+CRM by --set customer-source.CRM_URL=URL.`,
 		Example: `  telemesh up --simulate
   telemesh up --placements placements.csv --actions actions.csv --customers customers.csv
   curl -d '{"device_id": "desk-1", "metrics": {"co2": 812}}' localhost:8082
   mosquitto_pub -t desk-1/co2 -m 812
+  telemesh up --set sheet-source.PLACEMENTS_SHEET=google-sheets:ID/Placements
   telemesh up --mqtt '' --set mqtt-source.MQTT_URL=mqtts://USER:PASSWORD@HOST --set mqtt-source.MQTT_TOPICS=zigbee2mqtt/+`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			ctx := cmd.Context()
 			if err := onlyHere(mqttOn); err != nil {
 				return err
+			}
+			if simulated && s.placements+s.actions+s.customers != "" {
+				return hint(errors.New("--simulate brings placements, actions and customers of its own, which sheets would delete"),
+					"leave out either --simulate or --placements, --actions and --customers")
 			}
 			in, err := o.open(ctx, s)
 			if err != nil {
@@ -82,6 +93,9 @@ source mqtt-source, once it knows the address; other sources likewise.`,
 			fmt.Fprintf(out, "brokers  http://%s/NAMESPACE/BROKER    POST CloudEvents: iot/iot, crm/crm, analytics/analytics\n", broker.address)
 			if published != "" {
 				fmt.Fprintf(out, "mqtt     mqtt://%s                    publish device messages\n", published)
+			}
+			if len(in.mesh.Pings()) > 0 {
+				fmt.Fprintln(out, "sheets   read again every minute, or now by `telemesh sheets read`; what is wrong with them: `telemesh sheets errors`")
 			}
 			fmt.Fprintf(out, "data     %s\n", data)
 
