@@ -2,6 +2,7 @@ package duckdb_test
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -83,43 +84,73 @@ func BenchmarkAppendSingle(b *testing.B) {
 
 // BenchmarkRevise stores rows that are there already under a higher
 // assignment_version, as a repair does: each moves the row that counted.
-func BenchmarkRevise(b *testing.B) {
+func BenchmarkRevise(b *testing.B) { benchAgain(b, "iot_telemetry.readings", 12) }
+
+// BenchmarkKnowMore stores rows that say what is there already and were made
+// with more: each takes the place of one.
+func BenchmarkKnowMore(b *testing.B) { benchAgain(b, "iot_analytics.readings", 26) }
+
+// benchAgain stores b.N rows, and then each again with 2 for 1 in a column, in
+// the order of the devices, by 16 callers.
+func benchAgain(b *testing.B, table string, column int) {
 	w := openBench(b)
-	const size = 500
+	rows := benchRows(table, 0, b.N)
+	send(b, w, batchesOf(table, "/first", rows, 500), 16)
+	again := make([]warehouse.Row, 0, len(rows))
+	for device := range 1000 {
+		for i := device * 5; i < len(rows); i += 5000 {
+			for _, row := range rows[i:min(i+5, len(rows))] {
+				again = append(again, changed{row, column})
+			}
+		}
+	}
+	batches := batchesOf(table, "/again", again, 500)
 	b.ReportAllocs()
-	for from := 0; from < b.N; from += size {
-		b.StopTimer()
-		rows := benchRows("iot_telemetry.readings", from, size)
-		if _, err := w.Append(b.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/s", EventID: fmt.Sprint(from), Rows: rows}); err != nil {
-			b.Fatal(err)
-		}
-		for i := range rows {
-			rows[i] = repaired{rows[i]}
-		}
-		b.StartTimer()
-		if _, err := w.Append(b.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/r", EventID: fmt.Sprint(from), Rows: rows}); err != nil {
-			b.Fatal(err)
-		}
+	b.ResetTimer()
+	send(b, w, batches, 64)
+	b.StopTimer()
+	b.ReportMetric(float64(len(again))/b.Elapsed().Seconds(), "rows/s")
+	if got := ask(b, w, fmt.Sprintf("SELECT count(*), min(%s) FROM %s", [...]string{12: "assignment_version", 26: "join_version"}[column], table)); got != fmt.Sprint(b.N, " 2") {
+		b.Fatalf("rows and lowest version are %s, want %d 2", got, b.N)
 	}
 }
 
-type repaired struct{ warehouse.Row }
+type changed struct {
+	warehouse.Row
+	column int
+}
 
-func (r repaired) Cells(dst []warehouse.Cell) []warehouse.Cell {
-	dst = r.Row.Cells(dst)
-	dst[12] = warehouse.Int(2)
+func (c changed) Cells(dst []warehouse.Cell) []warehouse.Cell {
+	dst = c.Row.Cells(dst)
+	dst[c.column] = warehouse.Int(2)
 	return dst
 }
 
 func benchAppend(b *testing.B, table string, size, callers int) {
 	w := openBench(b)
-	batches := make([]warehouse.Batch, (b.N+size-1)/size)
-	for i := range batches {
-		batches[i] = warehouse.Batch{Table: table, EventSource: "/bench", EventID: mesh.Hash(fmt.Sprint(i)), Rows: benchRows(table, i*size, size)}
-	}
+	batches := batchesOf(table, "/bench", benchRows(table, 0, b.N), size)
 	b.ReportAllocs()
 	before := cpuTime(b)
 	b.ResetTimer()
+	send(b, w, batches, callers)
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/row")
+	if got := ask(b, w, "SELECT count(*) FROM "+table); got != fmt.Sprint(b.N) {
+		b.Fatalf("%s rows, want %d", got, b.N)
+	}
+}
+
+func batchesOf(table, source string, rows []warehouse.Row, size int) []warehouse.Batch {
+	var batches []warehouse.Batch
+	for some := range slices.Chunk(rows, size) {
+		batches = append(batches, warehouse.Batch{Table: table, EventSource: source, EventID: mesh.Hash(fmt.Sprint(len(batches))), Rows: some})
+	}
+	return batches
+}
+
+// send appends batches by several callers.
+func send(b *testing.B, w warehouse.Warehouse, batches []warehouse.Batch, callers int) {
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range callers {
@@ -137,18 +168,6 @@ func benchAppend(b *testing.B, table string, size, callers int) {
 		})
 	}
 	all.Wait()
-	b.StopTimer()
-	b.ReportMetric(float64(len(batches)*size)/b.Elapsed().Seconds(), "rows/s")
-	b.ReportMetric(float64(cpuTime(b)-before)/float64(len(batches)*size), "cpu-ns/row")
-	rows, err := w.Query(b.Context(), "SELECT count(*) FROM "+table)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for row, err := range rows.All {
-		if err != nil || row[0] != int64(len(batches)*size) {
-			b.Fatalf("%v rows, %v, want %d", row, err, len(batches)*size)
-		}
-	}
 }
 
 // cpuTime is what the process used, DuckDB's threads with it.

@@ -13,7 +13,7 @@ import (
 )
 
 // maxDisputed bounds the memory that settling takes.
-const maxDisputed = 16 << 10
+const maxDisputed = 32 << 10
 
 // qualityConflict marks a row that counts by its value alone.
 const qualityConflict = "conflict"
@@ -151,16 +151,19 @@ func (t *table) histories(c conn, rows [][]warehouse.Cell) (histories []history,
 		histories[i].current = none
 	}
 	const sql = "SELECT history, s.rowid, %s, %s FROM %s AS s JOIN temp.main.asked ON true%s%s"
+	several := false
 	err = c.query(fmt.Sprintf(sql, "resolved", names(t.stored), t.storage(currentSuffix), on.String(), where), func(row []warehouse.Cell) error {
 		h := &histories[row[0].Int()]
 		h.current = row[1].Int()
-		if resolved := row[2].Bool(); !resolved {
+		if resolved := row[2].Bool(); resolved {
+			several = true
+		} else {
 			h.rows = append(h.rows, storedRow{clone(row[3:]), none})
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, nil, err
+	if err != nil || !several {
+		return histories, of, err
 	}
 	err = c.query(fmt.Sprintf(sql, "true", names(t.stored), t.storage(revisedSuffix), on.String(), where), func(row []warehouse.Cell) error {
 		h := &histories[row[0].Int()]

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,6 +45,12 @@ func Test(t *testing.T, open func(t testing.TB) warehouse.Warehouse) {
 		{"RevisionDecides", testRevision},
 		{"OrderDoesNotMatter", testOrder},
 		{"VersionsAndTombstones", testVersions},
+		{"Knowledge", testKnowledge},
+		{"WithdrawnAndBack", testWithdrawn},
+		{"OrderOfJoinedDoesNotMatter", testJoinedOrder},
+		{"VersionOfWhatItIsMadeFrom", testMadeFrom},
+		{"VersionHasWhatWasRecordedBefore", testMadeFromConcurrent},
+		{"MadeFromNothing", testMadeFromNothing},
 		{"Rejections", testRejections},
 		{"AppendOnly", testAppendOnly},
 		{"RowsThatCanNeverBeStored", testPermanent},
@@ -199,9 +207,7 @@ func reading(device string, at mesh.Instant, value float64, more Row) Row {
 		"event_source":       warehouse.String("/devices"),
 		"event_id":           warehouse.String("message-1"),
 	}
-	for name, cell := range more {
-		r[name] = cell
-	}
+	maps.Copy(r, more)
 	return r
 }
 
@@ -337,12 +343,23 @@ func testOrder(t *testing.T, s *Store) {
 				"tenant_id":          warehouse.String(fmt.Sprint("tenant-", random.IntN(2))),
 				"received_at":        warehouse.Instant(noon + mesh.Instant(random.IntN(3))),
 				"event_id":           warehouse.String(fmt.Sprint("message-", random.IntN(3))),
-				"device_id":          warehouse.Int(int64(d)), // replaced for each round below
+				"device_id":          warehouse.Int(int64(d)),
 			}))
 		}
 	}
+	want := s.inAnyOrder(readings, devices, random, rows, "tenant_id, value, revision, assignment_version, quality, received_at, event_id")
+	if len(want) != devices {
+		t.Fatalf("%d rows, want %d: %v", len(want), devices, want)
+	}
+}
+
+// inAnyOrder appends rows of a table of readings many times, each time in
+// another order, as other events, some twice, and of devices of other names; the
+// number of its device is in a row's device_id. It reports where the port shows
+// not the same each time, and gives what it shows: device and columns.
+func (s *Store) inAnyOrder(table string, devices int, random *rand.Rand, rows []Row, columns string) (shown []string) {
+	s.t.Helper()
 	const rounds = 8
-	var want []string
 	for round := range rounds {
 		order := random.Perm(len(rows))
 		for range len(rows) / 2 {
@@ -353,35 +370,274 @@ func testOrder(t *testing.T, s *Store) {
 			n := min(1+random.IntN(20), len(order))
 			var batch []Row
 			for _, i := range order[:n] {
-				row := Row{}
-				for name, cell := range rows[i] {
-					row[name] = cell
-				}
+				row := maps.Clone(rows[i])
 				number := row["device_id"]
 				device := fmt.Sprint(prefix, number.Int())
 				// Half of the devices measure in one hour, the others hours apart,
 				// before and after 1970.
 				at := noon
 				if number.Int()%2 == 1 {
-					at = mesh.Instant(number.Int()-devices/2) * 7200e6
+					at = mesh.Instant(number.Int()-int64(devices)/2) * 7200e6
 				}
 				row["device_id"], row["observed_at"] = warehouse.String(device), warehouse.Instant(at)
 				row["reading_id"] = warehouse.String(mesh.ReadingID(device, "co2", at))
 				batch = append(batch, row)
 			}
-			s.Add(readings, batch...)
+			s.Add(table, batch...)
 			order = order[n:]
 		}
-		got := s.All("SELECT substr(device_id, " + fmt.Sprint(len(prefix)+1) + ") AS device, tenant_id, value, revision, " +
-			"assignment_version, quality, received_at, event_id FROM iot_telemetry.readings WHERE device_id LIKE '" + prefix + "%' ORDER BY 1")
+		got := s.All("SELECT substr(device_id, " + fmt.Sprint(len(prefix)+1) + ") AS device, " + columns +
+			" FROM " + table + " WHERE device_id LIKE '" + prefix + "%' ORDER BY 1")
 		if round == 0 {
-			want = got
-			if len(want) != devices {
-				t.Fatalf("%d rows, want %d: %v", len(want), devices, want)
-			}
-		} else if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("round %d differs from the first: (-first +got)\n%s", round, diff)
+			shown = got
+		} else if diff := cmp.Diff(shown, got); diff != "" {
+			s.t.Errorf("round %d differs from the first: (-first +got)\n%s", round, diff)
 		}
+	}
+	return shown
+}
+
+const joinedReadings = "iot_analytics.readings"
+
+// joined makes a row of iot_analytics.readings as analytics-join would, that
+// knew as much as joinVersion says.
+func joined(device string, joinVersion int64, more Row) Row {
+	r := reading(device, noon, 400, Row{"join_version": warehouse.Int(joinVersion), "deleted": warehouse.Bool(false)})
+	maps.Copy(r, more)
+	return r
+}
+
+func testKnowledge(t *testing.T, s *Store) {
+	early := Row{"received_at": warehouse.Instant(noon), "event_id": warehouse.String("early")}
+	action := Row{"last_action": warehouse.String("window_opened"), "last_action_at": warehouse.Instant(noon - 60e6)}
+	const sql = "SELECT last_action, revision, join_version, event_id FROM "
+	port := func(device, want string) {
+		t.Helper()
+		s.want(sql+joinedReadings+" WHERE device_id = '"+device+"'", want)
+	}
+	internal := func(device string, want ...string) {
+		t.Helper()
+		s.want(sql+"iot_analytics_internal.readings WHERE device_id = '"+device+"' ORDER BY join_version, event_id", want...)
+	}
+
+	// It says the same and knew more: it takes the only row's place, whichever of
+	// them came first to Telemesh. One that knew less changes nothing.
+	s.Add(joinedReadings, joined("d1", 5, early))
+	s.Add(joinedReadings, joined("d1", 7, nil))
+	s.Add(joinedReadings, joined("d1", 6, early), joined("d1", 4, nil))
+	port("d1", "NULL 0 7 message-1")
+	internal("d1", "NULL 0 7 message-1")
+	// Of those that knew as much the one received first.
+	s.Add(joinedReadings, joined("d1", 7, early))
+	port("d1", "NULL 0 7 early")
+	s.Add(joinedReadings, joined("d1", 8, nil))
+	port("d1", "NULL 0 8 message-1")
+	internal("d1", "NULL 0 8 message-1")
+
+	// The action was deleted: who knows of that joins without it, though a row
+	// with it would rank higher.
+	s.Add(joinedReadings, joined("d2", 5, action), joined("d2", 6, nil))
+	port("d2", "NULL 1 6 message-1")
+	// It is back: the same row as the first, by a join that knew more.
+	s.Add(joinedReadings, joined("d2", 9, action))
+	port("d2", "window_opened 1 9 message-1")
+	internal("d2", "NULL 0 6 message-1", "window_opened 0 9 message-1")
+	s.Add(joinedReadings, joined("d2", 5, action), joined("d2", 6, nil))
+	port("d2", "window_opened 1 9 message-1")
+
+	// What a join knew decides after whose the reading is and what was measured.
+	s.Add(joinedReadings, joined("d3", 9, nil), joined("d3", 1, Row{"assignment_version": warehouse.Int(2), "event_id": warehouse.String("reassigned")}))
+	port("d3", "NULL 1 1 reassigned")
+	s.Add(joinedReadings, joined("d4", 9, nil), joined("d4", 1, Row{"value": warehouse.Float(401), "event_id": warehouse.String("greater")}))
+	port("d4", "NULL 1 1 greater")
+	s.want("SELECT device_id, quality FROM "+joinedReadings+" WHERE quality IS NOT NULL", "d4 conflict")
+}
+
+// A withdrawn reading is nobody's: the port shows nothing of it, whatever was
+// there or comes late, until a later decision gives it to somebody.
+func testWithdrawn(t *testing.T, s *Store) {
+	withdrawn := Row{"tenant_id": warehouse.Null, "deleted": warehouse.Bool(true), "assignment_version": warehouse.Int(4)}
+	again := Row{"tenant_id": warehouse.String("tenant-b"), "assignment_version": warehouse.Int(6)}
+	const sql = "SELECT device_id, tenant_id, assignment_version, revision FROM iot_analytics.readings"
+	s.Add(joinedReadings, joined("d1", 1, nil))
+	s.Add(joinedReadings, joined("d1", 5, withdrawn), joined("d2", 5, withdrawn))
+	s.Add(joinedReadings, joined("d1", 9, nil), joined("d2", 9, nil))
+	s.want(sql)
+	s.want("SELECT device_id, tenant_id, deleted FROM iot_analytics_internal.readings ORDER BY device_id, assignment_version",
+		"d1 tenant-a false", "d1 NULL true", "d2 tenant-a false", "d2 NULL true")
+	s.Add(joinedReadings, joined("d2", 7, again), joined("d1", 7, again))
+	s.want(sql+" ORDER BY device_id", "d1 tenant-b 6 2", "d2 tenant-b 6 2")
+	s.Add(joinedReadings, joined("d1", 8, withdrawn))
+	s.want(sql+" ORDER BY device_id", "d1 tenant-b 6 2", "d2 tenant-b 6 2")
+}
+
+func testJoinedOrder(t *testing.T, s *Store) {
+	random := rand.New(rand.NewPCG(3, 4))
+	const devices = 60
+	type rank [4]int64 // revision, assignment_version, value, join_version
+	best := map[int]rank{}
+	var rows []Row
+	for d := range devices {
+		for range 1 + random.IntN(7) {
+			r := rank{int64(random.IntN(2)), int64(random.IntN(3)), int64(400 + random.IntN(2)), int64(random.IntN(4))}
+			if old, ok := best[d]; !ok || slices.Compare(r[:], old[:]) > 0 {
+				best[d] = r
+			}
+			row := joined("", r[3], Row{
+				"revision": warehouse.Int(r[0]), "assignment_version": warehouse.Int(r[1]), "value": warehouse.Float(float64(r[2])),
+				"received_at": warehouse.Instant(noon + mesh.Instant(random.IntN(2))),
+				"event_id":    warehouse.String(fmt.Sprint("message-", random.IntN(2))),
+				"device_id":   warehouse.Int(int64(d)),
+			})
+			switch {
+			case r[1] == 1: // nobody's since then
+				row["tenant_id"], row["deleted"] = warehouse.Null, warehouse.Bool(true)
+			case random.IntN(2) == 0:
+				row["last_action"], row["last_action_at"] = warehouse.String("window_opened"), warehouse.Instant(noon-60e6)
+			}
+			rows = append(rows, row)
+		}
+	}
+	shown := s.inAnyOrder(joinedReadings, devices, random, rows,
+		"assignment_version, value, join_version, revision, quality, tenant_id, last_action, received_at, event_id")
+	var want, got []string
+	for d, r := range best {
+		if r[1] != 1 {
+			want = append(want, fmt.Sprint(d, r[1], r[2], r[3]))
+		}
+	}
+	for _, line := range shown {
+		got = append(got, strings.Join(strings.Fields(line)[:4], " "))
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("device, assignment_version, value, join_version: (-want +got)\n%s", diff)
+	}
+}
+
+// recorded is the version of tables, as it is defined.
+func (s *Store) recorded(tables ...string) (version int64) {
+	s.t.Helper()
+	for _, table := range tables {
+		var n int64
+		fmt.Sscan(s.All("SELECT count(*) FROM " + strings.Replace(table, ".", "_internal.", 1))[0], &n)
+		version += n
+	}
+	return version
+}
+
+// version appends a batch without rows to a table, and gives the version.
+func (s *Store) version(table string) int64 {
+	s.t.Helper()
+	version, err := s.Append(s.t.Context(), warehouse.Batch{Table: table, EventSource: "/test", EventID: "empty"})
+	if err != nil {
+		s.t.Fatalf("Append(%s) of no rows = %v", table, err)
+	}
+	return version
+}
+
+func action(id string, version int64, deleted bool) Row {
+	return Row{"action_id": warehouse.String(id), "device_id": warehouse.String("d1"), "action": warehouse.String("window_opened"),
+		"taken_at": warehouse.Instant(noon), "version": warehouse.Int(version), "deleted": warehouse.Bool(deleted)}
+}
+
+func testMadeFrom(t *testing.T, s *Store) {
+	const placements, actions, customers = "iot_metadata.placements", "iot_actions.actions", "customers.customers"
+	random := rand.New(rand.NewPCG(5, 6))
+	check := func(step string) {
+		t.Helper()
+		for table, made := range map[string][]string{readings: {placements}, joinedReadings: {placements, actions, customers}, placements: nil} {
+			if got, want := s.version(table), s.recorded(made...); got != want {
+				t.Errorf("%s: the version that appending to %s gives is %d, want %d", step, table, got, want)
+			}
+		}
+	}
+	check("at first")
+	s.Add(placements, placement("d1", "a", noon, 1, false), placement("d2", "a", noon, 1, false))
+	if got := s.version(readings); got != 2 {
+		t.Errorf("after two placements the version is %d, want 2", got)
+	}
+	for i := range 60 {
+		switch random.IntN(5) {
+		case 0, 1: // new, known, of other contents under the same version, gone and back
+			s.Add(placements, placement(fmt.Sprint("d", random.IntN(3)), fmt.Sprint(random.IntN(2)), noon, int64(random.IntN(4)), random.IntN(3) == 0),
+				placement(fmt.Sprint("d", random.IntN(9)), "a", noon, 1, false))
+		case 2:
+			s.Add(actions, action(fmt.Sprint(random.IntN(5)), int64(random.IntN(3)), random.IntN(2) == 0))
+		case 3:
+			s.Add(customers, customer(fmt.Sprint(random.IntN(5)), fmt.Sprint(random.IntN(2)), int64(random.IntN(3))))
+		case 4:
+			if err := s.append(placements, "bad", placement("d1", "\xff", noon, 99, false)); err == nil {
+				t.Error("a bad row was stored")
+			}
+		}
+		check(fmt.Sprint("step ", i))
+	}
+	if err := s.Apply(t.Context(), s.products); err != nil {
+		t.Fatal(err)
+	}
+	check("applied again")
+
+	batch := warehouse.Batch{Table: readings, EventSource: "/test", EventID: "again", Rows: s.Rows(readings, reading("d1", noon, 1, nil))}
+	for range 2 { // a redelivery is told of what was recorded in between
+		version, err := s.Append(t.Context(), batch)
+		if want := s.recorded(placements); err != nil || version != want {
+			t.Errorf("Append() = %d, %v, want %d", version, err, want)
+		}
+		s.Add(placements, placement("d1", "a", noon, s.recorded(placements)+100, false))
+	}
+}
+
+// What was recorded before a batch is given to Append is in the version that it
+// gets.
+func testMadeFromConcurrent(t *testing.T, s *Store) {
+	const writers, events = 6, 25
+	var recorded atomic.Int64
+	var all sync.WaitGroup
+	for writer := range writers {
+		all.Go(func() {
+			for i := range events {
+				id := fmt.Sprint(writer, "-", i)
+				if writer%2 == 0 {
+					if err := s.append("iot_metadata.placements", id, placement(id, "a", noon, 1, false)); err != nil {
+						t.Errorf("Append() = %v", err)
+					}
+					recorded.Add(1)
+					continue
+				}
+				before := recorded.Load()
+				version, err := s.Append(t.Context(), warehouse.Batch{Table: readings, EventSource: "/test", EventID: id,
+					Rows: s.Rows(readings, reading(id, noon, 1, nil))})
+				if err != nil || version < before || version > writers/2*events {
+					t.Errorf("Append() = %d, %v, want at least %d and at most %d", version, err, before, writers/2*events)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got, want := s.version(readings), int64(writers/2*events); got != want {
+		t.Errorf("at the end the version is %d, want %d", got, want)
+	}
+}
+
+func testMadeFromNothing(t *testing.T, s *Store) {
+	other := contract.Product{Name: "other", Schema: "other", Tables: []contract.Table{{
+		Schema: "other", Name: "things", Key: []string{"id"}, Columns: []contract.Column{{Name: "id", Type: contract.String, Required: true}},
+		MadeFrom: []string{"iot_metadata.placements", "iot_metadata.nothing"},
+	}}}
+	err := s.Apply(t.Context(), []contract.Product{other})
+	if err == nil || !strings.Contains(err.Error(), "other.things") || !strings.Contains(err.Error(), "iot_metadata.nothing") {
+		t.Errorf("Apply() = %v, want an error that names the table and what it is made from", err)
+	}
+	// What was applied before is found.
+	other.Tables[0].MadeFrom = []string{"customers.customers"}
+	if err := s.Apply(t.Context(), []contract.Product{other}); err != nil {
+		t.Fatalf("Apply() = %v", err)
+	}
+	s.Add("customers.customers", customer("c1", "One", 1))
+	if got := s.version("other.things"); got != 1 {
+		t.Errorf("the version is %d, want 1", got)
 	}
 }
 
