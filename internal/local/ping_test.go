@@ -189,19 +189,23 @@ func TestASourceThatIsNotOptedIn(t *testing.T) {
 func TestADeliveryMayTakeTenMinutes(t *testing.T) {
 	const work = 10*time.Minute - time.Second
 	for name, test := range map[string]struct {
+		service string
 		trigger string
 		calls   int
 		took    time.Duration
 		letters int
 	}{
-		"the Service's timeout": {"", 1, work, 0},
-		"the Trigger's timeout": {"  delivery: {timeout: PT2M, retry: 1}\n", 2, 4 * time.Minute, 1},
+		"the Service's timeout": {"timeoutSeconds: 600, responseStartTimeoutSeconds: 600, ", "", 1, work, 0},
+		// Knative gives the answer 300 s to begin, however long it may take.
+		"the Service's timeout alone": {"timeoutSeconds: 600, ", "", 3, 15*time.Minute + 100*time.Millisecond, 1},
+		"none":                        {"", "", 3, 15*time.Minute + 100*time.Millisecond, 1},
+		"the Trigger's timeout":       {"timeoutSeconds: 600, responseStartTimeoutSeconds: 600, ", "  delivery: {timeout: PT2M, retry: 1}\n", 2, 4 * time.Minute, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				calls := make(chan struct{}, 10)
 				m, err := Open(t.Context(), Config{Dir: t.TempDir(),
-					Manifests: manifests(t, brokerYAML+strings.Replace(serviceYAML("repair"), "spec: {containers", "spec: {timeoutSeconds: 600, containers", 1)+
+					Manifests: manifests(t, brokerYAML+strings.Replace(serviceYAML("repair"), "spec: {containers", "spec: {"+test.service+"containers", 1)+
 						triggerYAML("repair", "a", toService("repair"), test.trigger)),
 					Functions: handlers(map[string]function.Handler{"repair": func(ctx context.Context, _ event.Event) ([]event.Event, error) {
 						calls <- struct{}{}

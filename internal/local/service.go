@@ -33,10 +33,18 @@ func (m *Mesh) startServices() error {
 	cfg := m.cfg
 	for _, s := range cfg.Manifests.Services {
 		svc := &service{ref: s.Ref(), log: cfg.Log.With("function", s.Name)}
-		if seconds := s.Spec.Template.Spec.TimeoutSeconds; seconds != nil {
-			svc.timeout = time.Duration(*seconds) * time.Second
+		// A function answers when it is done: whatever ends first ends it. Where
+		// the YAML says nothing, Knative's defaults stand here.
+		spec := s.Spec.Template.Spec
+		for _, seconds := range []*int64{spec.TimeoutSeconds, spec.ResponseStartTimeoutSeconds, spec.IdleTimeoutSeconds} {
+			if seconds == nil || *seconds == 0 {
+				continue
+			}
+			if timeout := time.Duration(*seconds) * time.Second; svc.timeout == 0 || timeout < svc.timeout {
+				svc.timeout = timeout
+			}
 		}
-		if most := s.Spec.Template.Spec.ContainerConcurrency; most != nil {
+		if most := spec.ContainerConcurrency; most != nil {
 			svc.concurrency = int(*most)
 		}
 		m.services[s.Ref()] = svc
