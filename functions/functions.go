@@ -6,6 +6,7 @@ package functions
 
 import (
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
+	analyticsrepair "github.com/telemesh/telemesh/functions/analytics-repair/repair"
 	assignment "github.com/telemesh/telemesh/functions/assignment-port/port"
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	mqtt "github.com/telemesh/telemesh/functions/mqtt-source/source"
@@ -14,6 +15,7 @@ import (
 	sheet "github.com/telemesh/telemesh/functions/sheet-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
+	tenancy "github.com/telemesh/telemesh/functions/tenancy-repair/repair"
 	"github.com/telemesh/telemesh/functions/tenant-enrich/enrich"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/function"
@@ -22,6 +24,7 @@ import (
 // Table is the functions by the folder of their main.
 var Table = map[string]function.Start{
 	"analytics-join":    join.Start,
+	"analytics-repair":  analyticsrepair.Start,
 	"assignment-port":   assignment.Start,
 	"customer-source":   customer.Start,
 	"mqtt-source":       mqtt.Start,
@@ -30,6 +33,7 @@ var Table = map[string]function.Start{
 	"sheet-source":      sheet.Start,
 	"telemetry-flatten": flatten.Start,
 	"telemetry-ingest":  ingest.Start,
+	"tenancy-repair":    tenancy.Start,
 	"tenant-enrich":     enrich.Start,
 	"warehouse-sink":    sink.Start,
 }

@@ -124,12 +124,13 @@ func TestFunctionIsWholeEverywhere(t *testing.T) {
 }
 
 // One object a file, and the file has its name. A source is what has its name
-// together: `ko apply` of its file brings it whole.
+// together: `ko apply` of its file brings it whole. Of Triggers of one name in
+// several domains the file has the namespace, too.
 func TestManifestFiles(t *testing.T) {
 	set := manifests(t)
 	files := map[string]string{}
-	named := func(w manifest.Where, name string) {
-		if base := strings.TrimSuffix(path.Base(w.File), ".yaml"); base != name {
+	named := func(w manifest.Where, name, namespace string) {
+		if base := strings.TrimSuffix(path.Base(w.File), ".yaml"); base != name && base != name+"-"+namespace {
 			t.Errorf("%s: %s stands in %s.yaml", w, name, base)
 		}
 		if other, ok := files[w.File]; ok && !w.OptIn() {
@@ -138,13 +139,13 @@ func TestManifestFiles(t *testing.T) {
 		files[w.File] = name
 	}
 	for _, b := range set.Brokers {
-		named(b.Where, b.Name)
+		named(b.Where, b.Name, b.Namespace)
 		if b.Namespace != b.Name {
 			t.Errorf("%s: Broker %s is not of the domain that its namespace is", b.Where, b.Ref())
 		}
 	}
 	for _, w := range set.Workloads() {
-		named(w.Where, w.Ref().Name)
+		named(w.Where, w.Ref().Name, w.Ref().Namespace)
 		if name := w.Function(); w.OptIn() && name != w.Ref().Name {
 			t.Errorf("%s: source %s runs function %q, want the one of its name", w.Where, w.Object(), name)
 		}
@@ -155,7 +156,7 @@ func TestManifestFiles(t *testing.T) {
 		}
 	}
 	for _, p := range set.PingSources {
-		named(p.Where, p.Name)
+		named(p.Where, p.Name, p.Namespace)
 		if !p.OptIn() {
 			t.Errorf("%s: PingSource %s: what the clock wakes is a source, these stand in config/sources/", p.Where, p.Ref())
 		}
@@ -166,7 +167,7 @@ func TestManifestFiles(t *testing.T) {
 		}
 	}
 	for _, trigger := range set.Triggers {
-		named(trigger.Where, trigger.Name)
+		named(trigger.Where, trigger.Name, trigger.Namespace)
 		if ref := trigger.Spec.Subscriber.Ref; ref == nil || ref.Name != trigger.Name {
 			t.Errorf("%s: Trigger %s is not named as its subscriber", trigger.Where, trigger.Ref())
 		}

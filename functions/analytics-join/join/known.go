@@ -153,3 +153,27 @@ func (k *Known) place(tenant, device string, at mesh.Instant) *mesh.Placement {
 	}
 	return nil
 }
+
+// Placements gives the placements of a device as the port shows them. They must
+// not be changed; neither must the actions below.
+func (k *Known) Placements(device string) []mesh.Placement {
+	if rows, ok := k.places.disputed[device]; ok {
+		return rows
+	}
+	return k.places.devices[device]
+}
+
+// ActionsAt gives the actions at a device that are a tenant's, by TakenAt, then
+// ActionID.
+func (k *Known) ActionsAt(tenant, device string) []*mesh.Action {
+	return k.logbook.devices[atDevice{tenant, device}]
+}
+
+// ActionsIn gives the actions in a room that are a tenant's, by TakenAt, then
+// ActionID.
+func (k *Known) ActionsIn(tenant, building, name string) []*mesh.Action {
+	return k.logbook.rooms[inRoom{tenant, room{building, name}}]
+}
+
+// CustomerName gives the name of a customer; empty: there is none.
+func (k *Known) CustomerName(id string) string { return k.customers.names[id] }

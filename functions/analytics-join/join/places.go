@@ -10,8 +10,9 @@ import (
 
 // Places is an immutable index of placements by device and instant.
 type Places struct {
-	version int64
-	devices map[string][]mesh.Placement // by ValidFrom; they do not overlap
+	version  int64
+	devices  map[string][]mesh.Placement // by ValidFrom; they do not overlap
+	disputed map[string][]mesh.Placement // the rows of devices of which some overlap
 }
 
 // NewPlaces gives what builds an index of placements of a version. Where several
@@ -19,7 +20,7 @@ type Places struct {
 // that they are the fault of one, and are logged.
 func NewPlaces(log *slog.Logger) func(placements []mesh.Placement, version int64) (*Places, error) {
 	return func(placements []mesh.Placement, version int64) (*Places, error) {
-		devices := map[string][]mesh.Placement{}
+		devices, disputed := map[string][]mesh.Placement{}, map[string][]mesh.Placement{}
 		for _, p := range placements {
 			devices[p.DeviceID] = append(devices[p.DeviceID], p)
 		}
@@ -29,12 +30,12 @@ func NewPlaces(log *slog.Logger) func(placements []mesh.Placement, version int64
 				if a, b := &all[i-1], &all[i]; ends(a) > b.ValidFrom {
 					log.Error("placements overlap, nobody holds the device meanwhile: correct their source", "device", device,
 						"tenant", a.TenantID, "valid_from", a.ValidFrom.String(), "other.tenant", b.TenantID, "other.valid_from", b.ValidFrom.String())
-					devices[device] = undisputed(all)
+					devices[device], disputed[device] = undisputed(all), all
 					break
 				}
 			}
 		}
-		return &Places{version, devices}, nil
+		return &Places{version, devices, disputed}, nil
 	}
 }
 
