@@ -11,8 +11,8 @@ import (
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 )
 
-// Annotations by which manifests say what no field of Knative says. The first two
-// hold event types, separated by commas.
+// Annotations by which manifests say what no field of Knative says. Emits and
+// Outputs hold event types, separated by commas.
 const (
 	// Emits, on a Service or a Deployment: the types that the function makes.
 	Emits = "telemesh.dev/emits"
@@ -22,6 +22,9 @@ const (
 	// Keeps, on a Trigger, is "everything": its subscriber keeps whatever comes and
 	// makes nothing of it, so that what it alone reads is read by nobody.
 	Keeps = "telemesh.dev/keeps"
+	// Ends, on a Trigger, says why a circle of events that goes through it comes to
+	// an end.
+	Ends = "telemesh.dev/ends"
 )
 
 // Finding is a place where manifests do not fit together.
@@ -259,13 +262,13 @@ func filterField(t *Trigger) string {
 }
 
 // cycles follows each type through the functions it wakes to the types they
-// make.
+// make. It does not pass a Trigger where circles end.
 func (c *checker) cycles() {
 	next := map[flow]map[flow]*Trigger{}
 	for f := range c.flows {
 		next[f] = map[flow]*Trigger{}
 		for _, t := range c.Triggers {
-			if t.BrokerOf() != f.broker || reads(t, f.eventType) == no {
+			if t.BrokerOf() != f.broker || reads(t, f.eventType) == no || strings.TrimSpace(t.Annotations[Ends]) != "" {
 				continue
 			}
 			target, err := Resolve(t.Spec.Subscriber, t.Namespace)
@@ -298,7 +301,7 @@ func (c *checker) cycles() {
 					round = append(round, p.eventType+" on "+p.broker.String())
 				}
 				t := next[f][to]
-				c.find(t.At("spec.subscriber"), "Trigger "+t.Ref().String(), "break the circle with a filter or another type",
+				c.find(t.At("spec.subscriber"), "Trigger "+t.Ref().String(), "break the circle with a filter or another type, or say in "+Ends+" of a Trigger on it why it ends",
 					"closes a circle of events that would wake each other for ever: %s", strings.Join(round, " → "))
 			case 0:
 				visit(to)

@@ -48,6 +48,11 @@ spec:
 ` + spec
 }
 
+// ends has a Trigger say why circles through it end.
+func ends(why, trigger string) string {
+	return strings.Replace(trigger, ", namespace: iot}", ", namespace: iot, annotations: {telemesh.dev/ends: '"+why+"'}}", 1)
+}
+
 func toService(name string) string {
 	return "{ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: " + name + "}}"
 }
@@ -303,6 +308,12 @@ func TestCheck(t *testing.T) {
 			[]string{"closes a circle of events that would wake each other for ever: a on iot/iot → b on iot/iot → a on iot/iot"}},
 		"wakes itself at once": {fits + service("loop", "a", "") + trigger("loop", toService("loop"), byType("a")),
 			[]string{"a on iot/iot → a on iot/iot"}},
+		"a circle that ends": {fits + service("loop", "a", "") + ends("it only ever makes less", trigger("loop", toService("loop"), byType("b"))), nil},
+		"a circle that ends, without a reason": {fits + service("loop", "a", "") + ends(" ", trigger("loop", toService("loop"), byType("b"))),
+			[]string{"say in telemesh.dev/ends of a Trigger on it why it ends"}},
+		"one of two circles ends": {fits + service("loop", "a", "") + ends("it only ever makes less", trigger("loop", toService("loop"), byType("b"))) +
+			service("other", "a", "") + trigger("other", toService("other"), byType("b")),
+			[]string{"Trigger iot/other: closes a circle"}},
 		"circle of brokers": {fits +
 			trigger("out", "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: crm, namespace: crm}}", byType("b")) +
 			strings.NewReplacer("namespace: iot", "namespace: crm", "broker: iot", "broker: crm").Replace(
