@@ -1,0 +1,252 @@
+// Package repair gives stored readings the tenant that the placements say now.
+//
+// It takes placements.recorded. The assignments of the event's devices that
+// changed since its version are looked up at the output port of iot-metadata,
+// and of the stored readings exactly those in their intervals are read. What is
+// not stamped with its assignment yet is posted again, with the revision it was
+// measured with: as telemetry.enriched, or as telemetry.unassigned with the
+// extension withdrawn where the device is nobody's now. The reply is
+// tenancy.repaired, which says how many rows went from whom to whom.
+//
+// It takes telemetry.outdated: readings that were stored when placements had
+// been recorded that they do not know of. Those that would be stamped otherwise
+// now are sent again. So either the repair of a change finds a reading stored,
+// or the reading is told of the change.
+//
+// A repair that is interrupted is gone on with by the redelivery of its event:
+// what is stamped already is left. The same event, with the same rows stored,
+// makes the same events. Data that cannot be decoded are a permanent error; an
+// output port or a warehouse that is away is a passing one.
+package repair
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/tenancy"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/remote"
+)
+
+// Config is the function's environment.
+type Config struct {
+	remote.Config
+	AssignmentsURL string `envconfig:"ASSIGNMENTS_URL" required:"true"` // output port of iot-metadata
+	Sink           string `envconfig:"K_SINK" required:"true"`          // the Broker's ingress
+}
+
+// Start makes the function from its environment.
+func Start(ports function.Ports) (*function.Function, error) {
+	cfg, err := function.Config[Config]()
+	if err != nil {
+		return nil, err
+	}
+	w, err := cfg.Open(ports.Warehouse, ports.Client)
+	if err != nil {
+		return nil, err
+	}
+	// The index is asked for anew for each event: an interval changes nothing.
+	assignments := tenancy.NewClient(ports.Client, cfg.AssignmentsURL, time.Minute, ports.Log)
+	post := func(ctx context.Context, e event.Event) error { return function.Post(ctx, ports.Client, cfg.Sink, e) }
+	return &function.Function{Handler: New(assignments, w, post)}, nil
+}
+
+// Assignments is where the handler finds who held a device.
+type Assignments interface {
+	Fresh(context.Context) (*tenancy.Index, error) // asked for after the call began
+}
+
+const name = "tenancy-repair"
+
+// New makes the handler. What it makes of a change is handed to post while it
+// reads on.
+func New(assignments Assignments, w warehouse.Warehouse, post func(context.Context, event.Event) error) function.Handler {
+	h := handler{assignments, w, post}
+	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
+		switch in.Type() {
+		case mesh.PlacementsRecorded:
+			return h.recorded(ctx, in)
+		case mesh.TelemetryOutdated:
+			return h.outdated(ctx, in)
+		}
+		return nil, mesh.Permanentf("%s cannot repair by an event of type %q: its trigger has to filter on %s and %s",
+			name, in.Type(), mesh.PlacementsRecorded, mesh.TelemetryOutdated)
+	}
+}
+
+type handler struct {
+	assignments Assignments
+	warehouse   warehouse.Warehouse
+	post        func(context.Context, event.Event) error
+}
+
+func (h handler) outdated(ctx context.Context, in event.Event) ([]event.Event, error) {
+	readings, err := mesh.DecodeEntries(in.Data())
+	if err != nil {
+		return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
+	}
+	index, err := h.assignments.Fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var other []mesh.Entry
+	var stamps []tenancy.Stamp
+	all, _ := index.Stamps(readings)
+	for i, s := range all {
+		if r := readings[i]; s.Tenant != r.TenantID || s.Version != r.AssignmentVersion {
+			other, stamps = append(other, r), append(stamps, s)
+		}
+	}
+	return tenancy.Events(in, name, "", other, stamps, index.Version()), nil
+}
+
+func (h handler) recorded(ctx context.Context, in event.Event) ([]event.Event, error) {
+	data, err := mesh.Decode[mesh.Placements](in.Data())
+	if err != nil {
+		return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
+	}
+	since, err := mesh.Version(in)
+	if err != nil {
+		return nil, mesh.Permanentf("%s %s: %w", in.Type(), in.ID(), err)
+	}
+	index, err := h.assignments.Fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if index.Version() < since {
+		return nil, fmt.Errorf("%s %s: the output port of iot-metadata shows version %d, this is %d", in.Type(), in.ID(), index.Version(), since)
+	}
+	ranges, devices := changed(data.Placements, index, since)
+	events := repair.Events{In: in, Function: name, Version: index.Version(),
+		Held: mesh.TelemetryEnriched, Nobody: mesh.TelemetryUnassigned, Post: h.post}
+	moved := moves{}
+	for where := range repair.Conditions(ranges) {
+		for rows, err := range repair.Rows(ctx, h.warehouse, repair.Telemetry, where) {
+			if err != nil {
+				return nil, err
+			}
+			was := rows[len(rows)-1].TenantID // the rows are ordered by what counts
+			for _, r := range restamped(rows, index) {
+				moved[[2]string{was, r.TenantID}]++
+				if err := events.Add(ctx, &r); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	if err := events.Close(ctx); err != nil {
+		return nil, err
+	}
+	done := mesh.Repaired{Version: index.Version(), Devices: int64(devices), Moves: moved.list()}
+	for _, m := range done.Moves {
+		done.Rows += m.Rows
+	}
+	return []event.Event{mesh.Derive(in, name, mesh.TenancyRepaired, "", mesh.Encode(done))}, nil
+}
+
+// changed gives the intervals of the placements' devices whose assignment is of
+// a version or a later one, and of how many devices they are.
+func changed(placements []mesh.Placement, index *tenancy.Index, since int64) (ranges []repair.Range, devices int) {
+	seen := map[string]bool{}
+	for i := range placements {
+		device := placements[i].DeviceID
+		if seen[device] {
+			continue
+		}
+		seen[device] = true
+		before := len(ranges)
+		for _, a := range index.Device(device) {
+			if a.Version >= since {
+				ranges = append(ranges, repair.RangeOf(a.DeviceID, a.ValidFrom, a.ValidTo))
+			}
+		}
+		if len(ranges) > before {
+			devices++
+		}
+	}
+	return ranges, devices
+}
+
+// measured is what a row says of its reading, whoever it is of and however it
+// came.
+type measured struct {
+	reading mesh.Reading
+	bits    uint64 // of the value: 0 and -0 are two
+}
+
+func measuredBy(r *mesh.Reading) measured {
+	m := measured{*r, math.Float64bits(r.Value)}
+	m.reading.Value = 0
+	m.reading.TenantID, m.reading.AssignmentVersion = "", 0
+	m.reading.ReceivedAt, m.reading.EventSource, m.reading.EventID, m.reading.Attributes = 0, "", "", ""
+	return m
+}
+
+// earlier orders rows that say the same as the store does: the first one is
+// shown.
+func earlier(a, b *mesh.JoinedReading) int {
+	return cmp.Or(cmp.Compare(a.ReceivedAt, b.ReceivedAt), strings.Compare(a.EventSource, b.EventSource),
+		strings.Compare(a.EventID, b.EventID), strings.Compare(a.Attributes, b.Attributes))
+}
+
+// restamped gives the rows of one reading that have to be added, so that
+// everything that was measured is there with the tenancy that the index says,
+// as it came first.
+func restamped(rows []mesh.JoinedReading, index *tenancy.Index) (add []mesh.JoinedReading) {
+	tenant, version := index.At(rows[0].DeviceID, rows[0].ObservedAt)
+	if len(rows) == 1 { // as nearly all are
+		if rows[0].TenantID != tenant || rows[0].AssignmentVersion != version {
+			rows[0].TenantID, rows[0].AssignmentVersion = tenant, version
+			return rows
+		}
+		return nil
+	}
+	first, stamped := map[measured]*mesh.JoinedReading{}, map[measured]*mesh.JoinedReading{}
+	var order []measured
+	for i := range rows {
+		r := &rows[i]
+		m := measuredBy(&r.Reading)
+		if known := first[m]; known == nil {
+			order = append(order, m)
+			first[m] = r
+		} else if earlier(r, known) < 0 {
+			first[m] = r
+		}
+		if r.TenantID == tenant && r.AssignmentVersion == version {
+			if known := stamped[m]; known == nil || earlier(r, known) < 0 {
+				stamped[m] = r
+			}
+		}
+	}
+	for _, m := range order {
+		if known := stamped[m]; known != nil && earlier(known, first[m]) <= 0 {
+			continue
+		}
+		r := *first[m]
+		r.TenantID, r.AssignmentVersion = tenant, version
+		add = append(add, r)
+	}
+	return add
+}
+
+// moves counts rows by the tenant they were of and the one they are of now.
+type moves map[[2]string]int64
+
+func (m moves) list() []mesh.Move {
+	var list []mesh.Move
+	for _, pair := range slices.SortedFunc(maps.Keys(m), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
+		list = append(list, mesh.Move{From: pair[0], To: pair[1], Rows: m[pair]})
+	}
+	return list
+}
