@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/sheet"
 	"github.com/telemesh/telemesh/internal/simulate"
 )
@@ -134,15 +133,14 @@ func (in *instance) simulate(ctx context.Context) error {
 	if err := in.mesh.Idle(ctx); err != nil {
 		return err
 	}
-	if _, err := postChanges(ctx, in, sheet.Customers, sheet.Sheet[mesh.Customer]{Rows: fleet.Customers()}, customersAt); err != nil {
+	if err := postChanges(ctx, in, sheet.Customers, fleet.Customers(), customersAt); err != nil {
 		return err
 	}
-	if _, err := postChanges(ctx, in, sheet.Placements, sheet.Sheet[mesh.Placement]{Rows: fleet.Placements()}, placementsAt); err != nil {
+	if err := postChanges(ctx, in, sheet.Placements, fleet.Placements(), placementsAt); err != nil {
 		return err
 	}
 	logged := func(until time.Time) error {
-		_, err := postChanges(ctx, in, sheet.Actions, sheet.Sheet[mesh.Action]{Rows: fleet.ActionsUntil(until)}, actionsAt)
-		return err
+		return postChanges(ctx, in, sheet.Actions, fleet.ActionsUntil(until), actionsAt)
 	}
 	now := time.Now()
 	if err := logged(now); err != nil {
