@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -101,10 +102,12 @@ func newCRM(cfg *Config, ports function.Ports) (*crm, error) {
 	case u.Host == "":
 		return nil, errors.New("CRM_URL has no host")
 	}
+	// Some take the key for the user.
 	if user := u.User; user != nil {
 		password, _ := user.Password()
-		c.secrets = append(c.secrets, password)
-		c.header.Set("Authorization", basic(user.Username(), password))
+		encoded := base64.StdEncoding.EncodeToString([]byte(user.Username() + ":" + password))
+		c.secrets = append(c.secrets, user.String(), encoded, user.Username(), password)
+		c.header.Set("Authorization", "Basic "+encoded)
 		u.User = nil
 	}
 	// A Secret made of a file ends in a line break.
@@ -125,13 +128,15 @@ func newCRM(cfg *Config, ports function.Ports) (*crm, error) {
 		}
 	}
 	for _, values := range u.Query() {
-		c.secrets = append(c.secrets, values...)
+		// A key is longer than 5 bytes, a page's size is not.
+		c.secrets = append(c.secrets, slices.DeleteFunc(values, func(s string) bool { return len(s) < 6 })...)
 	}
 	for _, s := range c.secrets {
 		c.secrets = append(c.secrets, url.QueryEscape(s))
 	}
-	// A short one would be found everywhere.
-	c.secrets = slices.DeleteFunc(c.secrets, func(s string) bool { return len(s) < 6 })
+	c.secrets = slices.DeleteFunc(c.secrets, func(s string) bool { return s == "" })
+	// One that is part of another would leave the rest of it.
+	slices.SortFunc(c.secrets, func(a, b string) int { return len(b) - len(a) })
 	u.Fragment = ""
 	c.url, c.name = u, u.Scheme+"://"+u.Host+u.Path
 	if strings.HasSuffix(strings.ToLower(u.Path), ".csv") {
@@ -154,12 +159,6 @@ func newCRM(cfg *Config, ports function.Ports) (*crm, error) {
 	}
 	c.client = &client
 	return c, nil
-}
-
-func basic(user, password string) string {
-	r := http.Request{Header: http.Header{}}
-	r.SetBasicAuth(user, password)
-	return r.Header.Get("Authorization")
 }
 
 // grid gives the customers as rows.

@@ -3,6 +3,7 @@ package source
 import (
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 
@@ -131,6 +132,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"list": [{"id": 1, "name": "X"}], "next": "?p=2"}`), `<?p=2>; rel="next"`)
 	f.Add([]byte(`{"list": [{"id": {}, "name": [1e400]}, null], "next": 1}`), `<//x>; rel=next; a="\`)
 	f.Add([]byte(`{"list": []} {}`), `<`)
+	f.Add([]byte(`{"list": [], "next": "https://user:password@crm.example/"}`), ``)
 	at, err := url.Parse(exampleURL)
 	if err != nil {
 		f.Fatal(err)
@@ -152,4 +154,20 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What the README shows is a mapping that does what its examples say.
+func TestReadmeShowsAMapping(t *testing.T) {
+	text, err := os.ReadFile("../../../products/customers/mappings/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(text), "```yaml\n")
+	block, _, ok := strings.Cut(block, "```")
+	if !ok {
+		t.Fatal("the README shows no mapping")
+	}
+	if _, err := readMapping("README.md", []byte(block)); err != nil {
+		t.Error(err)
+	}
 }

@@ -18,10 +18,11 @@
 // fails in passing. What somebody has to see to, such as a token that ran out,
 // is a finding about the source as a whole, row 0 of customers.rejected, for as
 // long as it lasts; what is stored stays as it is. Any other event than a tick
-// is a permanent error.
+// is a permanent error. A tick that is delivered again is answered with the same
+// events.
 //
-// The token, the key, the password and the parameters of CRM_URL are in no log,
-// error or finding. They are sent nowhere but to the scheme, host and port of
+// The token, the key, and user, password and parameters of CRM_URL are in no
+// log, error or finding, also where a CRM repeats them. They are sent nowhere but to the scheme, host and port of
 // CRM_URL: a redirect or a link that leads elsewhere is refused.
 package source
 
@@ -87,6 +88,10 @@ type source struct {
 
 	reading sync.Mutex // one tick after the other
 	crm     *crm       // nil: there is none
+	last    struct {
+		source, id string
+		events     []event.Event
+	}
 }
 
 func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, error) {
@@ -98,16 +103,25 @@ func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, err
 	}
 	s.reading.Lock()
 	defer s.reading.Unlock()
+	if s.last.source == in.Source() && s.last.id == in.ID() {
+		return s.last.events, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	customers, err := s.read(ctx)
 	if errors.As(err, new(fault)) {
+		s.crm.log.Error("customers cannot be read: what is stored stays as it is", "address", s.crm.name, "error", err)
 		customers, err = sheet.Unreadable[mesh.Customer](s.crm.name, err), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return s.port.Changes(ctx, customers)
+	events, err := s.port.Changes(ctx, customers)
+	if err != nil {
+		return nil, err
+	}
+	s.last.source, s.last.id, s.last.events = in.Source(), in.ID(), events
+	return events, nil
 }
 
 // read gives all customers there are.

@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/function"
@@ -246,6 +247,48 @@ func TestOnlyWhatChanged(t *testing.T) {
 	})
 }
 
+// A Broker that did not get the reply delivers the tick again.
+func TestTickThatComesAgain(t *testing.T) {
+	crm := &list{[]string{"a=A", "=X"}}
+	run(t, Config{}, crm, func(t *testing.T, w *world) {
+		in := mesh.NewEvent(tick, "/ping", nil, "x")
+		first, err := w.handle(t.Context(), in)
+		if err != nil || len(first) != 2 {
+			t.Fatalf("tick: %v, %v, want two events", first, err)
+		}
+		crm.customers = nil
+		again, err := w.handle(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(first, again); diff != "" {
+			t.Errorf("the same tick (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestTicksAtOnceTellOnce(t *testing.T) {
+	run(t, Config{}, &list{[]string{"a=A"}}, func(t *testing.T, w *world) {
+		told := make(chan []event.Event)
+		for i := range 4 {
+			go func() {
+				events, err := w.handle(t.Context(), mesh.NewEvent(tick, "/ping", nil, strconv.Itoa(i)))
+				if err != nil {
+					t.Error(err)
+				}
+				told <- events
+			}()
+		}
+		var all []event.Event
+		for range 4 {
+			all = append(all, <-told...)
+		}
+		if len(all) != 1 {
+			t.Errorf("four ticks at once tell %d times, want once", len(all))
+		}
+	})
+}
+
 func TestOtherEventsArePermanentErrors(t *testing.T) {
 	run(t, Config{}, &list{}, func(t *testing.T, w *world) {
 		_, err := w.handle(t.Context(), mesh.NewEvent(mesh.CustomersChanged, "/x", []byte(`{}`), "1"))
@@ -461,6 +504,10 @@ func TestFaults(t *testing.T) {
 			fmt.Fprintf(rw, `{%s, "next": "?n=1%s"}`, one, r.URL.Query().Get("n"))
 		}), "page 2 is the one before it again"},
 		{"endless", raw(`{"customers": [` + strings.Repeat(" ", maxAnswer)), "page 1: its answer has more than 8388608 bytes"},
+		{"long pages without end", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+			fmt.Fprintf(rw, `{"customers": [{"customer_id": "%d", "name": "%s"}], "next": "?n=%d"}`, n, strings.Repeat("x", 7<<20), n+1)
+		}), "page 5: the pages have more than 33554432 bytes"},
 		{"redirect elsewhere", redirect("http://evil.example/customers"), "page 1: it redirects to http://evil.example"},
 		{"redirect in a circle", redirect("http://crm.example/customers"), "page 1: it redirects again and again"},
 		{"page 2 fails", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -723,7 +770,7 @@ func TestSecretsAreToldNobody(t *testing.T) {
 			run(t, cfg, crm, func(t *testing.T, w *world) {
 				got, err := w.try()
 				said := fmt.Sprint(got, w.findings, err, w.log.String())
-				for _, s := range secrets {
+				for _, s := range append(secrets, "?key") { // nor the address as it was asked for
 					if strings.Contains(said, s) {
 						t.Errorf("%s is told: %s", s, said)
 					}
