@@ -107,10 +107,9 @@ func (c *Client) whole(ctx context.Context) (*snapshot.Copy[known], error) {
 	if err != nil {
 		return nil, err
 	}
-	var b builder
-	if err := decode(resp.Body, b.add); err != nil {
+	index, err := Read(resp.Body, version)
+	if err != nil {
 		return nil, err
 	}
-	index := &Index{base: b.table(), version: version}
 	return &snapshot.Copy[known]{Value: known{index, resp.Header.Get(TableHeader)}, ETag: resp.Header.Get("ETag")}, nil
 }

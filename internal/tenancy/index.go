@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"cmp"
+	"io"
 	"iter"
 	"slices"
 
@@ -25,6 +26,31 @@ func NewIndex(assignments []mesh.Assignment, version int64) (*Index, error) {
 		return nil, err
 	}
 	return &Index{base: base, version: version}, nil
+}
+
+// Collect is NewIndex for assignments that come one by one, ordered by device
+// and interval.
+func Collect(assignments iter.Seq2[mesh.Assignment, error], version int64) (*Index, error) {
+	var b builder
+	for a, err := range assignments {
+		if err == nil {
+			err = b.add(&a)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return &Index{base: b.table(), version: version}, nil
+}
+
+// Read is NewIndex for lines as AppendLine writes them, ordered by device and
+// interval.
+func Read(lines io.Reader, version int64) (*Index, error) {
+	var b builder
+	if err := decode(lines, b.add); err != nil {
+		return nil, err
+	}
+	return &Index{base: b.table(), version: version}, nil
 }
 
 func newTable(assignments []mesh.Assignment) (*table, error) {
