@@ -820,6 +820,9 @@ func testViews(t *testing.T, s *Store) {
 		reading("d1", noon, 1000, place), reading("d1", noon+4*minute, 1200, place),
 		reading("d1", noon+10*minute, 800, after), reading("d1", noon+15*minute, 600, with(nil)),
 		reading("d1", noon+6*minute, 9999, with(Row{"tenant_id": warehouse.String("tenant-b"), "reading_id": warehouse.String("other")})))
+	held := placement("d1", "tenant-a", noon, 1, false)
+	held["building"], held["room"] = warehouse.String("B"), warehouse.String("1.01")
+	s.Add("iot_metadata.placements", held)
 	s.Add("iot_actions.actions", Row{
 		"action_id": warehouse.String("a1"), "tenant_id": warehouse.String("tenant-a"), "building": warehouse.String("B"),
 		"room": warehouse.String("1.01"), "action": warehouse.String("window_opened"), "taken_at": warehouse.Instant(noon + 5*minute),
@@ -828,8 +831,60 @@ func testViews(t *testing.T, s *Store) {
 		"FROM iot_analytics.co2_evolution WHERE tenant_id = 'tenant-a' ORDER BY quarter_start",
 		"tenant-a School 1.01 2024-03-01T12:00:00Z 1000 1200 600 window_opened 5 3",
 		"tenant-a School 1.01 2024-03-01T12:15:00Z 600 600 200 NULL NULL 1")
-	s.want("SELECT action_id, action, taken_at, co2_before, co2_after, readings FROM iot_analytics.actions_timeline",
-		"a1 window_opened 2024-03-01T12:05:00Z 1100 700 4")
+
+	// The room was tenant-b's by one device and tenant-a's by another one, until
+	// tenant-c took it over; d9 is claimed twice.
+	placed := func(device, tenant string, from, to mesh.Instant, more Row) Row {
+		row := Row{"device_id": warehouse.String(device), "tenant_id": warehouse.String(tenant), "valid_from": warehouse.Instant(from),
+			"building": warehouse.String("B"), "room": warehouse.String("1.01"), "version": warehouse.Int(1), "deleted": warehouse.Bool(false)}
+		if to != 0 {
+			row["valid_to"] = warehouse.Instant(to)
+		}
+		for name, cell := range more {
+			row[name] = cell
+		}
+		return row
+	}
+	bare := Row{"building": warehouse.Null, "room": warehouse.String("hall")}
+	s.Add("iot_metadata.placements",
+		placed("d1", "tenant-a", noon-60*minute, noon+20*minute, nil), placed("d1", "tenant-c", noon+20*minute, 0, nil),
+		placed("d2", "tenant-b", noon-60*minute, noon+20*minute, nil), placed("d3", "tenant-a", noon-60*minute, 0, bare),
+		placed("d9", "tenant-a", noon-60*minute, 0, Row{"room": warehouse.String("2.01")}),
+		placed("d9", "tenant-b", noon-30*minute, 0, Row{"room": warehouse.String("2.02")}))
+	acted := func(id string, at mesh.Instant, where Row) Row {
+		row := Row{"action_id": warehouse.String(id), "action": warehouse.String("done"), "taken_at": warehouse.Instant(at),
+			"version": warehouse.Int(1), "deleted": warehouse.Bool(false)}
+		for name, cell := range where {
+			row[name] = cell
+		}
+		return row
+	}
+	at := func(device string) Row { return Row{"device_id": warehouse.String(device)} }
+	in := func(room string) Row { return Row{"building": warehouse.String("B"), "room": warehouse.String(room)} }
+	by := func(tenant string, where Row) Row {
+		where["tenant_id"] = warehouse.String(tenant)
+		return where
+	}
+	s.Add("iot_actions.actions",
+		acted("a2", noon+5*minute, in("1.01")),                 // of both
+		acted("a3", noon+5*minute, by("tenant-c", in("1.01"))), // not yet its tenant's
+		acted("a4", noon+20*minute, by("tenant-a", in("1.01"))),
+		acted("a5", noon+20*minute, in("1.01")),
+		acted("a6", noon+5*minute, at("d1")),
+		acted("a7", noon+20*minute, by("tenant-a", at("d1"))),
+		acted("a8", noon+5*minute, Row{"room": warehouse.String("hall")}),
+		acted("a9", noon+5*minute, in("hall")),
+		acted("b1", noon+5*minute, at("d9")), acted("b2", noon+5*minute, in("2.01")), acted("b3", noon+5*minute, in("2.02")),
+		acted("b4", noon-40*minute, in("2.01")),
+		acted("b5", noon-90*minute, in("1.01")))
+	s.want("SELECT action_id, tenant_id, action, taken_at, co2_before, co2_after, readings FROM iot_analytics.actions_timeline ORDER BY action_id, tenant_id",
+		"a1 tenant-a window_opened 2024-03-01T12:05:00Z 1100 700 4",
+		"a2 tenant-a done 2024-03-01T12:05:00Z 1100 700 4",
+		"a2 tenant-b done 2024-03-01T12:05:00Z NULL 9999 1",
+		"a5 tenant-c done 2024-03-01T12:20:00Z NULL NULL 0",
+		"a6 tenant-a done 2024-03-01T12:05:00Z 1100 700 4",
+		"a8 tenant-a done 2024-03-01T12:05:00Z NULL NULL 0",
+		"b4 tenant-a done 2024-03-01T11:20:00Z NULL NULL 0")
 }
 
 func testReadOnly(t *testing.T, s *Store) {
