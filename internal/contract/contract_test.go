@@ -45,7 +45,7 @@ func TestColumns(t *testing.T) {
 		"revision assignment_version quality event_source event_id attributes"
 	for table, want := range map[string]string{
 		"iot_telemetry.readings":  readings,
-		"iot_analytics.readings":  readings + " building floor room persons outside_co2 customer_name last_action last_action_at minutes_since_action",
+		"iot_analytics.readings":  readings + " building floor room persons outside_co2 customer_name last_action last_action_at minutes_since_action join_version",
 		"iot_metadata.placements": "device_id tenant_id building floor room persons outside_co2 valid_from valid_to version",
 		"iot_actions.actions":     "action_id tenant_id device_id building room action taken_at recorded_at version",
 		"customers.customers":     "customer_id name sector country version",
@@ -73,6 +73,16 @@ func TestLoad(t *testing.T) {
 	if got.Time != "observed_at" || got.Order != contract.Revision || !slices.Equal(got.Key, []string{"reading_id"}) {
 		t.Errorf("readings: %+v", got)
 	}
+	if diff := cmp.Diff([]string{"iot_metadata.placements"}, got.MadeFrom); diff != "" || got.Knowledge != "" {
+		t.Errorf("readings: knowledge %q, made from: (-want +got)\n%s", got.Knowledge, diff)
+	}
+	joined := find(t, "iot_analytics.readings")
+	if diff := cmp.Diff([]string{"iot_metadata.placements", "iot_actions.actions", "customers.customers"}, joined.MadeFrom); diff != "" {
+		t.Errorf("joined readings are made from: (-want +got)\n%s", diff)
+	}
+	if joined.Knowledge != "join_version" || !joined.Tombstones || joined.Order != contract.Revision {
+		t.Errorf("joined readings: %+v", joined)
+	}
 	if c := got.Columns[9]; c != (contract.Column{Name: "received_at", Type: contract.Timestamp, Required: true, Provenance: true}) {
 		t.Errorf("received_at: %+v", c)
 	}
@@ -82,11 +92,11 @@ func TestLoad(t *testing.T) {
 		names = append(names, p.Name+" "+p.Domain+" "+p.Schema+" "+p.Owner+" "+strings.Join(p.Events, " "))
 	}
 	if diff := cmp.Diff([]string{
-		"customers crm customers crm-team dev.telemesh.customers.changed.v1",
+		"customers crm customers crm-team dev.telemesh.customers.changed.v1 dev.telemesh.customers.rejected.v1",
 		"event-log platform event_log platform-team ",
-		"iot-actions iot iot_actions iot-team dev.telemesh.actions.logged.v1",
-		"iot-analytics analytics iot_analytics analytics-team dev.telemesh.analytics.joined.v1",
-		"iot-metadata iot iot_metadata iot-team dev.telemesh.placements.changed.v1",
+		"iot-actions iot iot_actions iot-team dev.telemesh.actions.logged.v1 dev.telemesh.actions.rejected.v1",
+		"iot-analytics analytics iot_analytics analytics-team dev.telemesh.analytics.joined.v1 dev.telemesh.analytics.withdrawn.v1",
+		"iot-metadata iot iot_metadata iot-team dev.telemesh.placements.changed.v1 dev.telemesh.placements.rejected.v1",
 		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1",
 	}, names); diff != "" {
 		t.Errorf("products: (-want +got)\n%s", diff)
@@ -153,7 +163,14 @@ func TestErrorsNameFileAndField(t *testing.T) {
 	const (
 		descriptor = "customers/product.odps.yaml"
 		table      = "customers/customers.odcs.yaml"
+		joined     = "iot-analytics/readings.odcs.yaml"
+		log        = "event-log/events.odcs.yaml"
+		made       = "[iot_metadata.placements, iot_actions.actions, customers.customers]"
+		knowledge  = "{property: knowledge, value: true}"
 	)
+	if _, err := contract.Load(copyOf(t, products.FS)); err != nil {
+		t.Fatalf("Load() of a copy = %v", err)
+	}
 	for _, test := range []struct{ name, file, old, new, want string }{
 		{"unknown member", table, "required: true", "requird: true", `requird`},
 		{"type", table, "physicalType: STRING", "physicalType: TEXT", "schema[0].properties[0].physicalType"},
@@ -168,28 +185,36 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"product", table, "dataProduct: customers", "dataProduct: other", "dataProduct"},
 		{"version of the standard", table, "apiVersion: v3.1.0", "apiVersion: v2.0.0", "apiVersion"},
 		{"id that no port has", table, "id: customers.customers", "id: other", "customers.customers"},
+		{"tombstones", table, "{property: tombstones, value: true}", "{property: tombstones, value: 'yes'}", "schema[0].customProperties.tombstones"},
+		{"made from text", joined, made, "iot_metadata.placements", "schema[0].customProperties.madeFrom"},
+		{"made from no list of names", joined, made, "[{table: iot_metadata.placements}]", "schema[0].customProperties.madeFrom"},
+		{"made from none", joined, made, "[]", "schema[0].customProperties.madeFrom"},
+		{"made from a table that is none", joined, made, "[iot_metadata.placements, iot_metadata.places]", `madeFrom[1]: "iot_metadata.places"`},
+		{"made from one twice", joined, made, "[iot_actions.actions, iot_actions.actions]", "schema[0].customProperties.madeFrom[1]"},
+		{"made from itself", joined, made, "[iot_analytics.readings]", "schema[0].customProperties.madeFrom[0]"},
+		{"made from one with knowledge", table, "{property: tombstones, value: true}",
+			"{property: madeFrom, value: [iot_analytics.readings]}", "schema[0].customProperties.madeFrom[0]"},
+		{"knowledge of nothing", joined, "{property: madeFrom, value: " + made + "}", "{property: other, value: 1}", "customProperties.knowledge"},
+		{"knowledge neither true nor false", joined, knowledge, "{property: knowledge, value: 1}", "customProperties.knowledge"},
+		{"knowledge that may be NULL", joined, "        required: true\n        classification: internal\n        description: >-\n          How many",
+			"        classification: internal\n        description: >-\n          How many", "customProperties.knowledge"},
+		{"knowledge of another type", joined, "- {property: unit, value: ppm}", "- " + knowledge, "schema[0].properties[21].customProperties.knowledge"},
+		{"knowledge twice", joined, "- {property: unit, value: '{person}'}\n", "- " + knowledge + "\n        required: true\n", "customProperties.knowledge"},
+		{"knowledge as the order", joined, "{property: order, value: revision}", "{property: order, value: join_version}", "schema[0].customProperties.order"},
+		{"append-only", log, "{property: appendOnly, value: true}", "{property: appendOnly, value: 1}", "schema[0].customProperties.appendOnly"},
 		{"status", descriptor, "status: active", "status: ''", "status"},
 		{"team", descriptor, "name: crm-team", "name: ''", "team.name"},
 		{"port without contract", descriptor, "    contractId: customers.customers\n", "", "outputPorts[0].contractId"},
-		{"port of no kind", descriptor, "type: event", "type: stream", "outputPorts[1].type"},
+		{"port of no kind", descriptor, "type: event", "type: stream", "outputPorts["},
 		{"port without table", descriptor, "name: customers.customers", "name: customers.others", "customers.customers"},
 		{"name", descriptor, "name: customers\n", "name: other\n", "name"},
 	} {
-		files := fstest.MapFS{}
-		for _, file := range []string{descriptor, table} {
-			text, err := fs.ReadFile(products.FS, file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if file == test.file {
-				changed := strings.Replace(string(text), test.old, test.new, 1)
-				if changed == string(text) {
-					t.Fatalf("%s: %s does not contain %q", test.name, file, test.old)
-				}
-				text = []byte(changed)
-			}
-			files[file] = &fstest.MapFile{Data: text}
+		files := copyOf(t, products.FS)
+		changed := strings.Replace(string(files[test.file].Data), test.old, test.new, 1)
+		if changed == string(files[test.file].Data) {
+			t.Fatalf("%s: %s does not contain %q", test.name, test.file, test.old)
 		}
+		files[test.file].Data = []byte(changed)
 		_, err := contract.Load(files)
 		if err == nil || !strings.Contains(err.Error(), path.Dir(test.file)+"/") || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: Load() = %v, want an error that names %s and %s", test.name, err, test.file, test.want)
@@ -202,16 +227,27 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		"customers/views/other.sql":            "no output port",
 		"customers/views/customers.duckdb.sql": "customers.sql",
 	} {
-		files := fstest.MapFS{file: {Data: []byte("SELECT 1")}}
-		for _, file := range []string{descriptor, table} {
-			text, err := fs.ReadFile(products.FS, file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			files[file] = &fstest.MapFile{Data: text}
-		}
+		files := copyOf(t, products.FS)
+		files[file] = &fstest.MapFile{Data: []byte("SELECT 1")}
 		if _, err := contract.Load(files); err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: Load() = %v, want an error that names it and %s", file, err, want)
 		}
 	}
+}
+
+func copyOf(t *testing.T, folder fs.FS) fstest.MapFS {
+	t.Helper()
+	files := fstest.MapFS{}
+	err := fs.WalkDir(folder, ".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := fs.ReadFile(folder, file)
+		files[file] = &fstest.MapFile{Data: text}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }

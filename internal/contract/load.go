@@ -25,21 +25,43 @@ func Load(folder fs.FS) ([]Product, error) {
 		return nil, errors.New("load products: no */product.odps.yaml")
 	}
 	products := make([]Product, 0, len(files))
-	tables := map[string]string{}
+	contracts := map[string]string{}
 	for _, file := range files {
-		p, err := loadProduct(folder, file)
+		p, err := loadProduct(folder, file, contracts)
 		if err != nil {
 			return nil, err
 		}
-		for _, t := range p.Tables {
-			if other, ok := tables[t.FullName()]; ok {
-				return nil, fmt.Errorf("%s: table %s is also one of %s", file, t.FullName(), other)
-			}
-			tables[t.FullName()] = file
-		}
 		products = append(products, p)
 	}
-	return products, nil
+	return products, checkMadeFrom(products, contracts)
+}
+
+// checkMadeFrom looks for the tables that others are made from. Such a table
+// has to grow with each row that says something new or is better informed:
+// where knowledge has a row take another's place, its version would not tell.
+func checkMadeFrom(products []Product, contracts map[string]string) error {
+	knowledge := map[string]string{}
+	for _, p := range products {
+		for _, t := range p.Tables {
+			knowledge[t.FullName()] = t.Knowledge
+		}
+	}
+	for _, p := range products {
+		for _, t := range p.Tables {
+			for i, from := range t.MadeFrom {
+				file, field := contracts[t.FullName()], fmt.Sprintf("schema[0].customProperties.madeFrom[%d]", i)
+				switch column, ok := knowledge[from]; {
+				case !ok:
+					return fieldError(file, field, from, "a table of a product")
+				case from == t.FullName() || slices.Contains(t.MadeFrom[:i], from):
+					return fieldError(file, field, from, "each other table once")
+				case column != "":
+					return fieldError(file, field, from, "a table without knowledge; it has "+column)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // The documents hold what the two standards have and Telemesh uses.
@@ -143,6 +165,17 @@ type customProperties []struct {
 	Value    any    `json:"value"`
 }
 
+// flag is false where the property is missing; ok says whether it is a boolean.
+func (c customProperties) flag(name string) (value, ok bool) {
+	switch v := c.get(name).(type) {
+	case nil:
+		return false, true
+	case bool:
+		return v, true
+	}
+	return false, false
+}
+
 func (c customProperties) get(name string) any {
 	for _, p := range c {
 		if p.Property == name {
@@ -159,7 +192,8 @@ var logical = map[Type]string{
 
 var identifier = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 
-func loadProduct(folder fs.FS, file string) (Product, error) {
+// loadProduct adds to contracts which file describes each of the tables.
+func loadProduct(folder fs.FS, file string, contracts map[string]string) (Product, error) {
 	var d descriptor
 	if err := read(folder, file, &d); err != nil {
 		return Product{}, err
@@ -184,7 +218,7 @@ func loadProduct(folder fs.FS, file string) (Product, error) {
 	}
 
 	ports := map[string]bool{} // tables of the descriptor; true: has its contract or file
-	contracts := map[string]string{}
+	ids := map[string]string{} // of the contracts that the descriptor names
 	for i, out := range d.OutputPorts {
 		switch field := fmt.Sprintf("outputPorts[%d]", i); {
 		case out.Type == "event":
@@ -193,7 +227,7 @@ func loadProduct(folder fs.FS, file string) (Product, error) {
 			return p, fieldError(file, field+".contractId", "", "the id of the table's contract")
 		case out.Type == "table" || out.Type == "view":
 			ports[out.Name] = false
-			contracts[out.Name] = out.ContractID
+			ids[out.Name] = out.ContractID
 		default:
 			return p, fieldError(file, field+".type", out.Type, "event, table or view")
 		}
@@ -208,8 +242,12 @@ func loadProduct(folder fs.FS, file string) (Product, error) {
 		if err != nil {
 			return p, err
 		}
+		if other, ok := contracts[t.FullName()]; ok {
+			return p, fmt.Errorf("%s: table %s is also that of %s", file, t.FullName(), other)
+		}
+		contracts[t.FullName()] = file
 		if t.Schema == p.Schema {
-			if contracts[t.FullName()] != id {
+			if ids[t.FullName()] != id {
 				return p, fmt.Errorf("%s: id %q: no output port %s of %s has this contractId",
 					file, id, t.FullName(), path.Join(dir, "product.odps.yaml"))
 			}
@@ -255,7 +293,13 @@ func loadTable(folder fs.FS, file string, p *Product) (t Table, id string, err e
 		return t, "", fieldError(file, "schema[0].physicalName", s.PhysicalName,
 			fmt.Sprintf("%s.%s or %s%s.%[2]s", p.Schema, s.Name, p.Schema, internalSuffix))
 	}
-	t = Table{Schema: schema, Name: name, Tombstones: s.CustomProperties.get("tombstones") == true}
+	t = Table{Schema: schema, Name: name}
+	for property, to := range map[string]*bool{"tombstones": &t.Tombstones, "appendOnly": &t.AppendOnly} {
+		var ok bool
+		if *to, ok = s.CustomProperties.flag(property); !ok {
+			return t, "", fieldError(file, "schema[0].customProperties."+property, fmt.Sprint(s.CustomProperties.get(property)), "true or false")
+		}
+	}
 	if made := s.CustomProperties.get("madeFrom"); made != nil {
 		list, _ := made.([]any)
 		for _, one := range list {
@@ -297,17 +341,22 @@ func loadTable(folder fs.FS, file string, p *Product) (t Table, id string, err e
 		if c.Partitioned {
 			t.Time = c.Name
 		}
-		if c.CustomProperties.get("knowledge") == true {
-			if t.Knowledge != "" || c.PhysicalType != Int64 || !c.Required || t.MadeFrom == nil {
+		column := Column{Name: c.Name, Type: c.PhysicalType, Required: c.Required}
+		knowledge := false
+		for property, to := range map[string]*bool{"provenance": &column.Provenance, "knowledge": &knowledge} {
+			var ok bool
+			if *to, ok = c.CustomProperties.flag(property); !ok {
+				return t, "", fieldError(file, field+".customProperties."+property, fmt.Sprint(c.CustomProperties.get(property)), "true or false")
+			}
+		}
+		if knowledge {
+			if t.Knowledge != "" || c.PhysicalType != Int64 || !c.Required || c.PrimaryKey || column.Provenance || t.MadeFrom == nil {
 				return t, "", fieldError(file, field+".customProperties.knowledge", "true",
-					"one required column of type INT64, of a table with madeFrom")
+					"one required column of type INT64, neither key nor provenance, of a table with madeFrom")
 			}
 			t.Knowledge = c.Name
 		}
-		t.Columns = append(t.Columns, Column{
-			Name: c.Name, Type: c.PhysicalType, Required: c.Required,
-			Provenance: c.CustomProperties.get("provenance") == true,
-		})
+		t.Columns = append(t.Columns, column)
 	}
 	if len(key) == 0 {
 		return t, "", fmt.Errorf("%s: field schema[0].properties: no primaryKey", file)
@@ -316,21 +365,20 @@ func loadTable(folder fs.FS, file string, p *Product) (t Table, id string, err e
 	for _, k := range key {
 		t.Key = append(t.Key, k.column)
 	}
-	t.AppendOnly = s.CustomProperties.get("appendOnly") == true
 	switch field := "schema[0].customProperties.appendOnly"; {
 	case !t.AppendOnly:
 	case !slices.Contains(t.Key, t.Time):
 		// What is known of the rows that are there is kept by the time.
 		return t, "", fieldError(file, field, "true", "a column that partitions as part of the key")
-	case t.Tombstones || s.CustomProperties.get("order") != nil:
-		return t, "", fieldError(file, field, "true", "neither order nor tombstones: nothing takes a row's place")
+	case t.Tombstones || t.Knowledge != "" || s.CustomProperties.get("order") != nil:
+		return t, "", fieldError(file, field, "true", "neither order, tombstones nor knowledge: nothing takes a row's place")
 	}
 	switch order := s.CustomProperties.get("order"); order {
 	case nil:
 	case Revision, Version:
 		t.Order = order.(string)
 		at := slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == t.Order })
-		if at < 0 || t.Columns[at].Type != Int64 || !t.Columns[at].Required {
+		if at < 0 || t.Knowledge == t.Order || t.Columns[at].Type != Int64 || !t.Columns[at].Required {
 			return t, "", fieldError(file, "schema[0].customProperties.order", t.Order, "a required column of type INT64")
 		}
 	default:
