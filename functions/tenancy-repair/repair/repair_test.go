@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/telemesh/telemesh/functions/assignment-port/port"
 	"github.com/telemesh/telemesh/functions/tenancy-repair/repair"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/contract"
@@ -30,6 +31,15 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 	"github.com/telemesh/telemesh/products"
 )
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// servePort gives the address of the lookup port of iot-metadata.
+func servePort(t testing.TB, db *duckdb.DB) string {
+	server := httptest.NewServer(port.New(db, quiet))
+	t.Cleanup(server.Close)
+	return server.URL + "/assignments"
+}
 
 // world is a warehouse, a port of its placements, and the functions that the
 // events of a test go through.
@@ -61,9 +71,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, db: db, sink: sink.New(db)}
-	server := httptest.NewServer(http.HandlerFunc(w.serve))
-	t.Cleanup(server.Close)
-	w.port = tenancy.NewClient(server.Client(), server.URL, time.Hour, slog.New(slog.DiscardHandler))
+	w.port = tenancy.NewClient(http.DefaultClient, servePort(t, db), time.Hour, quiet)
 	w.served = httptest.NewServer(remote.Handler(db, ""))
 	t.Cleanup(w.served.Close)
 	w.repair = repair.New(w.port, remote.Open(w.served.URL, w.served.Client(), ""), func(ctx context.Context, e event.Event) error {
@@ -74,26 +82,6 @@ func newWorld(t testing.TB) *world {
 		return nil
 	})
 	return w
-}
-
-// serve is the output port of iot-metadata.
-func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
-	var history []tenancy.Recorded
-	for _, row := range w.all("SELECT recorded_at, device_id, tenant_id, valid_from, valid_to, version, deleted FROM iot_metadata_internal.placements") {
-		p := tenancy.Recorded{RecordedAt: mesh.At(row[0].(time.Time)), Placement: mesh.Placement{DeviceID: row[1].(string), TenantID: row[2].(string),
-			ValidFrom: mesh.At(row[3].(time.Time)), Version: row[5].(int64), Deleted: row[6].(bool)}}
-		if to, ok := row[4].(time.Time); ok {
-			at := mesh.At(to)
-			p.ValidTo = &at
-		}
-		history = append(history, p)
-	}
-	rw.Header().Set("Telemesh-Version", fmt.Sprint(len(history)))
-	var lines []byte
-	for _, a := range tenancy.Assignments(history) {
-		lines = tenancy.AppendLine(lines, &a)
-	}
-	rw.Write(lines)
 }
 
 func (w *world) all(sql string) (out [][]any) {
@@ -531,8 +519,6 @@ func TestErrorKinds(t *testing.T) {
 
 func TestStart(t *testing.T) {
 	w := newWorld(t)
-	server := httptest.NewServer(http.HandlerFunc(w.serve))
-	defer server.Close()
 	var posted int
 	broker := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		posted++
@@ -545,8 +531,8 @@ func TestStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports := function.Ports{Client: http.DefaultClient, Warehouse: warehouse.Warehouse(w.db), Log: slog.New(slog.DiscardHandler)}
-	t.Setenv("ASSIGNMENTS_URL", server.URL)
+	ports := function.Ports{Client: http.DefaultClient, Warehouse: warehouse.Warehouse(w.db), Log: quiet}
+	t.Setenv("ASSIGNMENTS_URL", servePort(t, w.db))
 	if _, err := repair.Start(ports); err == nil || !strings.Contains(err.Error(), "K_SINK") {
 		t.Errorf("Start() without a sink = %v, want an error that names K_SINK", err)
 	}
