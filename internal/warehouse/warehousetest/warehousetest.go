@@ -820,9 +820,6 @@ func testViews(t *testing.T, s *Store) {
 		reading("d1", noon, 1000, place), reading("d1", noon+4*minute, 1200, place),
 		reading("d1", noon+10*minute, 800, after), reading("d1", noon+15*minute, 600, with(nil)),
 		reading("d1", noon+6*minute, 9999, with(Row{"tenant_id": warehouse.String("tenant-b"), "reading_id": warehouse.String("other")})))
-	held := placement("d1", "tenant-a", noon, 1, false)
-	held["building"], held["room"] = warehouse.String("B"), warehouse.String("1.01")
-	s.Add("iot_metadata.placements", held)
 	s.Add("iot_actions.actions", Row{
 		"action_id": warehouse.String("a1"), "tenant_id": warehouse.String("tenant-a"), "building": warehouse.String("B"),
 		"room": warehouse.String("1.01"), "action": warehouse.String("window_opened"), "taken_at": warehouse.Instant(noon + 5*minute),
