@@ -18,6 +18,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/snapshot"
 )
 
 // Port is the output port that a source of metadata keeps up to date: a table
@@ -185,7 +186,7 @@ func (t *table[R]) read(ctx context.Context) (rows []R, last int64, err error) {
 		return nil, 0, function.StatusError(resp)
 	}
 	var recorded, shown int64
-	for name, to := range map[string]*int64{"Telemesh-Version": &recorded, "Last-Row-Version": &shown} {
+	for name, to := range map[string]*int64{snapshot.VersionHeader: &recorded, snapshot.LastRowHeader: &shown} {
 		if *to, err = strconv.ParseInt(resp.Header.Get(name), 10, 64); err != nil {
 			return nil, 0, fmt.Errorf("header %s: %w", name, err)
 		}

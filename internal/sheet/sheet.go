@@ -175,17 +175,27 @@ type Sheet[R any] struct {
 // Unreadable is what a sheet says that cannot be read, because of err: that it
 // cannot.
 func Unreadable[R any](name string, err error) Sheet[R] {
-	s := Sheet[R]{Name: name, Unreadable: true}
+	s := Sheet[R]{Name: strings.ToValidUTF8(name, "\ufffd"), Unreadable: true}
 	s.find(0, "", err.Error(), mesh.SeverityError)
 	return s
 }
 
+// longestReason, in bytes, is enough for what is wrong with a cell, and keeps what
+// stands in it from making an event too long.
+const longestReason = 2000
+
 // find adds a finding to those there are about the same place.
 func (s *Sheet[R]) find(row int, column, reason string, severity mesh.Severity) {
+	if len(reason) > longestReason {
+		reason = reason[:longestReason] + "…"
+	}
+	reason = strings.ToValidUTF8(reason, "\ufffd") // another server may have said it
 	at, found := slices.BinarySearchFunc(s.Findings, row, func(f mesh.RejectedRow, row int) int { return cmp.Compare(f.Row, int64(row)) })
 	for ; found && at < len(s.Findings) && s.Findings[at].Row == int64(row); at++ {
 		if f := &s.Findings[at]; f.Column == column {
-			f.Reason += "; " + reason
+			if len(f.Reason) < longestReason {
+				f.Reason += "; " + reason
+			}
 			if severity == mesh.SeverityError {
 				f.Severity = severity
 			}
@@ -212,7 +222,7 @@ func Describe(f mesh.RejectedRow) string {
 // column, or has one that is not known (a misspelled column would be lost
 // silently).
 func (k Kind[R]) Read(grid Grid) (Sheet[R], error) {
-	sheet := Sheet[R]{Name: grid.Name, refused: map[string]bool{}}
+	sheet := Sheet[R]{Name: strings.ToValidUTF8(grid.Name, "\ufffd"), refused: map[string]bool{}}
 	rows := slices.DeleteFunc(slices.Clone(grid.Rows), func(r Row) bool { return r.empty() })
 	if len(rows) == 0 {
 		return sheet, fmt.Errorf("empty: the first row must name the columns %s", k.names())

@@ -3,14 +3,17 @@ package sheet_test
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/sheet"
+	"github.com/telemesh/telemesh/products"
 )
 
 func at(t *testing.T, s string) mesh.Instant {
@@ -321,5 +324,123 @@ func TestIDWithControlCharacterIsRefused(t *testing.T) {
 	got := read(t, sheet.Customers, "customer_id,name\n\"a\nb\",A\nc,\"two\nlines\"\n")
 	if len(got.Rows) != 1 || len(got.Findings) != 1 || got.Findings[0].Column != "customer_id" {
 		t.Errorf("read %+v, want the first row refused for its customer_id and the second read", got)
+	}
+}
+
+// All that is wrong with a row is told at once; nothing that only follows from it.
+func TestAllThatIsWrongWithARowIsTold(t *testing.T) {
+	got := read(t, sheet.Placements, `device_id,tenant_id,valid_from,valid_to,persons
+,,2026-01-02T00:00:00Z,2026-01-01T00:00:00Z,x
+d,a,never,2026-01-01T00:00:00Z,
+d,a,2026-01-01T00:00:00Z,2026-02-01T00:00:00Z,
+d,a,2026-02-01T00:00:00Z,2026-03-01T00:00:00Z,
+d,a,2026-01-15T00:00:00Z,2026-02-15T00:00:00Z,
+`)
+	want := []string{
+		`s.csv: row 2: column "persons": "x" is not a whole number from 0`,
+		`s.csv: row 2: column "device_id": empty`,
+		`s.csv: row 2: column "tenant_id": empty`,
+		`s.csv: row 2: column "valid_to": 2026-01-01T00:00:00Z is not after valid_from 2026-01-02T00:00:00Z`,
+		`s.csv: row 3: column "valid_from": "never" is not a time with an offset, such as 2026-03-02T08:30:00+01:00 or 2026-03-02T07:30:00Z`,
+		`s.csv: row 6: [2026-01-15T00:00:00Z, 2026-02-15T00:00:00Z) of device "d" overlaps [2026-01-01T00:00:00Z, 2026-02-01T00:00:00Z) of row 4; ` +
+			`[2026-01-15T00:00:00Z, 2026-02-15T00:00:00Z) of device "d" overlaps [2026-02-01T00:00:00Z, 2026-03-01T00:00:00Z) of row 5`,
+	}
+	if diff := cmp.Diff(want, refusals(got)); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
+	}
+}
+
+// An event must be JSON and must not be too long, whatever stands in a cell.
+func TestFindingsFitIntoAnEvent(t *testing.T) {
+	got := read(t, sheet.Placements, "device_id,tenant_id,valid_from\n\xff\xfe,a,"+strings.Repeat("é", 100_000)+"\n")
+	if len(got.Findings) != 2 {
+		t.Fatalf("findings %v, want two", refusals(got))
+	}
+	if n := len(mesh.Encode(mesh.RejectedRows{Rows: got.Findings})); n > 5000 {
+		t.Errorf("the findings about two cells take %d bytes", n)
+	}
+	lost := sheet.Unreadable[mesh.Placement]("\xff.csv", errors.New("\xff"))
+	mesh.Encode(mesh.RejectedRows{Rows: lost.Findings})
+}
+
+// A kind of sheet is its contract: a person fills in every column but those the
+// store and the source set, of these types, and those that must be there.
+func TestKindsFollowTheirContracts(t *testing.T) {
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := map[string]contract.Table{}
+	for _, p := range list {
+		for _, table := range p.Tables {
+			tables[table.FullName()] = table
+		}
+	}
+	check := func(name string, header func([]string) error, row func(map[string]string) []string) {
+		table, ok := tables[name]
+		if !ok {
+			t.Fatalf("no contract of %s", name)
+		}
+		cells, columns := map[string]string{}, []string{}
+		for _, c := range table.Columns {
+			if c.Name == contract.Version || c.Name == contract.RecordedAt {
+				continue
+			}
+			columns = append(columns, c.Name)
+			cells[c.Name] = map[contract.Type]string{contract.String: "x", contract.Int64: "1", contract.Float64: "1.5", contract.Timestamp: "2026-03-02T08:30:00Z"}[c.Type]
+			if c.Name == "valid_to" {
+				cells[c.Name] = "2026-03-03T08:30:00Z"
+			}
+		}
+		if err := header(columns); err != nil {
+			t.Errorf("%s: header of its columns: %v", name, err)
+		}
+		if wrong := row(cells); len(wrong) > 0 {
+			t.Errorf("%s: a row of its types: %v", name, wrong)
+		}
+		for _, c := range table.Columns {
+			if _, ok := cells[c.Name]; !ok {
+				continue
+			}
+			without := maps.Clone(cells)
+			delete(without, c.Name)
+			if wrong := row(without); (len(wrong) > 0) != c.Required {
+				t.Errorf("%s: a row without %s: %v; required: %v", name, c.Name, wrong, c.Required)
+			}
+			if c.Type != contract.String {
+				without[c.Name] = "none"
+				if wrong := row(without); len(wrong) == 0 {
+					t.Errorf("%s: %q is taken for %s, which is %s", name, "none", c.Name, c.Type)
+				}
+			}
+		}
+	}
+	check("iot_metadata.placements", headerOf(sheet.Placements), rowOf(sheet.Placements))
+	check("iot_actions.actions", headerOf(sheet.Actions), rowOf(sheet.Actions))
+	check("customers.customers", headerOf(sheet.Customers), rowOf(sheet.Customers))
+}
+
+func headerOf[R any](kind sheet.Kind[R]) func([]string) error {
+	return func(columns []string) error {
+		row := sheet.Row{Number: 1}
+		for _, name := range columns {
+			row.Cells = append(row.Cells, name)
+		}
+		_, err := kind.Read(sheet.Grid{Rows: []sheet.Row{row}})
+		return err
+	}
+}
+
+func rowOf[R any](kind sheet.Kind[R]) func(map[string]string) []string {
+	return func(cells map[string]string) []string {
+		header, row := sheet.Row{Number: 1}, sheet.Row{Number: 2}
+		for name, cell := range cells {
+			header.Cells, row.Cells = append(header.Cells, name), append(row.Cells, cell)
+		}
+		got, err := kind.Read(sheet.Grid{Rows: []sheet.Row{header, row}})
+		if err != nil {
+			return []string{err.Error()}
+		}
+		return refusals(got)
 	}
 }

@@ -137,9 +137,9 @@ const pageRows = 10_000
 
 // newSpreadsheet reads SPREADSHEET_ID, SPREADSHEET_ID/Sheet name or
 // SPREADSHEET_ID/Sheet name!A:I.
-func newSpreadsheet(c *client, at, of string) (*spreadsheet, error) {
+func newSpreadsheet(at, of string) (*spreadsheet, error) {
 	id, in, _ := strings.Cut(of, "/")
-	s := &spreadsheet{client: c, at: at, id: id, title: in, page: pageRows}
+	s := &spreadsheet{at: at, id: id, title: in, page: pageRows}
 	if !spreadsheetID.MatchString(id) {
 		return nil, fmt.Errorf("%q: %q is not the id of a spreadsheet: it is the part of its address behind /d/", at, id)
 	}

@@ -232,14 +232,17 @@ type opener struct {
 
 func (o *opener) reader(at string) (reader, error) {
 	if of, ok := strings.CutPrefix(at, "google-sheets:"); ok {
+		s, err := newSpreadsheet(at, of)
+		if err != nil {
+			return nil, err
+		}
 		if o.google == nil {
-			google, err := newClient(o.endpoint)
-			if err != nil {
+			if o.google, err = newClient(o.endpoint); err != nil {
 				return nil, err
 			}
-			o.google = google
 		}
-		return newSpreadsheet(o.google, at, of)
+		s.client = o.google
+		return s, nil
 	}
 	if strings.HasPrefix(at, "http://") || strings.HasPrefix(at, "https://") {
 		u, err := url.Parse(at)
