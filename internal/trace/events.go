@@ -11,6 +11,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/repair"
 )
 
 // parts is what events of a type have to do with a reading.
@@ -23,6 +24,7 @@ var parts = map[string]string{
 	mesh.AnalyticsJoined:     "adds place, customer and last action",
 	mesh.AnalyticsWithdrawn:  "takes them from who had them",
 	mesh.AnalyticsOutdated:   "joined with older metadata than there were",
+	mesh.TenancyRepaired:     "says that all is corrected",
 	mesh.PlacementsChanged:   "says where devices stand",
 	mesh.PlacementsRecorded:  "says that this is stored",
 	mesh.ActionsLogged:       "says what was done",
@@ -89,6 +91,9 @@ func (s *Story) events(ctx context.Context, log eventLog) error {
 	if err := w.back(ctx); err != nil {
 		return err
 	}
+	if err := w.ends(ctx); err != nil {
+		return err
+	}
 	s.Events = []Event{}
 	for _, e := range w.events {
 		e.Part = cmp.Or(parts[e.Type], e.Part)
@@ -108,10 +113,10 @@ func (w *walk) follow(ctx context.Context, events []*Event) error {
 		for _, e := range events {
 			w.events[e.key()] = e
 			in.from = min(in.from, e.at())
-			causes = append(causes, fmt.Sprintf("(%s = %s AND %s = %s)", extension(mesh.ExtCauseID), quoted(e.ID), extension(mesh.ExtCauseSource), quoted(e.Source)))
+			causes = append(causes, fmt.Sprintf("(%s = %s AND %s = %s)", extension(mesh.ExtCauseID), repair.Text(e.ID), extension(mesh.ExtCauseSource), repair.Text(e.Source)))
 		}
 		in.from -= skew
-		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND %s AND (%s)", quoted(mesh.TelemetryRejected), w.tenants, strings.Join(causes, " OR ")))
+		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND %s AND (%s)", repair.Text(mesh.TelemetryRejected), w.tenants, strings.Join(causes, " OR ")))
 		if err != nil {
 			return err
 		}
@@ -155,7 +160,7 @@ func (w *walk) repairs(ctx context.Context, table string, row Row) ([]*Event, er
 	tenant := extension(mesh.ExtTenant)
 	of := tenant + " IS NULL"
 	if id := row.Text("tenant_id"); id != "" {
-		of = tenant + " = " + quoted(id)
+		of = tenant + " = " + repair.Text(id)
 	}
 	// The message was received before anybody could correct what came of it.
 	in := window{row.Instant("received_at") - skew, row.Instant(contract.RecordedAt) + skew}
@@ -184,7 +189,7 @@ func (w *walk) back(ctx context.Context) error {
 			continue
 		}
 		in, err := w.log.first(ctx, []window{{e.at() - nearby, e.at() + skew}, until(e.at())},
-			fmt.Sprintf("event_id = %s AND source = %s", quoted(cause.id), quoted(cause.source)), func(*Event) bool { return true })
+			fmt.Sprintf("event_id = %s AND source = %s", repair.Text(cause.id), repair.Text(cause.source)), func(*Event) bool { return true })
 		if err != nil {
 			return err
 		}
@@ -196,11 +201,31 @@ func (w *walk) back(ctx context.Context) error {
 	return nil
 }
 
+// ends adds what tells the end of the repairs that were found.
+func (w *walk) ends(ctx context.Context) error {
+	in := window{from: w.in.to}
+	var causes []string
+	for _, e := range w.events {
+		if e.Type == mesh.PlacementsRecorded {
+			in.from = min(in.from, e.at()-skew)
+			causes = append(causes, e.ID)
+		}
+	}
+	if len(causes) == 0 {
+		return nil
+	}
+	ends, err := w.log.find(ctx, in, false, fmt.Sprintf("type = %s AND %s IN (%s)", repair.Text(mesh.TenancyRepaired), extension(mesh.ExtCauseID), list(causes)))
+	for _, e := range ends {
+		w.events[e.key()] = e
+	}
+	return err
+}
+
 // list is strings in SQL.
 func list(all []string) string {
 	out := make([]string, len(all))
 	for i, s := range all {
-		out[i] = quoted(s)
+		out[i] = repair.Text(s)
 	}
 	return strings.Join(out, ", ")
 }

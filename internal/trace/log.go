@@ -10,6 +10,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
@@ -49,18 +50,21 @@ func (e *Event) at() mesh.Instant { return e.Accepted[0].ReceivedAt }
 // skew is how far the clocks of two machines may be apart.
 const skew = mesh.Instant(time.Minute / time.Microsecond)
 
-// window is a time in which Brokers accepted events.
+// window is a time in which Brokers accepted events; 0 is no bound.
 type window struct{ from, to mesh.Instant }
 
 // until is all that was accepted by the time a row was stored that came of it.
 func until(recorded mesh.Instant) window { return window{to: recorded + skew} }
 
 func (w window) String() string {
-	to := "received_at <= " + literal(w.to)
-	if w.from == 0 {
-		return to
+	bounds := []string{"TRUE"}
+	if w.from != 0 {
+		bounds = append(bounds, "received_at >= "+repair.Time(w.from))
 	}
-	return "received_at >= " + literal(w.from) + " AND " + to
+	if w.to != 0 {
+		bounds = append(bounds, "received_at <= "+repair.Time(w.to))
+	}
+	return strings.Join(bounds, " AND ")
 }
 
 // eventLog reads event_log.events.
@@ -129,11 +133,11 @@ func has(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>&/`, r) }) {
 		return "data IS NOT NULL"
 	}
-	return fmt.Sprintf("contains(data, %s)", quoted(s))
+	return fmt.Sprintf("contains(data, %s)", repair.Text(s))
 }
 
 // extension is the value of an extension in SQL.
-func extension(name string) string { return fmt.Sprintf("(extensions->>%s)", quoted(name)) }
+func extension(name string) string { return fmt.Sprintf("(extensions->>%s)", repair.Text(name)) }
 
 // query runs a statement and gives all its rows.
 func query(ctx context.Context, w warehouse.Warehouse, sql string) ([]Row, error) {
@@ -164,12 +168,4 @@ func query(ctx context.Context, w warehouse.Warehouse, sql string) ([]Row, error
 		rows = append(rows, row)
 	}
 	return rows, nil
-}
-
-// quoted is a string in SQL.
-func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
-// literal is an instant in SQL.
-func literal(at mesh.Instant) string {
-	return "TIMESTAMP " + quoted(at.Time().Format("2006-01-02 15:04:05.000000")+"+00")
 }

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/trace"
+)
+
+// The same reading in two formats, with two values.
+const (
+	tracedDevice = "70B3D5E75E00AA01"
+	tracedUplink = `{"end_device_ids":{"device_id":"desk-1","dev_eui":"70b3d5e75e00aa01"},"uplink_message":` +
+		`{"decoded_payload":{"CO2":812,"note":"a\u001bb"},"received_at":"2026-03-01T10:00:00.1002Z"}}`
+	tracedPlain = ` {"device_id":"70B3D5E75E00AA01", "time":"2026-03-01T10:00:00.1002Z", "co2":900}` + "\n"
+)
+
+func tracedAt(t *testing.T) mesh.Instant { return instantOf(t, "2026-03-01T10:00:00.1002Z") }
+
+func instantOf(t *testing.T, s string) mesh.Instant {
+	t.Helper()
+	at, err := mesh.ParseInstant(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// deliverTo is deliver to the broker of a domain, from a source.
+func deliverTo(t *testing.T, in *instance, domain, eventType string, data []byte) {
+	t.Helper()
+	e := mesh.NewEvent(eventType, "/sheets/rooms", data, string(data))
+	if err := function.Post(t.Context(), in.mesh.Client(), ingress(domain), e); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.mesh.Idle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func storyOf(t *testing.T, data, id string) *trace.Story {
+	t.Helper()
+	var s trace.Story
+	if err := json.Unmarshal([]byte(telemesh(t, "trace", "--data", data, "--json", id)), &s); err != nil {
+		t.Fatal(err)
+	}
+	return &s
+}
+
+// matches says which of the lines, as regular expressions, stand nowhere in a
+// text; blanks stand for any number of them.
+func matches(t *testing.T, text string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !regexp.MustCompile(`(?m)^` + strings.ReplaceAll(line, " ", " +") + `$`).MatchString(text) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
+}
+
+// A reading that came twice, in two formats and with two values, is followed
+// back to both messages, whether the mesh runs or not.
+func TestTrace(t *testing.T) {
+	data := t.TempDir()
+	in := openFolder(t, data)
+	deliverTo(t, in, "crm", mesh.CustomersChanged, mesh.Encode(mesh.Customers{Customers: []mesh.Customer{{CustomerID: "tenant-a", Name: "School A", Version: 1}}}))
+	deliverTo(t, in, "iot", mesh.PlacementsChanged, mesh.Encode(mesh.Placements{Placements: []mesh.Placement{
+		{DeviceID: tracedDevice, TenantID: "tenant-a", Building: "B", Room: "1.01", ValidFrom: instantOf(t, "2026-01-01T00:00:00Z"), Version: 1},
+		{DeviceID: "other", TenantID: "tenant-b", ValidFrom: instantOf(t, "2026-01-01T00:00:00Z"), Version: 1},
+	}}))
+	// Its neighbours in the events are another message, and another one of the
+	// same id.
+	for i, m := range []mesh.Message{
+		{ID: "m'1", Source: "/lora", ReceivedAt: instantOf(t, "2026-03-01T10:00:01Z"), Payload: []byte(tracedUplink), Attributes: map[string]string{"sender": "ttn"}},
+		{ID: "m'1", Source: "/http", DeviceID: "", ReceivedAt: instantOf(t, "2026-03-01T10:00:02Z"), Payload: []byte(tracedPlain)},
+	} {
+		other := mesh.Message{ID: "m'1", Source: m.Source, ReceivedAt: m.ReceivedAt + 1, Payload: []byte(`{"device_id":"other","time":"2026-03-01T10:00:00Z","co2":1}`)}
+		deliver(t, in, mesh.TelemetryReceived, "/test", mesh.EncodeMessages([]mesh.Message{other, m}), fmt.Sprint(i))
+	}
+
+	id := mesh.ReadingID(tracedDevice, "co2", tracedAt(t))
+	told := ""
+	check := func(t *testing.T) {
+		text := telemesh(t, "trace", "--data", data, id[:12])
+		const time = `\S+Z`
+		matches(t, text,
+			"reading "+id, "device "+tracedDevice, "metric co2", "observed 2026-03-01T10:00:00.1002Z",
+			`iot_telemetry.readings 900 ppm of tenant tenant-a \(revision 1, assignment_version \d+, quality conflict\)`,
+			`iot_analytics.readings 900 ppm of tenant tenant-a \(revision 1, assignment_version \d+, quality conflict\)`,
+			"message 1 of 2", "source /lora", "id m'1", "received 2026-03-01T10:00:01Z", "attribute sender ttn",
+			"event /test "+mesh.Hash("0")+", accepted by iot/iot at "+time,
+			"reader read as ttn-v3: 2 readings; this one gives the stored row again", "reading 812 ppm", fmt.Sprintf("payload %d bytes", len(tracedUplink)),
+			regexp.QuoteMeta(tracedUplink),
+			"message 2 of 2", "source /http", "reader read as json: 1 readings; this one gives the stored row again", "reading 900 ppm",
+			regexp.QuoteMeta(strings.TrimSuffix(tracedPlain, "\n")),
+			time+` tenant-a 812 ppm 0 \d+ - 1 no: a lesser one of conflicting values \(value 812 < 900\)`,
+			time+` tenant-a 900 ppm 0 \d+ - 2 yes: the greatest of conflicting values \(value 900 > 812\)`,
+			time+` tenant-a 900 ppm 0 \d+ - \d+ B//1.01 School A - 2 yes: the greatest of conflicting values \(value 900 > 812\)`,
+			"whose device "+tracedDevice+" was at 2026-03-01T10:00:00.1002Z",
+			time+` 2 1 tenant-a 2026-01-01T00:00:00Z open tenant-a, assignment_version 2.* /sheets/rooms [0-9a-f]+, accepted by iot/iot at `+time,
+			time+" iot/iot telemetry.received /test - - [0-9a-f]{12} - brought the message",
+			time+" iot/iot telemetry.flattened telemetry-flatten - - [0-9a-f]{12} "+mesh.Hash("0")[:shownID]+" made readings of it",
+			time+" iot/iot telemetry.enriched tenant-enrich tenant-a .* says whose they are",
+			time+" analytics/analytics telemetry.enriched tenant-enrich tenant-a .* says whose they are",
+			time+" analytics/analytics analytics.joined analytics-join tenant-a .* adds place, customer and last action",
+		)
+		if strings.Contains(text, "tenant-b") || strings.Contains(text, "\x1b") {
+			t.Errorf("the story of a reading tells of another's tenant, or commands the terminal:\n%s", text)
+		}
+		again := telemesh(t, "trace", "--data", data, "--json", strings.ToUpper(id))
+		if diff := cmp.Diff(told, again); told != "" && diff != "" {
+			t.Errorf("the story is another one (-before +now):\n%s", diff)
+		}
+		told = again
+	}
+	t.Run("the mesh runs", check)
+	if err := in.close(); err != nil {
+		t.Fatal(err)
+	}
+	in.mesh, in.warehouse, in.socket = nil, nil, nil
+	t.Run("the folder is free", check)
+
+	story := storyOf(t, data, id)
+	if story.ReadingID != id || story.Ports[0].State != trace.Shown || len(story.Ports[1].Revisions) != 2 {
+		t.Errorf("story: %s, %+v", story.ReadingID, story.Ports)
+	}
+	first, second := story.Messages[0], story.Messages[1]
+	if string(first.Payload()) != tracedUplink || string(second.Payload()) != tracedPlain || !first.Decoded.Again {
+		t.Errorf("messages: %+v, %+v", first, second)
+	}
+	// Every event names the one before it, up to those of the messages.
+	events, made := map[string]trace.Event{}, map[string]int{}
+	for _, e := range story.Events {
+		events[e.ID] = e
+		made[e.Type]++
+	}
+	for _, eventType := range []string{mesh.TelemetryReceived, mesh.TelemetryFlattened, mesh.TelemetryEnriched, mesh.AnalyticsJoined} {
+		if made[eventType] != 2 {
+			t.Errorf("%d events %s, want one of each message", made[eventType], eventType)
+		}
+	}
+	for _, e := range story.Events {
+		cause, ok := e.Extensions[mesh.ExtCauseID]
+		if _, found := events[cause]; !found && (ok || e.Type != mesh.TelemetryReceived) {
+			t.Errorf("%s %s was made of %q, which is not in the story", e.Type, e.ID, cause)
+		}
+	}
+}
+
+// A reading of nobody is parked; bytes that are no text are shown as such, long
+// ones cut. What the log has not is missing, and said to be.
+func TestTraceOfParked(t *testing.T) {
+	data := t.TempDir()
+	in := openFolder(t, data)
+	var csv bytes.Buffer
+	csv.WriteString("device_id,time,co2\n")
+	for i := range 500 {
+		fmt.Fprintf(&csv, "many,%d,%d\n", 1_772_359_200+i, i)
+	}
+	deliver(t, in, mesh.TelemetryReceived, "/test", mesh.EncodeMessages([]mesh.Message{{
+		ID: "long", Source: "/files", ContentType: "text/csv", ReceivedAt: instantOf(t, "2026-03-02T00:00:00Z"), Payload: csv.Bytes(),
+	}}), "1")
+	deliver(t, in, mesh.TelemetryEnriched, "/elsewhere", mesh.EncodeReadings([]mesh.Reading{{
+		DeviceID: "bare", Metric: "co2", Value: 5, ObservedAt: 60_000_000, ReceivedAt: 61_000_000, TenantID: "t", EventSource: "/gone", EventID: "g",
+		ReadingID: mesh.ReadingID("bare", "co2", 60_000_000),
+	}}), "2")
+
+	text := telemesh(t, "trace", "--data", data, mesh.ReadingID("many", "co2", 1_772_359_200_000_000))
+	matches(t, text,
+		`iot_telemetry.readings 0 ppm, parked: nothing was ever said of whose the device was \(revision 0\)`,
+		"iot_analytics.readings has no row: a reading comes here when a tenant held its device",
+		"content type text/csv, as the transport said", "reader read as csv: 500 readings; this one gives the stored row again",
+		fmt.Sprintf("payload %d bytes, of which the first 4096 are shown; --json has all", csv.Len()), "many,1772359200,0",
+		"nothing was ever said",
+		".* telemetry.unassigned tenant-enrich - .* says that they are nobody's",
+	)
+	if strings.Contains(text, "many,1772359699,499") {
+		t.Error("a long payload is not cut")
+	}
+	if s := storyOf(t, data, mesh.ReadingID("many", "co2", 1_772_359_200_000_000)); !bytes.Equal(s.Messages[0].Payload(), csv.Bytes()) {
+		t.Error("a long payload is not whole in JSON")
+	}
+
+	text = telemesh(t, "trace", "--data", data, mesh.ReadingID("bare", "co2", 60_000_000))
+	matches(t, text, `iot_telemetry.readings 5 of tenant t \(.*`, "source /gone", `bytes event_log.events has no event with this message \(any more\)`,
+		`event_log.events has none of this reading \(any more\)`)
+}
+
+// What is no id, or names no reading or several, is refused with what to do.
+func TestTraceOfNothing(t *testing.T) {
+	data := t.TempDir()
+	in := openFolder(t, data)
+	var several []mesh.Reading
+	for _, id := range []string{"abcdef0123", "abcdef0124"} {
+		several = append(several, mesh.Reading{ReadingID: id + strings.Repeat("0", 22), DeviceID: "d" + id, Metric: "co2", ObservedAt: 1, ReceivedAt: 1})
+	}
+	deliver(t, in, mesh.TelemetryUnassigned, "/elsewhere", mesh.EncodeReadings(several), "1")
+	for _, test := range []struct{ id, err, hint string }{
+		{"abcdef0", `"abcdef0" is no reading_id`, "32 hexadecimal digits"},
+		{"d1' OR true", `is no reading_id`, "telemesh query"},
+		{strings.Repeat("a", 33), "is no reading_id", "telemesh query"},
+		{strings.Repeat("a", 32), "no reading " + strings.Repeat("a", 32), "SELECT reading_id"},
+		{"abcdef012", "more than one reading begins with abcdef012", "such as " + several[0].ReadingID + " and " + several[1].ReadingID},
+	} {
+		out, err := command(t.Context(), t, "trace", "--data", data, test.id).CombinedOutput()
+		text, hint, _ := strings.Cut(string(out), "\nhint: ")
+		if err == nil || !strings.Contains(text, test.err) || !strings.Contains(hint, test.hint) {
+			t.Errorf("trace %q: %v\n%s", test.id, err, out)
+		}
+	}
+	matches(t, telemesh(t, "trace", "--data", data, "abcdef0123"), "reading "+several[0].ReadingID)
+}
+
+// Corrected, a reading has the rows that it had and those that it was corrected
+// to, and its story says by which event, through which repair.
+func TestTraceOfCorrection(t *testing.T) {
+	data := t.TempDir()
+	in := openFolder(t, data)
+	january, february := instantOf(t, "2026-01-01T00:00:00Z"), instantOf(t, "2026-02-01T00:00:00Z")
+	change := func(placements ...mesh.Placement) {
+		t.Helper()
+		for i := range placements {
+			placements[i].DeviceID, placements[i].Building, placements[i].Room = tracedDevice, "B", "1.01"
+		}
+		deliverTo(t, in, "iot", mesh.PlacementsChanged, mesh.Encode(mesh.Placements{Placements: placements}))
+	}
+	change(mesh.Placement{TenantID: "tenant-a", ValidFrom: january, Version: 1})
+	deliver(t, in, mesh.TelemetryReceived, "/test", mesh.EncodeMessages([]mesh.Message{
+		{ID: "m1", Source: "/lora", ReceivedAt: instantOf(t, "2026-03-01T10:00:01Z"), Payload: []byte(tracedUplink)},
+	}), "1")
+	change(mesh.Placement{TenantID: "tenant-a", ValidFrom: january, ValidTo: &february, Version: 2}, mesh.Placement{TenantID: "tenant-b", ValidFrom: february, Version: 2})
+
+	const time = `\S+Z`
+	id := mesh.ReadingID(tracedDevice, "co2", tracedAt(t))
+	text := telemesh(t, "trace", "--data", data, id)
+	matches(t, text,
+		`iot_telemetry.readings 812 ppm of tenant tenant-b \(revision 1, assignment_version 3\)`,
+		`iot_analytics.readings 812 ppm of tenant tenant-b \(revision 1, assignment_version 3\)`,
+		"message 1 of 1",
+		time+` tenant-a 812 ppm 0 1 - 1 no: an earlier decision about the tenant \(assignment_version 1 < 3\)`,
+		time+` tenant-b 812 ppm 0 3 - 1 yes: the latest decision about the tenant \(assignment_version 3 > 1\)`,
+		time+` tenant-b 812 ppm 0 3 - \d+ B//1.01 - - 1 yes: the latest decision about the tenant \(assignment_version 3 > 1\)`,
+		time+` 1 1 tenant-a 2026-01-01T00:00:00Z open tenant-a, assignment_version 1 /sheets/rooms .*`,
+		time+` 3 2 tenant-a 2026-01-01T00:00:00Z 2026-02-01T00:00:00Z tenant-b, assignment_version 3: the row's /sheets/rooms [0-9a-f]+, accepted by iot/iot at `+time,
+		time+` 3 2 tenant-b 2026-02-01T00:00:00Z open tenant-b, assignment_version 3: the row's /sheets/rooms .*`,
+		time+" iot/iot telemetry.enriched tenant-enrich tenant-a 1 .*",
+		time+" iot/iot placements.changed /sheets/rooms - - .* says where devices stand",
+		time+" iot/iot placements.recorded warehouse-sink - 3 .*",
+		time+" iot/iot telemetry.enriched tenancy-repair tenant-b 3 .* says whose they are",
+		time+" iot/iot tenancy.repaired tenancy-repair .*",
+		time+" analytics/analytics analytics.joined analytics-[a-z]+ tenant-b .*",
+	)
+
+	change(mesh.Placement{TenantID: "tenant-b", ValidFrom: february, Version: 3, Deleted: true})
+	text = telemesh(t, "trace", "--data", data, id)
+	matches(t, text,
+		`iot_telemetry.readings 812 ppm, withdrawn: nobody held the device any more by assignment_version 4 \(revision 2\)`,
+		"iot_analytics.readings shows nothing: the reading was withdrawn from who had it",
+		time+` - 812 ppm 0 4 - 1 yes: the latest decision about the tenant \(assignment_version 4 > 3\)`,
+		time+` - 812 ppm 0 4 - \d+ withdrawn .* yes: .*`,
+		time+` 4 3 tenant-b \(deleted\) 2026-02-01T00:00:00Z open -, assignment_version 4: the row's /sheets/rooms .*`,
+		time+" iot/iot telemetry.unassigned tenancy-repair - 4 .*",
+		time+" analytics/analytics analytics.withdrawn analytics-[a-z]+ - .*",
+	)
+	story := storyOf(t, data, id)
+	if story.Ports[0].State != trace.Withdrawn || story.Ports[1].State != trace.Withdrawn || story.Ports[1].Row != nil {
+		t.Errorf("states: %s, %s", story.Ports[0].State, story.Ports[1].State)
+	}
+	var decided []string
+	for _, p := range story.Placements {
+		decided = append(decided, fmt.Sprintf("%d %q %t %t", p.Log, p.Holder, p.Decides, p.Stamps))
+	}
+	if diff := cmp.Diff([]string{`1 "tenant-a" true false`, `3 "tenant-b" true false`, `3 "tenant-b" true false`, `4 "" true true`}, decided); diff != "" {
+		t.Errorf("placements (-want +got):\n%s", diff)
+	}
+}
