@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/telemesh/telemesh/functions"
+	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/manifest"
@@ -15,15 +16,15 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	var dir, mappings string
+	var dir, mappings, crm string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say where manifests and contracts do not fit together",
 		Long: `Reads brokers/, triggers/, config/ and products/ and says what does not fit: a
 Trigger whose Broker or subscriber is not there, a Service whose function is not
-there, an event type that is made and read by nobody or read and made by nobody,
-functions that could wake each other for ever, a mapping that does not make of
-its examples what they say. Exits 1 if there is any finding.`,
+there, an event type that is made and read by nobody or read and made by nobody, a
+PingSource that wakes nobody, functions that could wake each other for ever, a
+mapping that does not make of its examples what they say. Exits 1 if there is any finding.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests names the folder"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := loadManifests(dir)
@@ -48,6 +49,15 @@ its examples what they say. Exits 1 if there is any finding.`,
 			for _, f := range formats.Check() {
 				findings = append(findings, f)
 			}
+			customers := customer.Mappings()
+			if crm != "" {
+				customers = append(customers, crm)
+			}
+			for _, name := range customers {
+				if _, err := customer.ReadMapping(name); err != nil {
+					findings = append(findings, err)
+				}
+			}
 			for _, f := range findings {
 				fmt.Fprintln(cmd.OutOrStdout(), f)
 			}
@@ -55,11 +65,12 @@ its examples what they say. Exits 1 if there is any finding.`,
 				return fmt.Errorf("%d findings", len(findings))
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "ok: %d brokers, %d triggers, %d services, %d products, %d mappings\n",
-				len(set.Brokers), len(set.Triggers), len(set.Services), len(all), formats.Mappings())
+				len(set.Brokers), len(set.Triggers), len(set.Services), len(all), formats.Mappings()+len(customers))
 			return nil
 		},
 	}
 	mappingsFlag(cmd, &mappings)
+	cmd.Flags().StringVar(&crm, "crm-mapping", "", "file with a mapping of a CRM's customers, to be checked as well")
 	cmd.Flags().StringVar(&dir, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
 	return cmd
 }
