@@ -162,60 +162,39 @@ func (r remoteLetters) discard(ctx context.Context, id string) error {
 func (in *instance) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/warehouse/", http.StripPrefix("/warehouse", remote.Handler(in.warehouse, "")))
-	withMesh := func(do func(*local.Mesh) error) error {
-		in.starting.RLock()
-		defer in.starting.RUnlock()
-		if in.mesh == nil {
-			return errors.New("the mesh did not start again")
-		}
-		return do(in.mesh)
-	}
-	with := func(do func(localLetters) error) error {
-		return withMesh(func(m *local.Mesh) error { return do(localLetters{m.DeadLetters()}) })
-	}
+	letters := localLetters{in.mesh.DeadLetters()}
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		}
 	}
-	mux.HandleFunc("POST /brokers/", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, withMesh(func(m *local.Mesh) error {
-			http.StripPrefix("/brokers", m.Handler()).ServeHTTP(w, r)
-			return nil
-		}))
-	})
+	mux.Handle("POST /brokers/", http.StripPrefix("/brokers", in.mesh.Handler()))
 	mux.HandleFunc("GET /idle", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, withMesh(func(m *local.Mesh) error { return m.Idle(r.Context()) }))
+		answer(w, in.mesh.Idle(r.Context()))
 	})
 	mux.HandleFunc("POST /sheets/read", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, withMesh(func(m *local.Mesh) error {
-			readings, err := in.readSheets(r.Context(), m)
-			if err != nil {
-				return err
-			}
-			return json.NewEncoder(w).Encode(readings)
-		}))
+		readings, err := in.readSheets(r.Context())
+		if err == nil {
+			err = json.NewEncoder(w).Encode(readings)
+		}
+		answer(w, err)
 	})
 	mux.HandleFunc("GET /deadletters", func(w http.ResponseWriter, r *http.Request) {
 		out := json.NewEncoder(w)
-		answer(w, with(func(l localLetters) error {
-			return l.list(r.Context(), func(d deadletter) error { return out.Encode(d) })
-		}))
+		answer(w, letters.list(r.Context(), func(d deadletter) error { return out.Encode(d) }))
 	})
 	mux.HandleFunc("GET /deadletters/{id}", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, with(func(l localLetters) error {
-			d, err := l.get(r.Context(), r.PathValue("id"))
-			if err != nil {
-				return err
-			}
-			return json.NewEncoder(w).Encode(d)
-		}))
+		d, err := letters.get(r.Context(), r.PathValue("id"))
+		if err == nil {
+			err = json.NewEncoder(w).Encode(d)
+		}
+		answer(w, err)
 	})
 	mux.HandleFunc("POST /deadletters/{id}/redrive", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, with(func(l localLetters) error { return l.redrive(r.Context(), r.PathValue("id")) }))
+		answer(w, letters.redrive(r.Context(), r.PathValue("id")))
 	})
 	mux.HandleFunc("DELETE /deadletters/{id}", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, with(func(l localLetters) error { return l.discard(r.Context(), r.PathValue("id")) }))
+		answer(w, letters.discard(r.Context(), r.PathValue("id")))
 	})
 	return mux
 }

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,7 +111,6 @@ type instance struct {
 	dir       string
 	warehouse warehouse.Warehouse
 	mesh      *local.Mesh
-	starting  sync.RWMutex // held while mesh is another one; only the socket reads it from outside
 	config    local.Config
 	found     tally // what was there before the sheets were loaded
 	log       *slog.Logger
@@ -163,18 +161,6 @@ func (in *instance) start(ctx context.Context) (err error) {
 		return inUse(fmt.Errorf("start the mesh: %w", err))
 	}
 	return nil
-}
-
-// restart starts the functions anew: what they hold copies of, they read again.
-func (in *instance) restart(ctx context.Context) error {
-	in.starting.Lock()
-	defer in.starting.Unlock()
-	err := in.mesh.Close(ctx)
-	in.mesh = nil
-	if err != nil {
-		return fmt.Errorf("stop the mesh: %w", err)
-	}
-	return in.start(ctx)
 }
 
 // patience is how long a store that is in use is waited for: a command that

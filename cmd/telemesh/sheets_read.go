@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/telemesh/telemesh/internal/local"
 	"github.com/telemesh/telemesh/internal/manifest"
 )
 
@@ -65,8 +64,8 @@ type reading struct {
 
 // readSheets makes the sources read their sheets now, and returns when all that
 // comes of it is stored.
-func (in *instance) readSheets(ctx context.Context, m *local.Mesh) ([]reading, error) {
-	pings := m.Pings()
+func (in *instance) readSheets(ctx context.Context) ([]reading, error) {
+	pings := in.mesh.Pings()
 	if len(pings) == 0 {
 		return nil, errors.New("no sheet is read by this process: it was started without --placements, --actions and --customers, and without --set of sheet-source or customer-source")
 	}
@@ -91,11 +90,11 @@ func (in *instance) readSheets(ctx context.Context, m *local.Mesh) ([]reading, e
 		}
 	}
 	for _, ping := range pings {
-		if err := m.Tick(ctx, ping); err != nil {
+		if err := in.mesh.Tick(ctx, ping); err != nil {
 			return nil, fmt.Errorf("tick of PingSource %s: %w", ping, err)
 		}
 	}
-	if err := m.Idle(ctx); err != nil {
+	if err := in.mesh.Idle(ctx); err != nil {
 		return nil, err
 	}
 	for i := range readings {
