@@ -28,6 +28,23 @@ func NewIndex(assignments []mesh.Assignment, version int64) (*Index, error) {
 	return &Index{base: base, version: version}, nil
 }
 
+func newTable(assignments []mesh.Assignment) (*table, error) {
+	order := func(a, b mesh.Assignment) int {
+		return cmp.Or(cmp.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.ValidFrom, b.ValidFrom))
+	}
+	if !slices.IsSortedFunc(assignments, order) {
+		assignments = slices.Clone(assignments)
+		slices.SortFunc(assignments, order)
+	}
+	var b builder
+	for i := range assignments {
+		if err := b.add(&assignments[i]); err != nil {
+			return nil, err
+		}
+	}
+	return b.table()
+}
+
 // Collect is NewIndex for assignments that come one by one, ordered by device
 // and interval.
 func Collect(assignments iter.Seq2[mesh.Assignment, error], version int64) (*Index, error) {
@@ -40,7 +57,8 @@ func Collect(assignments iter.Seq2[mesh.Assignment, error], version int64) (*Ind
 			return nil, err
 		}
 	}
-	return &Index{base: b.table(), version: version}, nil
+	base, err := b.table()
+	return &Index{base: base, version: version}, err
 }
 
 // Read is NewIndex for lines as AppendLine writes them, ordered by device and
@@ -50,40 +68,26 @@ func Read(lines io.Reader, version int64) (*Index, error) {
 	if err := decode(lines, b.add); err != nil {
 		return nil, err
 	}
-	return &Index{base: b.table(), version: version}, nil
+	base, err := b.table()
+	return &Index{base: base, version: version}, err
 }
 
-func newTable(assignments []mesh.Assignment) (*table, error) {
-	order := func(a, b mesh.Assignment) int {
-		return cmp.Or(cmp.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.ValidFrom, b.ValidFrom))
-	}
-	if !slices.IsSortedFunc(assignments, order) {
-		assignments = slices.Clone(assignments)
-		slices.SortFunc(assignments, order)
-	}
-	var b builder
-	b.intervals = make([]interval, 0, len(assignments))
-	for i := range assignments {
-		if err := b.add(&assignments[i]); err != nil {
-			return nil, err
+// find gives the intervals of a device and the table that they stand in.
+func (x *Index) find(device string) (*table, intervals) {
+	if x.over != nil {
+		if of := x.over.device(device); of != nil {
+			return x.over, of
 		}
 	}
-	return b.table(), nil
+	return x.base, x.base.device(device)
 }
 
 // At gives who held a device at an instant, and since which version of the
 // placements that is so. An empty tenant is nobody; a version of 0 says that
 // nothing was ever said.
 func (x *Index) At(device string, t mesh.Instant) (tenant string, version int64) {
-	if x.over != nil {
-		if of := x.over.device(device); of != nil {
-			return x.over.at(of, t)
-		}
-	}
-	if of := x.base.device(device); of != nil {
-		return x.base.at(of, t)
-	}
-	return "", 0
+	table, of := x.find(device)
+	return table.at(of, t)
 }
 
 // Version is the version of the placements that the index knows.
@@ -91,94 +95,69 @@ func (x *Index) Version() int64 { return x.version }
 
 // Device gives the assignments of a device in the order of their intervals.
 func (x *Index) Device(device string) []mesh.Assignment {
-	t := x.over
-	var of []interval
-	if t != nil {
-		of = t.device(device)
-	}
-	if of == nil {
-		t = x.base
-		of = t.device(device)
-	}
-	var out []mesh.Assignment
-	for i := range of {
-		out = append(out, t.assignment(&of[i]))
-	}
-	return out
+	t, of := x.find(device)
+	return slices.Collect(t.assignments(device, of))
 }
 
 // All yields all assignments, ordered by device and interval.
 func (x *Index) All() iter.Seq[mesh.Assignment] {
-	return func(yield func(mesh.Assignment) bool) {
-		for t, of := range x.devices() {
-			for i := range of {
-				if !yield(t.assignment(&of[i])) {
-					return
-				}
-			}
-		}
-	}
+	return x.devices(func(intervals) bool { return true })
 }
 
 // Since yields the assignments, whole, of each device of which one is newer
 // than a version: what an index of that version has to be given by With.
 func (x *Index) Since(version int64) iter.Seq[mesh.Assignment] {
-	return func(yield func(mesh.Assignment) bool) {
-		for t, of := range x.devices() {
-			if !slices.ContainsFunc(of, func(i interval) bool { return i.version > version }) {
-				continue
-			}
-			for i := range of {
-				if !yield(t.assignment(&of[i])) {
-					return
-				}
+	return x.devices(func(of intervals) bool {
+		for i := range of.len() {
+			if of.at(i).version > version {
+				return true
 			}
 		}
-	}
+		return false
+	})
 }
 
-// devices yields the intervals of each device and the table they stand in,
-// ordered by device.
-func (x *Index) devices() iter.Seq2[*table, []interval] {
-	return func(yield func(*table, []interval) bool) {
-		base := x.base.intervals
-		if x.over != nil {
-			for over := x.over.intervals; len(over) > 0; {
-				device := x.over.name(over[0].name)
-				for len(base) > 0 && x.base.name(base[0].name) < device {
-					n := run(base)
-					if !yield(x.base, base[:n]) {
+// devices yields the assignments of the devices that are wanted, ordered by
+// device and interval.
+func (x *Index) devices(wanted func(intervals) bool) iter.Seq[mesh.Assignment] {
+	return func(yield func(mesh.Assignment) bool) {
+		base, over := cursor{table: x.base}, cursor{table: x.over}
+		base.next()
+		over.next()
+		for base.name != nil || over.name != nil {
+			c := &base
+			if base.name == nil || over.name != nil && string(over.name) <= string(base.name) {
+				c = &over
+				if string(base.name) == string(over.name) && base.name != nil {
+					base.next()
+				}
+			}
+			if wanted(c.of) {
+				for a := range c.table.assignments(string(c.name), c.of) {
+					if !yield(a) {
 						return
 					}
-					base = base[n:]
 				}
-				if len(base) > 0 && x.base.name(base[0].name) == device {
-					base = base[run(base):]
-				}
-				n := run(over)
-				if !yield(x.over, over[:n]) {
-					return
-				}
-				over = over[n:]
 			}
-		}
-		for len(base) > 0 {
-			n := run(base)
-			if !yield(x.base, base[:n]) {
-				return
-			}
-			base = base[n:]
+			c.next()
 		}
 	}
 }
 
-// run is how many of the intervals are of the first one's device.
-func run(intervals []interval) int {
-	n := 1
-	for n < len(intervals) && intervals[n].name == intervals[0].name {
-		n++
+// cursor goes through the records of a table; nil: there are none.
+type cursor struct {
+	table *table
+	name  []byte // nil: behind the last record
+	of    intervals
+	at    int
+}
+
+func (c *cursor) next() {
+	if c.table == nil || c.at == len(c.table.records) {
+		c.name, c.of = nil, nil
+		return
 	}
-	return n
+	c.name, c.of, c.at = c.table.record(c.at)
 }
 
 // foldAt is which part of an index may have changed since its base was built:
@@ -202,12 +181,9 @@ func (x *Index) With(changed []mesh.Assignment, version int64) (*Index, error) {
 		}
 	}
 	next := &Index{base: x.base, over: over, version: version}
-	if len(over.intervals) > len(x.base.intervals)/foldAt {
+	if over.rows > x.base.rows/foldAt {
 		base, err := next.fold()
-		if err != nil {
-			return nil, err
-		}
-		next = &Index{base: base, version: version}
+		return &Index{base: base, version: version}, err
 	}
 	return next, nil
 }
@@ -215,20 +191,10 @@ func (x *Index) With(changed []mesh.Assignment, version int64) (*Index, error) {
 // fold makes the two tables one.
 func (x *Index) fold() (*table, error) {
 	var b builder
-	b.intervals = make([]interval, 0, len(x.base.intervals)+len(x.over.intervals))
 	for a := range x.All() {
 		if err := b.add(&a); err != nil {
 			return nil, err
 		}
 	}
-	return b.table(), nil
-}
-
-// Size is what the index takes, in bytes.
-func (x *Index) Size() int {
-	size := x.base.size()
-	if x.over != nil {
-		size += x.over.size()
-	}
-	return size
+	return b.table()
 }

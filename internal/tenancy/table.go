@@ -1,121 +1,165 @@
 package tenancy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"math"
 	"math/bits"
-	"slices"
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
-// table is assignments in arenas, without a pointer per device: a million
-// devices are nothing to the garbage collector, and a lookup reads three places
-// of memory: the slot, the name and an interval.
+// table is assignments in one arena, without a pointer per device: a million
+// devices are nothing to the garbage collector, and a lookup mostly reads two
+// lines of memory, the slot and the beginning of the record. What it waits for
+// is memory.
 type table struct {
-	seed      maphash.Seed
-	slots     []slot     // a power of two of them, at most two thirds in use; open addressing
-	names     string     // of the devices, each behind its length (two bytes)
-	tenants   []string   // [0] is nobody
-	intervals []interval // ordered by device and instant
+	seed    maphash.Seed
+	slots   []slot   // a power of two of them, at most two thirds in use; open addressing
+	records []byte   // one per device, ordered by device
+	tenants []string // [0] is nobody
+	rows    int      // how many assignments there are
 }
 
 // slot is where a device is found.
+// It says how long the record is too, so that name and interval are fetched
+// from memory at once, and not one after the other.
 type slot struct {
 	tag   uint32 // of the hash of its name, other bits than those that choose the slot
-	name  uint32 // place in names
-	first uint32 // place in intervals
-	n     uint32 // how many; 0: the slot is empty
+	at    uint32 // its record, see record
+	count uint32 // of its intervals; 0: the slot is empty
+	name  uint32 // length of its name
 }
+
+// A record is the length of the device's name and the number of its intervals,
+// both little-endian, the name, and the intervals from the newest to the oldest:
+// most readings are new. An interval is from, to and version of 8 bytes and the
+// place of the tenant of 4. A record begins at a multiple of 8, so that 32 bits
+// name one in 32 GiB.
+const (
+	headSize     = 2 + 4
+	intervalSize = 8 + 8 + 8 + 4
+	alignment    = 8
+	maxName      = math.MaxUint16
+)
 
 type interval struct {
 	from, to mesh.Instant
 	version  int64
 	tenant   uint32 // place in tenants
-	name     uint32 // place in names of its device
 }
 
-const (
-	lengthSize = 2
-	maxName    = math.MaxUint16
-)
+func (i *interval) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(i.from))
+	b = binary.LittleEndian.AppendUint64(b, uint64(i.to))
+	b = binary.LittleEndian.AppendUint64(b, uint64(i.version))
+	return binary.LittleEndian.AppendUint32(b, i.tenant)
+}
 
-// name gives the device whose name is at a place.
-func (t *table) name(at uint32) string {
-	from := int(at) + lengthSize
-	return t.names[from : from+(int(t.names[at])<<8|int(t.names[at+1]))]
+// intervals is those of one device, the newest first.
+type intervals []byte
+
+func (v intervals) len() int { return len(v) / intervalSize }
+
+func (v intervals) from(i int) mesh.Instant {
+	return mesh.Instant(binary.LittleEndian.Uint64(v[i*intervalSize:]))
+}
+
+func (v intervals) at(i int) interval {
+	b := v[i*intervalSize:][:intervalSize]
+	return interval{
+		from:    mesh.Instant(binary.LittleEndian.Uint64(b)),
+		to:      mesh.Instant(binary.LittleEndian.Uint64(b[8:])),
+		version: int64(binary.LittleEndian.Uint64(b[16:])),
+		tenant:  binary.LittleEndian.Uint32(b[24:]),
+	}
+}
+
+// record gives what stands at a place of records, and the place behind it.
+func (t *table) record(at int) (name []byte, of intervals, next int) {
+	b := t.records[at:]
+	behind := headSize + int(binary.LittleEndian.Uint16(b))
+	end := behind + int(binary.LittleEndian.Uint32(b[2:]))*intervalSize
+	return b[headSize:behind], intervals(b[behind:end]), at + (end+alignment-1)&^(alignment-1)
 }
 
 // device gives the intervals of a device; nil: there are none.
-func (t *table) device(device string) []interval {
+func (t *table) device(device string) intervals {
 	hash := maphash.String(t.seed, device)
 	mask := len(t.slots) - 1
 	for i := int(hash) & mask; ; i = (i + 1) & mask {
-		s := &t.slots[i]
-		if s.n == 0 {
+		s := t.slots[i]
+		if s.count == 0 {
 			return nil
 		}
-		if s.tag == uint32(hash>>32) && t.name(s.name) == device {
-			return t.intervals[s.first : s.first+s.n]
+		if s.tag == uint32(hash>>32) && int(s.name) == len(device) {
+			b := t.records[int(s.at)*alignment+headSize:]
+			if string(b[:len(device)]) == device {
+				return intervals(b[len(device) : len(device)+int(s.count)*intervalSize])
+			}
 		}
 	}
 }
 
 // at finds the instant in the intervals of a device.
-func (t *table) at(of []interval, at mesh.Instant) (tenant string, version int64) {
-	// Most readings are new: the last interval first, and a few before it.
-	i := len(of) - 1
-	for few := max(0, i-4); i >= few && of[i].from > at; {
-		i--
+func (t *table) at(of intervals, at mesh.Instant) (tenant string, version int64) {
+	const few = 8
+	i, n := 0, of.len()
+	for i < min(n, few) && of.from(i) > at {
+		i++
 	}
-	if i >= 0 && of[i].from > at {
-		low, high := 0, i // of[low:high] are those of which it is open whether they begin by then
-		for low < high {
-			if middle := int(uint(low+high) >> 1); of[middle].from <= at {
-				low = middle + 1
+	if i == few { // of those from few on, the first that has begun by then
+		for end := n; i < end; {
+			if middle := int(uint(i+end) >> 1); of.from(middle) > at {
+				i = middle + 1
 			} else {
-				high = middle
+				end = middle
 			}
 		}
-		i = low - 1
 	}
-	if i < 0 || at >= of[i].to {
+	if i == n {
 		return "", 0
 	}
-	return t.tenants[of[i].tenant], of[i].version
+	found := of.at(i)
+	if at >= found.to {
+		return "", 0
+	}
+	return t.tenants[found.tenant], found.version
 }
 
-func (t *table) assignment(i *interval) mesh.Assignment {
-	a := mesh.Assignment{DeviceID: t.name(i.name), TenantID: t.tenants[i.tenant], ValidFrom: i.from, Version: i.version}
-	if i.to != forever {
-		to := i.to
-		a.ValidTo = &to
+// assignments yields those of a device in the order of their intervals.
+func (t *table) assignments(device string, of intervals) iter.Seq[mesh.Assignment] {
+	return func(yield func(mesh.Assignment) bool) {
+		for n := of.len() - 1; n >= 0; n-- {
+			i := of.at(n)
+			a := mesh.Assignment{DeviceID: device, TenantID: t.tenants[i.tenant], ValidFrom: i.from, Version: i.version}
+			if i.to != forever {
+				a.ValidTo = &i.to
+			}
+			if !yield(a) {
+				return
+			}
+		}
 	}
-	return a
-}
-
-// size is what the table takes, in bytes.
-func (t *table) size() int {
-	const slotSize, intervalSize, stringSize = 16, 32, 16
-	size := cap(t.slots)*slotSize + cap(t.intervals)*intervalSize + len(t.names) + cap(t.tenants)*stringSize
-	for _, tenant := range t.tenants {
-		size += len(tenant)
-	}
-	return size
 }
 
 // builder makes a table of assignments that come ordered by device and
 // instant. It keeps nothing of what it is given.
 type builder struct {
-	names     []byte
-	tenants   []string
-	places    map[string]uint32 // of tenants
-	intervals []interval
-	devices   int
-	last      string // tenant of the last assignment: mostly that of the next one
-	place     uint32 // where it is
+	records []byte
+	tenants []string
+	places  map[string]uint32 // of tenants
+	devices int
+	rows    int
+
+	device  []byte     // the last one, whose record is not written yet
+	of      []interval // its own, the oldest first
+	tenant  string     // of the last assignment: mostly that of the next one
+	place   uint32     // where it is
+	started bool
 }
 
 func (b *builder) add(a *mesh.Assignment) error {
@@ -126,35 +170,28 @@ func (b *builder) add(a *mesh.Assignment) error {
 	if next.to <= next.from || next.version < 1 {
 		return fmt.Errorf("device %q: the assignment to %q from %s has no length or no version", a.DeviceID, a.TenantID, a.ValidFrom)
 	}
-	same := false
-	if n := len(b.intervals); n > 0 {
-		last := &b.intervals[n-1]
-		name := b.names[last.name+lengthSize:]
-		same = string(name) == a.DeviceID
-		switch {
-		case !same && string(name) > a.DeviceID:
-			return fmt.Errorf("device %q comes behind %q", a.DeviceID, name)
-		case same && next.from < last.to:
-			return fmt.Errorf("device %q: the assignment to %q from %s begins before the last one ends", a.DeviceID, a.TenantID, a.ValidFrom)
-		case same:
-			next.name = last.name
+	switch {
+	case b.started && string(b.device) == a.DeviceID:
+		if next.from < b.of[len(b.of)-1].to {
+			return fmt.Errorf("device %q: the assignment to %q from %s begins before the one before it ends", a.DeviceID, a.TenantID, a.ValidFrom)
 		}
-	}
-	if !same {
-		if len(a.DeviceID) > maxName || len(b.names) > math.MaxUint32-maxName-lengthSize {
-			return fmt.Errorf("device %.40q: a name of %d bytes behind %d bytes of names is more than an index has room for",
-				a.DeviceID, len(a.DeviceID), len(b.names))
+	case b.started && string(b.device) > a.DeviceID:
+		return fmt.Errorf("device %q comes behind %q", a.DeviceID, b.device)
+	default:
+		if len(a.DeviceID) > maxName {
+			return fmt.Errorf("device %.40q: its name has %d bytes, an index has room for %d", a.DeviceID, len(a.DeviceID), maxName)
 		}
-		next.name = uint32(len(b.names))
-		b.names = append(b.names, byte(len(a.DeviceID)>>8), byte(len(a.DeviceID)))
-		b.names = append(b.names, a.DeviceID...)
-		b.devices++
+		if err := b.end(); err != nil {
+			return err
+		}
+		b.device, b.started = append(b.device[:0], a.DeviceID...), true
 	}
-	if b.tenants == nil || a.TenantID != b.last {
-		b.last, b.place = b.intern(a.TenantID)
+	if b.tenants == nil || a.TenantID != b.tenant {
+		b.tenant, b.place = b.intern(a.TenantID)
 	}
 	next.tenant = b.place
-	b.intervals = append(b.intervals, next)
+	b.of = append(b.of, next)
+	b.rows++
 	return nil
 }
 
@@ -172,29 +209,51 @@ func (b *builder) intern(tenant string) (string, uint32) {
 	return b.tenants[place], place
 }
 
-// table ends the building.
-func (b *builder) table() *table {
-	t := &table{
-		seed:      maphash.MakeSeed(), // nobody can choose names that collide
-		slots:     make([]slot, 1<<bits.Len(uint(b.devices+b.devices/2))),
-		names:     string(b.names),
-		tenants:   b.tenants,
-		intervals: b.intervals,
+// end writes the record of the last device.
+func (b *builder) end() error {
+	if !b.started {
+		return nil
 	}
-	if cap(t.intervals) > len(t.intervals)+len(t.intervals)/8 {
-		t.intervals = slices.Clone(t.intervals)
+	if len(b.records)/alignment >= math.MaxUint32 {
+		return fmt.Errorf("device %q: an index has no room for more than %d GiB", b.device, len(b.records)>>30)
+	}
+	b.records = binary.LittleEndian.AppendUint16(b.records, uint16(len(b.device)))
+	b.records = binary.LittleEndian.AppendUint32(b.records, uint32(len(b.of)))
+	b.records = append(b.records, b.device...)
+	for i := len(b.of) - 1; i >= 0; i-- {
+		b.records = b.of[i].append(b.records)
+	}
+	b.records = append(b.records, make([]byte, -len(b.records)&(alignment-1))...)
+	b.of = b.of[:0]
+	b.devices++
+	return nil
+}
+
+// table ends the building.
+func (b *builder) table() (*table, error) {
+	if err := b.end(); err != nil {
+		return nil, err
+	}
+	t := &table{
+		seed:    maphash.MakeSeed(), // nobody can choose names that collide
+		slots:   make([]slot, 1<<bits.Len(uint(b.devices+b.devices/2))),
+		records: b.records,
+		tenants: b.tenants,
+		rows:    b.rows,
+	}
+	if spare := cap(t.records) - len(t.records); spare > len(t.records)/16 {
+		t.records = append(make([]byte, 0, len(t.records)), t.records...)
 	}
 	mask := len(t.slots) - 1
-	for first := 0; first < len(t.intervals); {
-		n := run(t.intervals[first:])
-		name := t.intervals[first].name
-		hash := maphash.String(t.seed, t.name(name))
+	for at := 0; at < len(t.records); {
+		name, of, next := t.record(at)
+		hash := maphash.Bytes(t.seed, name)
 		i := int(hash) & mask
-		for t.slots[i].n > 0 {
+		for t.slots[i].count > 0 {
 			i = (i + 1) & mask
 		}
-		t.slots[i] = slot{uint32(hash >> 32), name, uint32(first), uint32(n)}
-		first += n
+		t.slots[i] = slot{uint32(hash >> 32), uint32(at / alignment), uint32(of.len()), uint32(len(name))}
+		at = next
 	}
-	return t
+	return t, nil
 }
