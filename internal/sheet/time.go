@@ -19,11 +19,21 @@ var layouts = [...]string{
 	"2006-01-02T15:04Z07:00", "2006-01-02T15:04Z0700", "2006-01-02T15:04Z07",
 }
 
-// parseInstant reads a time: with its offset, on the wall clock of the grid's
+// parseInstant reads a time. What warehouses keep and events carry begins and
+// ends with the years of four digits.
+func parseInstant(c cell) (mesh.Instant, error) {
+	at, err := parseTime(c)
+	if year := at.Time().Year(); err == nil && (year < 1 || year > 9999) {
+		return 0, fmt.Errorf("%q is not of the years 1 to 9999", c.text)
+	}
+	return at, err
+}
+
+// parseTime reads a time: with its offset, on the wall clock of the grid's
 // zone, or as the number that a spreadsheet keeps of it. Where the zone is not
 // known only the first is read: whose wall clock it was decides who sees an
 // hour of readings.
-func parseInstant(c cell) (mesh.Instant, error) {
+func parseTime(c cell) (mesh.Instant, error) {
 	s := strings.ToUpper(c.text)
 	if len(s) > 10 && s[10] == ' ' {
 		s = s[:10] + "T" + strings.TrimLeft(s[11:], " ")

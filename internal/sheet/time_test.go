@@ -67,6 +67,8 @@ func TestTimes(t *testing.T) {
 		{"2026-02-30", "", `"2026-02-30" is no day of the calendar`},
 		{"2026-03-02 24:00", "", `"2026-03-02 24:00" is not a time`},
 		{"2026-03-02 8h30", "", `"2026-03-02 8h30" is not a time`},
+		{"0001-01-01", "", `"0001-01-01" is not of the years 1 to 9999`},
+		{"9999-12-31T23:30:00-01:00", "", `"9999-12-31T23:30:00-01:00" is not of the years 1 to 9999`},
 		{"2 March 2026", "", `"2 March 2026" is not a time`},
 		{"2026-W10-1", "", `"2026-W10-1" is not a time`},
 		{"08:30", "", `"08:30" is not a time`},
