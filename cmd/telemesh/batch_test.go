@@ -23,11 +23,14 @@ func sample(t testing.TB, flags ...string) []string {
 // asOf is what the functions have to arrive at, as one statement over the rows
 // as they were measured: no stamp, no join, no order of arrival in it.
 const asOf = `
-WITH raw AS (
+WITH said AS ( -- with the version of the placements that says so first: nothing is corrected here
+	SELECT p.*, (SELECT count(*) FROM iot_metadata_internal.placements q WHERE q.recorded_at <= p.recorded_at) AS since
+	FROM iot_metadata_internal.placements p
+), raw AS (
 	SELECT reading_id, device_id, metric, value, value_string, observed_at FROM iot_telemetry.readings
 ), stamped AS (
-	SELECT raw.*, p.tenant_id, p.building, p.floor, p.room, p.persons, p.outside_co2, coalesce(p.version, 0) AS assignment_version
-	FROM raw LEFT JOIN iot_metadata.placements p ON p.device_id = raw.device_id
+	SELECT raw.*, p.tenant_id, p.building, p.floor, p.room, p.persons, p.outside_co2, coalesce(p.since, 0) AS assignment_version
+	FROM raw LEFT JOIN said p ON p.device_id = raw.device_id
 		AND p.valid_from <= raw.observed_at AND (p.valid_to IS NULL OR raw.observed_at < p.valid_to)
 ), joined AS (
 	SELECT s.*, c.name AS customer_name, a.action AS last_action, a.taken_at AS last_action_at

@@ -112,12 +112,17 @@ func TestLogOfEveryBroker(t *testing.T) {
 		bool_and(received_at <= recorded_at) FROM event_log.events WHERE source <> '/elsewhere' GROUP BY ALL ORDER BY ALL`)
 	want = []string{
 		"analytics/analytics|analytics.joined|false|1|true|true",
+		"analytics/analytics|customers.recorded|true|1|true|true",
+		"analytics/analytics|placements.recorded|true|1|true|true",
 		"analytics/analytics|telemetry.enriched|false|1|true|true",
 		"crm/crm|customers.changed|true|1|true|true",
+		"crm/crm|customers.recorded|true|1|true|true",
 		"iot/iot|placements.changed|true|1|true|true",
+		"iot/iot|placements.recorded|true|1|true|true",
 		"iot/iot|telemetry.enriched|false|1|true|true",
 		"iot/iot|telemetry.flattened|false|1|true|true",
 		"iot/iot|telemetry.received|true|1|true|true",
+		"iot/iot|tenancy.repaired|true|1|true|true",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events of the mesh (-want +got):\n%s", diff)
