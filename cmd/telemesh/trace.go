@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -293,13 +294,21 @@ func (p printer) events(events []trace.Event) {
 		return
 	}
 	p.cells("ACCEPTED", "BROKER", "TYPE", "MADE BY", "TENANT", "METADATA", "ID", "OF", "WHICH")
+	type line struct {
+		*trace.Event
+		trace.Accepted
+	}
+	var lines []line
 	for i := range events {
-		e := &events[i]
-		for _, a := range e.Accepted {
-			p.cells(a.ReceivedAt.String(), a.Broker, strings.TrimSuffix(strings.TrimPrefix(e.Type, "dev.telemesh."), ".v1"),
-				plain(strings.TrimPrefix(e.Source, mesh.Source(""))), orDash(plain(e.Extensions[mesh.ExtTenant])), orDash(plain(e.Extensions[mesh.ExtVersion])),
-				eventName(e.ID), orDash(eventName(e.Extensions[mesh.ExtCauseID])), e.Part)
+		for _, a := range events[i].Accepted {
+			lines = append(lines, line{&events[i], a})
 		}
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.ReceivedAt, b.ReceivedAt) })
+	for _, e := range lines {
+		p.cells(e.ReceivedAt.String(), e.Broker, strings.TrimSuffix(strings.TrimPrefix(e.Type, "dev.telemesh."), ".v1"),
+			plain(strings.TrimPrefix(e.Source, mesh.Source(""))), orDash(plain(e.Extensions[mesh.ExtTenant])), orDash(plain(e.Extensions[mesh.ExtVersion])),
+			eventName(e.ID), orDash(eventName(e.Extensions[mesh.ExtCauseID])), e.Part)
 	}
 }
 
