@@ -1,0 +1,434 @@
+// Package prove shows that every row is visible to the tenant that held its
+// device at its instant, and to no other.
+//
+// It computes the batch result, one as-of join over all that was measured, and
+// compares each output port with it; it looks every row up in the index that
+// the functions use; and it compares three ways of telling whose an instant is
+// (that index, the range join, DuckDB's ASOF JOIN) at every instant at which
+// something changes, one microsecond before it and one after.
+package prove
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/tenancy"
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+// Report is what was compared, and what does not hold.
+type Report struct {
+	At          mesh.Instant `json:"at"`
+	Tenant      string       `json:"tenant,omitempty"` // empty: all
+	Holds       bool         `json:"holds"`
+	Checks      []Check      `json:"checks"`
+	Relocations []Relocation `json:"relocations"` // by device and instant
+}
+
+// Check is one comparison.
+type Check struct {
+	Name      string       `json:"name"`
+	Says      string       `json:"says"`      // what holds if nothing differs
+	Rows      int64        `json:"rows"`      // that were compared
+	Different int64        `json:"different"` // of them, on either side
+	Examples  []Difference `json:"examples,omitempty"`
+}
+
+// Difference is a row that stands on one side only.
+type Difference struct {
+	Side string            `json:"side"` // expected: it is missing; found: it should not be there
+	Row  map[string]string `json:"row"`  // without NULLs
+}
+
+// Relocation is an instant at which a device changed hands, and the rows of
+// the device up to the neighbouring ones.
+type Relocation struct {
+	DeviceID string       `json:"device_id"`
+	At       mesh.Instant `json:"at"`
+	From     string       `json:"from,omitempty"` // empty: nobody
+	To       string       `json:"to,omitempty"`   // empty: nobody
+	Before   Side         `json:"before"`
+	After    Side         `json:"after"`
+}
+
+// Side is the rows of iot_telemetry.readings on one side of a relocation.
+type Side struct {
+	Rows int64 `json:"rows"`
+	// Digest is the SHA-256 of a line per row, ordered by observed_at and
+	// reading_id: reading_id, tenant_id, observed_at and the value.
+	Digest string `json:"digest"`
+}
+
+// maxExamples is how many rows a check names.
+const maxExamples = 20
+
+// Run makes the report of a warehouse. With a tenant, only rows that are shown
+// to it, or should be, are compared.
+func Run(ctx context.Context, w warehouse.Warehouse, products []contract.Product, tenant string) (*Report, error) {
+	p := &proof{ctx: ctx, w: w, tenant: tenant, report: &Report{At: mesh.At(time.Now()), Tenant: tenant}}
+	for _, step := range []func() error{
+		p.overlaps, p.boundaries, p.ports, func() error { return p.views(products) }, p.rows,
+	} {
+		if err := step(); err != nil {
+			return nil, fmt.Errorf("prove: %w", err)
+		}
+	}
+	p.report.Holds = !slices.ContainsFunc(p.report.Checks, func(c Check) bool { return c.Different > 0 })
+	return p.report, nil
+}
+
+type proof struct {
+	ctx    context.Context
+	w      warehouse.Warehouse
+	tenant string
+	report *Report
+	index  *tenancy.Index
+	moves  map[string][]Relocation // by device, in the order of time
+}
+
+func (p *proof) query(sql string, each func(row []any) error) error {
+	return query(p.ctx, p.w, sql, each)
+}
+
+func query(ctx context.Context, w warehouse.Warehouse, sql string, each func(row []any) error) error {
+	rows, err := w.Query(ctx, sql)
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, sql)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, sql)
+		}
+		if err := each(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare adds the check that two statements give the same rows. Each is a
+// statement whose first column is the key that rows are named by.
+func (p *proof) compare(name, says, expected, found string, parts ...string) error {
+	if p.tenant != "" {
+		where := " WHERE tenant_id = " + literal(p.tenant)
+		expected, found = "SELECT * FROM ("+expected+")"+where, "SELECT * FROM ("+found+")"+where
+	}
+	check := Check{Name: name, Says: says}
+	parts = append(slices.Clone(parts), "expected AS MATERIALIZED ("+expected+")", "found AS MATERIALIZED ("+found+")")
+	sql := with(`SELECT side, count(*) OVER () AS different, (SELECT count(*) FROM found) AS rows, * EXCLUDE (side)
+		FROM (
+			SELECT 'none' AS side, * FROM (SELECT * FROM found LIMIT 0)
+			UNION ALL SELECT 'expected', * FROM (SELECT * FROM expected EXCEPT ALL SELECT * FROM found)
+			UNION ALL SELECT 'found', * FROM (SELECT * FROM found EXCEPT ALL SELECT * FROM expected)
+		) ORDER BY ALL LIMIT `+fmt.Sprint(maxExamples), parts...)
+	rows, err := p.w.Query(p.ctx, sql)
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, sql)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		check.Different, _ = row[1].(int64)
+		d := Difference{Side: row[0].(string), Row: map[string]string{}}
+		for i, cell := range row[3:] {
+			if cell != nil {
+				d.Row[rows.Columns[i+3].Name] = text(cell)
+			}
+		}
+		check.Examples = append(check.Examples, d)
+	}
+	if err := p.query(with("SELECT count(*) FROM found", parts...), func(row []any) error {
+		check.Rows, _ = row[0].(int64)
+		return nil
+	}); err != nil {
+		return err
+	}
+	p.report.Checks = append(p.report.Checks, check)
+	return nil
+}
+
+// overlaps checks what all else stands on.
+func (p *proof) overlaps() error {
+	return p.compare("placements", "no two placements of a device overlap",
+		`SELECT device_id, valid_from, tenant_id FROM iot_metadata.placements WHERE false`,
+		`SELECT a.device_id, a.valid_from, a.tenant_id FROM iot_metadata.placements AS a JOIN iot_metadata.placements AS b
+			ON a.device_id = b.device_id AND a.valid_from < b.valid_from AND (a.valid_to IS NULL OR b.valid_from < a.valid_to)`)
+}
+
+// boundaries makes the index, and compares it with the two joins at every
+// instant that any placement, of any version, begins or ends.
+func (p *proof) boundaries() error {
+	history, err := History(p.ctx, p.w)
+	if err != nil {
+		return err
+	}
+	assignments := tenancy.Assignments(history)
+	if p.index, err = tenancy.NewIndex(assignments, int64(len(history))); err != nil {
+		return err
+	}
+	p.moves = relocations(assignments)
+
+	check := Check{Name: "boundaries", Says: "the functions' index, the range join and ASOF JOIN agree at each instant that a placement begins or ends, 1 µs before and 1 µs after"}
+	err = p.query(`WITH raw AS (
+			SELECT DISTINCT device_id, unnest([moment - INTERVAL 1 MICROSECOND, moment, moment + INTERVAL 1 MICROSECOND]) AS observed_at FROM (
+				SELECT device_id, valid_from AS moment FROM iot_metadata_internal.placements
+				UNION SELECT device_id, valid_to FROM iot_metadata_internal.placements WHERE valid_to IS NOT NULL
+			)
+		), by_range AS (WITH `+rangeJoin+` SELECT * FROM stamped), by_as_of AS (WITH `+asOfJoin+` SELECT * FROM stamped)
+		SELECT device_id, observed_at, r.tenant_id, a.tenant_id FROM by_range AS r JOIN by_as_of AS a USING (device_id, observed_at)`,
+		func(row []any) error {
+			device, at := row[0].(string), mesh.At(row[1].(time.Time))
+			byRange, _ := row[2].(string)
+			asOf, _ := row[3].(string)
+			tenant, _ := p.index.At(device, at)
+			if p.tenant != "" && tenant != p.tenant && byRange != p.tenant && asOf != p.tenant {
+				return nil
+			}
+			check.Rows++
+			if tenant != byRange || tenant != asOf {
+				check.differ("found", map[string]string{"device_id": device, "observed_at": at.String(), "index": tenant, "range_join": byRange, "asof_join": asOf})
+			}
+			return nil
+		})
+	p.report.Checks = append(p.report.Checks, check)
+	return err
+}
+
+// History gives all placements that were ever recorded, in that order.
+func History(ctx context.Context, w warehouse.Warehouse) (history []tenancy.Recorded, err error) {
+	err = query(ctx, w, `SELECT device_id, tenant_id, valid_from, valid_to, version, deleted, recorded_at, building, floor, room, persons, outside_co2
+		FROM iot_metadata_internal.placements ORDER BY recorded_at`, func(row []any) error {
+		r := tenancy.Recorded{RecordedAt: mesh.At(row[6].(time.Time))}
+		r.DeviceID, r.TenantID = row[0].(string), row[1].(string)
+		r.ValidFrom = mesh.At(row[2].(time.Time))
+		if to, ok := row[3].(time.Time); ok {
+			end := mesh.At(to)
+			r.ValidTo = &end
+		}
+		r.Version, r.Deleted = row[4].(int64), row[5].(bool)
+		r.Building, _ = row[7].(string)
+		r.Floor, _ = row[8].(string)
+		r.Room, _ = row[9].(string)
+		if n, ok := row[10].(int64); ok {
+			r.Persons = &n
+		}
+		if f, ok := row[11].(float64); ok {
+			r.OutsideCO2 = &f
+		}
+		history = append(history, r)
+		return nil
+	})
+	return history, err
+}
+
+func (c *Check) differ(side string, row map[string]string) {
+	if c.Different++; len(c.Examples) < maxExamples {
+		c.Examples = append(c.Examples, Difference{side, row})
+	}
+}
+
+// relocations gives where the tenant of a device changes.
+func relocations(assignments []mesh.Assignment) map[string][]Relocation {
+	moves := map[string][]Relocation{}
+	for i, a := range assignments {
+		held := "" // until a begins
+		if i > 0 {
+			if before := &assignments[i-1]; before.DeviceID == a.DeviceID && before.ValidTo != nil && *before.ValidTo == a.ValidFrom {
+				held = before.TenantID
+			}
+		}
+		if held != a.TenantID {
+			moves[a.DeviceID] = append(moves[a.DeviceID], Relocation{DeviceID: a.DeviceID, At: a.ValidFrom, From: held, To: a.TenantID})
+		}
+		next := i+1 < len(assignments) && assignments[i+1].DeviceID == a.DeviceID && a.ValidTo != nil && assignments[i+1].ValidFrom == *a.ValidTo
+		if a.TenantID != "" && a.ValidTo != nil && !next {
+			moves[a.DeviceID] = append(moves[a.DeviceID], Relocation{DeviceID: a.DeviceID, At: *a.ValidTo, From: a.TenantID})
+		}
+	}
+	return moves
+}
+
+// ports compares the tables with the batch result.
+func (p *proof) ports() error {
+	for _, c := range []struct {
+		name, says, expected, found string
+		parts                       []string
+	}{
+		{"iot_telemetry.readings", "each row is of the tenant that the range join over all that was measured gives it",
+			"SELECT " + telemetryColumns + " FROM stamped", "SELECT " + telemetryColumns + " FROM iot_telemetry.readings", []string{raw, rangeJoin}},
+		{"iot_telemetry.readings by ASOF JOIN", "each row is of the tenant that DuckDB's ASOF JOIN gives it",
+			"SELECT " + telemetryColumns + " FROM stamped", "SELECT " + telemetryColumns + " FROM iot_telemetry.readings", []string{raw, asOfJoin}},
+		{"iot_telemetry.readings_as_of", "the view that joins by range shows the same tenants",
+			"SELECT reading_id, tenant_id FROM iot_telemetry.readings", "SELECT reading_id, tenant_id FROM iot_telemetry.readings_as_of", nil},
+		{"iot_analytics.readings", "each row is of that tenant, at the place, of the customer and after the action that one as-of join gives it; parked readings have none",
+			"SELECT " + analyticsColumns + " FROM joined", "SELECT " + analyticsColumns + " FROM iot_analytics.readings", []string{raw, rangeJoin, joined}},
+		{"actions", "iot_analytics.actions_timeline shows each action to who held the place or device when it was taken, and to nobody else",
+			"SELECT action_id, owner AS tenant_id FROM owned", "SELECT action_id, tenant_id FROM iot_analytics.actions_timeline", []string{owned}},
+	} {
+		if err := p.compare(c.name, c.says, c.expected, c.found, c.parts...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// views compares each view with the same view over the batch result.
+func (p *proof) views(products []contract.Product) error {
+	for _, product := range products {
+		for _, v := range product.Views {
+			if !strings.Contains(v.DuckDB, "iot_analytics.readings") {
+				continue
+			}
+			name := v.Schema + "." + v.Name
+			// Sums of floats depend on the order in which they are made.
+			rounded, err := p.rounded(name)
+			if err != nil {
+				return err
+			}
+			batch := `batch AS (SELECT *, date_diff('microsecond', last_action_at, observed_at) / 60e6 AS minutes_since_action FROM joined)`
+			if err := p.compare(name, "the view over the batch result shows the same rows to the same tenants",
+				rounded+" FROM ("+strings.ReplaceAll(v.DuckDB, "iot_analytics.readings", "batch")+")",
+				rounded+" FROM "+name, raw, rangeJoin, joined, batch); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *proof) rounded(view string) (string, error) {
+	rows, err := p.w.Query(p.ctx, "SELECT * FROM "+view+" LIMIT 0")
+	if err != nil {
+		return "", err
+	}
+	var list []string
+	for _, c := range rows.Columns {
+		if c.Type == contract.Float64 {
+			list = append(list, fmt.Sprintf("round(%[1]s, 6) AS %[1]s", c.Name))
+		} else {
+			list = append(list, c.Name)
+		}
+	}
+	return "SELECT " + strings.Join(list, ", "), nil
+}
+
+// rows looks every row of iot_telemetry.readings up in the index, and makes
+// the digests of both sides of each relocation.
+func (p *proof) rows() error {
+	check := Check{Name: "index", Says: "the functions' index gives each row its tenant and its assignment_version"}
+	where := ""
+	if p.tenant != "" {
+		where = " WHERE device_id IN (SELECT device_id FROM iot_metadata_internal.placements WHERE tenant_id = " + literal(p.tenant) + ") OR tenant_id = " + literal(p.tenant)
+	}
+	d := digests{}
+	err := p.query(`SELECT reading_id, device_id, observed_at, tenant_id, assignment_version, CAST(value AS VARCHAR), value_string
+		FROM iot_telemetry.readings`+where+` ORDER BY device_id, observed_at, reading_id`, func(row []any) error {
+		device, at := row[1].(string), mesh.At(row[2].(time.Time))
+		tenant, _ := row[3].(string)
+		wantTenant, wantVersion := p.index.At(device, at)
+		d.add(p.moves, device, at, row)
+		if p.tenant != "" && tenant != p.tenant && wantTenant != p.tenant {
+			return nil
+		}
+		check.Rows++
+		if version := row[4].(int64); tenant != wantTenant || version != wantVersion {
+			check.differ("found", map[string]string{
+				"reading_id": row[0].(string), "device_id": device, "observed_at": at.String(),
+				"tenant_id": tenant, "assignment_version": fmt.Sprint(version),
+				"expected_tenant_id": wantTenant, "expected_assignment_version": fmt.Sprint(wantVersion),
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.end()
+	p.report.Checks = append(p.report.Checks, check)
+	for _, moves := range p.moves {
+		for _, m := range moves {
+			if p.tenant == "" || m.From == p.tenant || m.To == p.tenant {
+				m.Before.seal()
+				m.After.seal()
+				p.report.Relocations = append(p.report.Relocations, m)
+			}
+		}
+	}
+	slices.SortFunc(p.report.Relocations, func(a, b Relocation) int {
+		if c := strings.Compare(a.DeviceID, b.DeviceID); c != 0 {
+			return c
+		}
+		return int(min(max(a.At-b.At, -1), 1))
+	})
+	return nil
+}
+
+// digests follows rows that come by device and time: those between two
+// relocations are after the one and before the other.
+type digests struct {
+	device string
+	moves  []Relocation
+	next   int // of moves: the first that is after the rows of sum
+	rows   int64
+	sum    hash.Hash
+}
+
+func (d *digests) add(moves map[string][]Relocation, device string, at mesh.Instant, row []any) {
+	if d.sum == nil || device != d.device {
+		d.end()
+		*d = digests{device: device, moves: moves[device], sum: sha256.New()}
+	}
+	for d.next < len(d.moves) && d.moves[d.next].At <= at {
+		d.end()
+		d.next++
+	}
+	if len(d.moves) == 0 {
+		return
+	}
+	d.rows++
+	fmt.Fprintf(d.sum, "%s %s %s %s %s\n", row[0], text(row[3]), at, text(row[5]), text(row[6]))
+}
+
+// end gives what was collected to the relocations around it.
+func (d *digests) end() {
+	if d.sum == nil {
+		return
+	}
+	side := Side{d.rows, hex.EncodeToString(d.sum.Sum(nil))}
+	if d.next > 0 && d.next <= len(d.moves) {
+		d.moves[d.next-1].After = side
+	}
+	if d.next < len(d.moves) {
+		d.moves[d.next].Before = side
+	}
+	d.rows = 0
+	d.sum.Reset()
+}
+
+// seal gives a side that no row fell on the digest of nothing.
+func (s *Side) seal() {
+	if s.Digest == "" {
+		s.Digest = hex.EncodeToString(sha256.New().Sum(nil))
+	}
+}
+
+func text(cell any) string {
+	switch v := cell.(type) {
+	case nil:
+		return "-"
+	case time.Time:
+		return mesh.At(v).String()
+	}
+	return fmt.Sprint(cell)
+}
+
+func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
