@@ -36,6 +36,16 @@ func openFile(t testing.TB, file string) *duckdb.DB {
 
 func TestConformance(t *testing.T) { warehousetest.Test(t, open) }
 
+// The rows of an hour are known in memory once enough fell into it, which
+// the tests of the suite are too small for.
+func TestConformanceInMemory(t *testing.T) {
+	warehousetest.Test(t, func(t testing.TB) warehouse.Warehouse {
+		db := openFile(t, filepath.Join(t.TempDir(), "test.duckdb"))
+		db.ReadAtOnce()
+		return db
+	})
+}
+
 var products = sync.OnceValues(func() ([]contract.Product, error) { return contract.Load(files.FS) })
 
 func apply(t testing.TB, w warehouse.Warehouse) {
@@ -142,6 +152,7 @@ func TestReopen(t *testing.T) {
 func TestMemoryIsBounded(t *testing.T) {
 	db := openFile(t, filepath.Join(t.TempDir(), "test.duckdb"))
 	defer db.Close()
+	db.ReadAtOnce()
 	apply(t, db)
 	db.Hold("iot_telemetry.readings", 1000)
 	const hours, perHour = 100, 40
@@ -513,5 +524,40 @@ func TestKill(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// The version of what a table is made from is known again after a restart, to
+// the row: of keys with several contents, deleted ones and what came twice.
+func TestVersionAfterReopen(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "test.duckdb")
+	db := openFile(t, file)
+	apply(t, db)
+	placement := func(device string, version int64, deleted bool) warehouse.Row {
+		return cells{warehouse.String(device), warehouse.String("a"), warehouse.Null, warehouse.Null, warehouse.Null, warehouse.Null, warehouse.Null,
+			warehouse.Instant(0), warehouse.Null, warehouse.Int(version), warehouse.Bool(deleted)}
+	}
+	for i, rows := range [][]warehouse.Row{
+		{placement("a", 1, false), placement("b", 1, false)}, {placement("a", 2, true)}, {placement("a", 1, false)}, {placement("a", 3, false)},
+	} {
+		if _, err := db.Append(t.Context(), warehouse.Batch{Table: "iot_metadata.placements", EventSource: "/s", EventID: fmt.Sprint(i), Rows: rows}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range 2 {
+		for id, rows := range map[string][]warehouse.Row{"stored in the first round": {reading("d", 0, 1, 1)}, "empty": nil} {
+			got, err := db.Append(t.Context(), warehouse.Batch{Table: "iot_telemetry.readings", EventSource: "/s", EventID: id, Rows: rows})
+			if got != 4 || err != nil {
+				t.Errorf("round %d: event %s: Append() = %d, %v, want 4", round, id, got, err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		db = openFile(t, file)
+		apply(t, db)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -7,11 +7,12 @@ func (d *DB) Exec(sql string) error {
 	return d.writer.exec(sql)
 }
 
-// Hold bounds how many rows of a table are known in memory, and has an hour read
-// when a row falls into it.
-func (d *DB) Hold(table string, rows int) {
-	d.tables[table].seen.limit, d.tables[table].seen.worth = rows, 1
-}
+// ReadAtOnce has an hour read as soon as a row falls into it, of tables that
+// are applied after.
+func (d *DB) ReadAtOnce() { d.worth = 1 }
+
+// Hold bounds how many rows of a table are known in memory.
+func (d *DB) Hold(table string, rows int) { d.tables[table].seen.limit = rows }
 
 // Held says how many are, and in how many hours.
 func (d *DB) Held(table string) (rows, hours int) {
