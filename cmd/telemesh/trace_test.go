@@ -246,7 +246,7 @@ func TestTraceOfCorrection(t *testing.T) {
 	text := telemesh(t, "trace", "--data", data, id)
 	matches(t, text,
 		`iot_telemetry.readings 812 ppm of tenant tenant-b \(revision 1, assignment_version 3\)`,
-		`iot_analytics.readings 812 ppm of tenant tenant-b \(revision 1, assignment_version 3\)`,
+		`iot_analytics.readings 812 ppm of tenant tenant-b \(revision \d+, assignment_version 3\)`,
 		"message 1 of 1",
 		time+` tenant-a 812 ppm 0 1 - 1 no: an earlier decision about the tenant \(assignment_version 1 < 3\)`,
 		time+` tenant-b 812 ppm 0 3 - 1 yes: the latest decision about the tenant \(assignment_version 3 > 1\)`,
