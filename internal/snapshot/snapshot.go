@@ -128,10 +128,10 @@ func Ask(ctx context.Context, client *http.Client, url, etag string) (*http.Resp
 	if err != nil {
 		return nil, err
 	}
-	switch resp.StatusCode {
-	case http.StatusOK:
+	switch {
+	case resp.StatusCode == http.StatusOK:
 		return resp, nil
-	case http.StatusNotModified:
+	case resp.StatusCode == http.StatusNotModified && etag != "":
 		return nil, resp.Body.Close()
 	}
 	defer resp.Body.Close()

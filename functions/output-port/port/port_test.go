@@ -2,6 +2,7 @@ package port_test
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
 	"github.com/telemesh/telemesh/products"
@@ -219,11 +221,92 @@ func TestWarehouseAway(t *testing.T) {
 }
 
 func TestStartNamesWhatIsWrong(t *testing.T) {
-	for _, table := range []string{"", "iot_metadata.nothing", "iot_telemetry_internal.rejected"} {
+	for _, table := range []string{"", "iot_metadata.nothing", "iot_telemetry_internal.rejected", "iot_metadata.placements,iot_metadata.nothing"} {
 		t.Setenv("TABLES", table)
 		_, err := port.Start(function.Ports{Warehouse: open(t)})
 		if err == nil || !strings.Contains(err.Error(), "TABLES") || table != "" && !strings.Contains(err.Error(), "iot_metadata.placements") {
 			t.Errorf("TABLES=%q: Start() = %v, want an error that names TABLES and the output ports", table, err)
+		}
+	}
+}
+
+// between stores rows of another event after the first time that rows were
+// read, before the state is asked for again.
+type between struct {
+	warehouse.Warehouse
+	after string // a part of the query
+	do    func()
+}
+
+func (b *between) Query(ctx context.Context, sql string) (*warehouse.Rows, error) {
+	rows, err := b.Warehouse.Query(ctx, sql)
+	if err != nil || b.do == nil || !strings.HasPrefix(sql, b.after) {
+		return rows, err
+	}
+	do := b.do
+	b.do = nil
+	all := rows.All
+	rows.All = func(yield func([]any, error) bool) {
+		all(yield)
+		do()
+	}
+	return rows, nil
+}
+
+// The headers say what these rows show, also where they change while they are
+// read: with a version that is too low a reader acts on the same change twice,
+// with one that is too high never.
+func TestVersionsAreThoseOfTheRows(t *testing.T) {
+	customer := func(id string, version int64, deleted bool) mesh.Customers {
+		return mesh.Customers{Customers: []mesh.Customer{{CustomerID: id, Name: id, Version: version, Deleted: deleted}}}
+	}
+	for _, after := range []string{"nothing", "SELECT COUNT", "SELECT *"} {
+		db := open(t)
+		b := &between{Warehouse: db, after: after}
+		h := start(t, "customers.customers", b)
+		if r := get(h, http.MethodGet); r.Header.Get(snapshot.VersionHeader) != "0" || r.Header.Get(snapshot.LastRowHeader) != "0" {
+			t.Errorf("empty table: %v, want versions 0", r.Header)
+		}
+		store(t, db, mesh.CustomersChanged, "1", customer("a", 4, false))
+		store(t, db, mesh.CustomersChanged, "2", customer("b", 2, false))
+		store(t, db, mesh.CustomersChanged, "3", customer("a", 7, true))
+		b.do = func() { store(t, db, mesh.CustomersChanged, "4", customer("c", 9, false)) }
+		for range 2 {
+			r := get(h, http.MethodGet)
+			rows := read[mesh.Customer](t, r.Body)
+			want := map[int]string{1: "3 7", 2: "4 9"}[len(rows)]
+			if got := r.Header.Get(snapshot.VersionHeader) + " " + r.Header.Get(snapshot.LastRowHeader); got != want {
+				t.Errorf("change after %q: versions %s of %d rows, want %s", after, got, len(rows), want)
+			}
+			if again := get(h, http.MethodGet, "If-None-Match", r.Header.Get("ETag")); b.do == nil && len(rows) == 2 &&
+				(again.StatusCode != http.StatusNotModified || again.Header.Get(snapshot.VersionHeader) != "4") {
+				t.Errorf("change after %q: If-None-Match gives %s, version %s, want 304 and 4", after, again.Status, again.Header.Get(snapshot.VersionHeader))
+			}
+		}
+		if after != "nothing" && b.do != nil {
+			t.Errorf("no query %q", after)
+		}
+	}
+}
+
+func TestTablesByPath(t *testing.T) {
+	t.Setenv("TABLES", "customers.customers, customers.rejected_rows")
+	fn, err := port.Start(function.Ports{Warehouse: open(t), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{"/customers": http.StatusOK, "/rejected_rows": http.StatusOK, "/": http.StatusOK,
+		"/actions": http.StatusNotFound, "/customers/": http.StatusNotFound} {
+		w := httptest.NewRecorder()
+		fn.HTTP.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != want || w.Code == http.StatusNotFound && !strings.Contains(w.Body.String(), "/customers, /rejected_rows") {
+			t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, want)
+		}
+		if path == "/" {
+			want := `{"tables":[{"path":"/customers","table":"customers.customers"},{"path":"/rejected_rows","table":"customers.rejected_rows"}]}` + "\n"
+			if w.Body.String() != want {
+				t.Errorf("/: %s, want %s", w.Body, want)
+			}
 		}
 	}
 }

@@ -124,6 +124,60 @@ func TestStampIsReplaced(t *testing.T) {
 	}
 }
 
+// What is stored of an event is compared with what was recorded since: it says
+// what its maker knew. Once the placements have changed the same event makes
+// others, which nobody may take for those before.
+func TestEventsSayWhatTheyKnow(t *testing.T) {
+	held := mesh.Assignment{DeviceID: "d", TenantID: "school", ValidFrom: 10, ValidTo: until(20), Version: 1}
+	withdrawn := mesh.Assignment{DeviceID: "w", ValidFrom: 10, Version: 2}
+	in := flattened(reading("d", 15), reading("w", 15), reading("x", 15))
+	ids := map[string]bool{}
+	for version := int64(2); version < 5; version++ {
+		x, err := tenancy.NewIndex([]mesh.Assignment{held, withdrawn}, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := enrich.New(&assignments{index: x})(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range out {
+			ids[e.ID()] = true
+			if got, err := mesh.Version(e); err != nil || got != version {
+				t.Errorf("%s: version %d, %v, want %d", e.Type(), got, err, version)
+			}
+		}
+		if diff := cmp.Diff([]string{"d@15 school 1", "w@15  2", "x@15  0"}, stamps(t, out)); diff != "" {
+			t.Errorf("stamps (-want +got):\n%s", diff)
+		}
+	}
+	if len(ids) != 6 {
+		t.Errorf("%d ids of two events with three versions, want 6", len(ids))
+	}
+}
+
+// Only what was a tenant's, or might have been, has to be taken from somebody.
+func TestWithdrawn(t *testing.T) {
+	handle := enrich.New(&assignments{index: index(t,
+		mesh.Assignment{DeviceID: "w", ValidFrom: 10, Version: 2}, mesh.Assignment{DeviceID: "d", TenantID: "a", Version: 1})})
+	for _, test := range []struct {
+		readings []mesh.Reading
+		want     any
+	}{
+		{[]mesh.Reading{reading("x", 15), reading("w", 9)}, nil},
+		{[]mesh.Reading{reading("x", 15), reading("w", 10)}, "true"},
+		{[]mesh.Reading{reading("d", 15)}, nil},
+	} {
+		out, err := handle(t.Context(), flattened(test.readings...))
+		if err != nil || len(out) != 1 {
+			t.Fatalf("%d events, %v, want one", len(out), err)
+		}
+		if got := out[0].Extensions()[mesh.ExtWithdrawn]; got != test.want {
+			t.Errorf("%v: withdrawn %v, want %v", test.readings, got, test.want)
+		}
+	}
+}
+
 func TestUnknownDeviceIsAskedForOnce(t *testing.T) {
 	a := &assignments{index: index(t), newer: index(t, mesh.Assignment{DeviceID: "d", TenantID: "school", Version: 3})}
 	out, err := enrich.New(a)(t.Context(), flattened(reading("d", 1), reading("x", 1), reading("y", 1)))
@@ -132,6 +186,19 @@ func TestUnknownDeviceIsAskedForOnce(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"d@1 school 3", "x@1  0", "y@1  0"}, stamps(t, out)); diff != "" || a.asked != 1 {
 		t.Errorf("asked %d times, want 1; stamps (-want +got):\n%s", a.asked, diff)
+	}
+	for _, e := range out {
+		if version, err := mesh.Version(e); err != nil || version != 3 {
+			t.Errorf("%s: version %d, %v, want the one of the newer index", e.Type(), version, err)
+		}
+	}
+	// A device that was taken from somebody may have been given to somebody.
+	a = &assignments{index: index(t, mesh.Assignment{DeviceID: "d", Version: 1}), newer: a.newer}
+	if out, err = enrich.New(a)(t.Context(), flattened(reading("d", 1))); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"d@1 school 3"}, stamps(t, out)); diff != "" {
+		t.Errorf("stamps (-want +got):\n%s", diff)
 	}
 }
 
