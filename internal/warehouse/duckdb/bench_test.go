@@ -91,7 +91,7 @@ func BenchmarkRevise(b *testing.B) { benchAgain(b, "iot_telemetry.readings", 12)
 func BenchmarkKnowMore(b *testing.B) { benchAgain(b, "iot_analytics.readings", 26) }
 
 // benchAgain stores b.N rows, and then each again with 2 for 1 in a column, in
-// the order of the devices, by 16 callers.
+// the order of the devices, by 64 callers: how much a transaction takes decides.
 func benchAgain(b *testing.B, table string, column int) {
 	w := openBench(b)
 	rows := benchRows(table, 0, b.N)
