@@ -10,6 +10,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -21,8 +22,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-
-	"github.com/telemesh/telemesh/internal/function"
 )
 
 // The headers of an output port. Both name what exactly the rows of the answer
@@ -135,7 +134,8 @@ func Ask(ctx context.Context, client *http.Client, url, etag string) (*http.Resp
 		return nil, resp.Body.Close()
 	}
 	defer resp.Body.Close()
-	return nil, function.StatusError(resp)
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
+	return nil, fmt.Errorf("%s: %q", resp.Status, bytes.TrimSpace(said))
 }
 
 // Version gives the version of the table that a port's answer names; 0: none.
