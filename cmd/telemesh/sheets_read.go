@@ -18,8 +18,11 @@ import (
 )
 
 // absolute gives the sheets by names that hold in every process: findings name a
-// sheet as it was given.
+// sheet as it was given. It fails if the time zone is none.
 func (s sheets) absolute() (sheets, error) {
+	if _, err := s.location(); err != nil {
+		return s, err
+	}
 	for _, file := range []*string{&s.placements, &s.actions, &s.customers} {
 		if *file == "" || strings.Contains(*file, "://") || strings.HasPrefix(*file, "google-sheets:") {
 			continue

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -269,7 +270,7 @@ func (k Kind[R]) header(grid *Grid, row Row) ([]*column[R], error) {
 	}
 	columns := make([]*column[R], len(row.Cells))
 	seen := map[string]bool{}
-	var wrong []string
+	var wrong, unknown []string
 	for i, value := range row.Cells {
 		c, ok, err := grid.cell(value)
 		if err != nil {
@@ -288,9 +289,16 @@ func (k Kind[R]) header(grid *Grid, row Row) ([]*column[R], error) {
 		case slices.Contains(k.ignored, name):
 			columns[i] = &column[R]{}
 		default:
-			wrong = append(wrong, fmt.Sprintf("column %q is not one of %s", name, k.names()))
+			unknown = append(unknown, strconv.Quote(c.text))
 		}
 		seen[name] = true
+	}
+	switch len(unknown) {
+	case 0:
+	case 1:
+		wrong = append(wrong, fmt.Sprintf("column %s is not one of %s", unknown[0], k.names()))
+	default:
+		wrong = append(wrong, fmt.Sprintf("columns %s are not of %s", strings.Join(unknown, ", "), k.names()))
 	}
 	for _, c := range k.columns {
 		if c.required && !seen[c.name] {

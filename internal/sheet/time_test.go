@@ -117,10 +117,10 @@ func TestTimesWithoutZone(t *testing.T) {
 	}
 }
 
-// Every minute of two years, in zones whose clocks change at other times than
-// most: what the clock shows is the instant, unless it never shows that or does
-// twice.
-func TestEveryMinuteOnTheClock(t *testing.T) {
+// Every quarter of an hour of the days around a change of the clocks, in zones
+// that change them in other ways than most: what the clock shows is the instant,
+// unless it never shows that or does twice.
+func TestChangesOfTheClock(t *testing.T) {
 	for _, name := range []string{"Europe/Amsterdam", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Africa/Casablanca", "UTC"} {
 		z := zone(t, name)
 		start := time.Date(2011, 1, 1, 0, 0, 0, 0, time.UTC) // in which Apia went without 30 December
@@ -131,6 +131,11 @@ func TestEveryMinuteOnTheClock(t *testing.T) {
 			shown[text] = append(shown[text], at)
 		}
 		for wall := start.AddDate(0, 0, 2); wall.Before(start.AddDate(1, 0, 0)); wall = wall.Add(15 * time.Minute) {
+			_, before := wall.AddDate(0, 0, -2).In(z).Zone()
+			_, after := wall.AddDate(0, 0, 2).In(z).Zone()
+			if before == after && wall.Hour() > 0 {
+				continue
+			}
 			text := wall.Format(form)
 			got, reason := instantOf(t, text, z, "")
 			switch at := shown[text]; len(at) {

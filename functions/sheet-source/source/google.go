@@ -66,7 +66,7 @@ func do[T any](ctx context.Context, c *client, request func(...googleapi.CallOpt
 	for attempt := 0; ; attempt++ {
 		answer, err := request()
 		if err == nil || lasts(err) || attempt == len(backoff) || ctx.Err() != nil {
-			return answer, refused(err)
+			return answer, err
 		}
 		d := max(backoff[attempt], retryAfter(err))
 		if d > longestWait {
@@ -78,19 +78,25 @@ func do[T any](ctx context.Context, c *client, request func(...googleapi.CallOpt
 	}
 }
 
+// refused marks an error that lasts, and says it in a line.
 func refused(err error) error {
 	if !lasts(err) {
 		return err
 	}
 	// The body of the answer is many lines of JSON.
 	if answer := (*googleapi.Error)(nil); errors.As(err, &answer) && answer.Message != "" {
-		err = fmt.Errorf("status %d: %s", answer.Code, answer.Message)
-		if answer.Code == http.StatusForbidden {
-			err = fmt.Errorf("%w: share the spreadsheet with the service account", err)
+		hint := ""
+		if answer.Message == notShared {
+			hint = ": share the spreadsheet with the service account"
 		}
+		err = fmt.Errorf("status %d: %s%s", answer.Code, answer.Message, hint)
 	}
 	return unreadable{err}
 }
+
+// notShared is the message of one of several refusals with 403; another is that
+// the project may not use the API.
+const notShared = "The caller does not have permission"
 
 // lasts says whether a request will be refused until somebody does something:
 // 4xx, of the API or of who gives the tokens, but for too many requests, which
@@ -236,7 +242,7 @@ func (s *spreadsheet) readOnce(ctx context.Context) (sheet.Grid, error) {
 			return sheet.Grid{}, fmt.Errorf("%w: %s", errMoved, answer.Message) // the sheet has got smaller
 		}
 		if err != nil {
-			return sheet.Grid{}, err
+			return sheet.Grid{}, refused(err)
 		}
 		// Empty rows at the end and empty cells at the end of a row are left out.
 		row := func(i int) []any {
@@ -276,7 +282,7 @@ func (s *spreadsheet) properties(ctx context.Context) (*sheets.SpreadsheetProper
 	about, err := do(ctx, s.client, s.service.Spreadsheets.Get(s.id).Context(ctx).
 		Fields("properties(locale,timeZone)", "sheets(properties(title,gridProperties(rowCount,columnCount)))").Do)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, refused(err)
 	}
 	var titles []string
 	for _, one := range about.Sheets {

@@ -315,6 +315,10 @@ func TestRowsThatMoveWhileTheSheetIsRead(t *testing.T) {
 	late.Sheets = slices.Clone(full.Sheets)
 	late.Sheets[1].Values = slices.Insert(slices.Clone(full.Sheets[1].Values), 8, row(9)) // on the last page
 	late.Sheets[1].Rows = 11
+	few := full
+	few.Sheets = slices.Clone(full.Sheets)
+	few.Sheets[1].Values = full.Sheets[1].Values[:3]
+	few.Sheets[1].Rows = 3
 	for name, c := range map[string]struct {
 		to   sheetstest.Spreadsheet
 		when string // the request before which it happens
@@ -322,6 +326,7 @@ func TestRowsThatMoveWhileTheSheetIsRead(t *testing.T) {
 	}{
 		"taken out":              {less, "A4:", "d1 d2 d3 d4 d5 d6 d7 d8"},
 		"put in":                 {more, "A4:", "d0 d1 d2 d3 d4 d5 d6 d7 d8 d9"},
+		"most taken out":         {few, "A4:", "d0 d1"}, // the page begins behind the sheet
 		"put in on the last":     {late, "A7:", "d0 d1 d2 d3 d4 d5 d6 d7 d8 d9"},
 		"taken out at the start": {less, "A1:", "d1 d2 d3 d4 d5 d6 d7 d8"},
 		"put in at the start":    {more, "A1:", "d0 d1 d2 d3 d4 d5 d6 d7 d8 d9"},
