@@ -197,7 +197,12 @@ func (s *spreadsheet) name() string { return s.at }
 // readAgain is how often a sheet that is being edited is read again at once.
 const readAgain = 3
 
+// longestRead bounds what a sheet may take of a tick, with all waiting.
+const longestRead = 45 * time.Second
+
 func (s *spreadsheet) read(ctx context.Context) (sheet.Grid, error) {
+	ctx, cancel := context.WithTimeout(ctx, longestRead)
+	defer cancel()
 	for range readAgain {
 		grid, err := s.readOnce(ctx)
 		if !errors.Is(err, errMoved) {

@@ -17,8 +17,9 @@
 // from being read does not keep the other.
 //
 // Any other event than a tick is a permanent error. A tick that is delivered
-// again is answered with the same events. What was replied once is not told
-// again until the output port had the time to show it, and for ever if it does.
+// again is answered with the same events. A later tick does not tell again what
+// is on its way; what the output port does not show after some minutes is told
+// once more.
 package source
 
 import (
