@@ -56,7 +56,7 @@ func manyIndex(t testing.TB, devices int) *tenancy.Index {
 
 // What an index takes is measured as what the heap has more while it is held,
 // after a collection: names, tenants and hash included. A tenth of the devices
-// is taken, whose hash is as full as that of all.
+// is taken; their hash is less full than that of all, which take less each.
 func TestIndexIsSmall(t *testing.T) {
 	const devices, most = manyDevices / 10, 64
 	heap := func() int64 {

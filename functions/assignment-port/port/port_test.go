@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -241,7 +242,10 @@ func (o over) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // A client that follows the changes of a port that follows them too knows what
-// one knows that begins anew at a port that begins anew.
+// one knows that begins anew at a port that begins anew. Who holds a device by
+// them is who holds it by the rows that iot_metadata.placements shows, also
+// where rows of a key have the same version: the replay ranks them as the
+// warehouse does.
 func TestFollowingEqualsAnew(t *testing.T) {
 	w := open(t)
 	h := start(t, w)
@@ -261,11 +265,18 @@ func TestFollowingEqualsAnew(t *testing.T) {
 		return string(b), x.Version()
 	}
 	random := rand.New(rand.NewPCG(1, 2))
-	for step := range 30 {
+	for step := range 60 {
 		var rows []mesh.Placement
-		for range random.IntN(4) {
-			p := mesh.Placement{DeviceID: fmt.Sprint("d\"", random.IntN(20)), TenantID: fmt.Sprint("t", random.IntN(3)),
-				ValidFrom: mesh.Instant(random.IntN(8)), Version: int64(random.IntN(9)), Deleted: random.IntN(4) == 0}
+		for range random.IntN(8) {
+			p := mesh.Placement{DeviceID: fmt.Sprint("d\"", random.IntN(10)), TenantID: fmt.Sprint("t", random.IntN(3)),
+				Building: []string{"", "A", "B"}[random.IntN(3)], Floor: []string{"", "1"}[random.IntN(2)], Room: []string{"", "R"}[random.IntN(2)],
+				ValidFrom: mesh.Instant(random.IntN(3)), Version: int64(random.IntN(3)), Deleted: random.IntN(4) == 0}
+			if n := random.Int64N(3); n > 0 {
+				p.Persons = &n
+			}
+			if f := float64(random.IntN(3)); f > 0 {
+				p.OutsideCO2 = &f
+			}
 			if random.IntN(3) > 0 {
 				p.ValidTo = until(p.ValidFrom + 1 + mesh.Instant(random.IntN(5)))
 			}
@@ -278,6 +289,43 @@ func TestFollowingEqualsAnew(t *testing.T) {
 		want, same := all(client(start(t, w)))
 		if diff := cmp.Diff(want, got); diff != "" || version != same {
 			t.Fatalf("step %d: version %d, want %d; assignments (-anew +followed):\n%s", step, version, same, diff)
+		}
+		x, err := follower.Get(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := map[string][]mesh.Placement{}
+		rs, err := w.Query(t.Context(), "SELECT device_id, tenant_id, valid_from, valid_to FROM iot_metadata.placements")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for row, err := range rs.All {
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := mesh.Placement{DeviceID: row[0].(string), TenantID: row[1].(string), ValidFrom: mesh.At(row[2].(time.Time))}
+			if to, ok := row[3].(time.Time); ok {
+				p.ValidTo = until(mesh.At(to))
+			}
+			shown[p.DeviceID] = append(shown[p.DeviceID], p)
+		}
+		for d := range 10 {
+			device := fmt.Sprint("d\"", d)
+			for at := range mesh.Instant(10) {
+				var covering []string
+				for _, p := range shown[device] {
+					if p.ValidFrom <= at && (p.ValidTo == nil || at < *p.ValidTo) {
+						covering = append(covering, p.TenantID)
+					}
+				}
+				tenant := ""
+				if len(covering) == 1 {
+					tenant = covering[0]
+				}
+				if got, _ := x.At(device, at); got != tenant {
+					t.Fatalf("step %d: %s at %d is of %q, by the rows shown of %q", step, device, at, got, tenant)
+				}
+			}
 		}
 	}
 }
