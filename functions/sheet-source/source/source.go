@@ -313,9 +313,9 @@ func (p *page) read(ctx context.Context) (sheet.Grid, error) {
 		return p.grid, nil
 	case status == http.StatusOK:
 	case status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests:
-		return sheet.Grid{}, unreadable{function.StatusError(resp)}
+		return sheet.Grid{}, unreadable{errors.New(resp.Status)} // the body may repeat the address
 	default:
-		return sheet.Grid{}, function.StatusError(resp)
+		return sheet.Grid{}, errors.New(resp.Status)
 	}
 	// Who must log in first is shown a page where.
 	if kind := resp.Header.Get("Content-Type"); strings.HasPrefix(kind, "text/html") {
