@@ -97,7 +97,7 @@ func TestLoad(t *testing.T) {
 		"iot-actions iot iot_actions iot-team dev.telemesh.actions.logged.v1 dev.telemesh.actions.rejected.v1",
 		"iot-analytics analytics iot_analytics analytics-team dev.telemesh.analytics.joined.v1 dev.telemesh.analytics.withdrawn.v1",
 		"iot-metadata iot iot_metadata iot-team dev.telemesh.placements.changed.v1 dev.telemesh.placements.rejected.v1",
-		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1",
+		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1 dev.telemesh.tenancy.repaired.v1",
 	}, names); diff != "" {
 		t.Errorf("products: (-want +got)\n%s", diff)
 	}
