@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,16 +34,20 @@ import (
 	"github.com/telemesh/telemesh/products"
 )
 
-// counted counts the queries of a warehouse, and those of them that read rows.
+// counted counts the queries of a warehouse, those of them that read rows, and
+// those that read all.
 type counted struct {
 	warehouse.Warehouse
-	queries, reads atomic.Int64
+	queries, reads, whole atomic.Int64
 }
 
 func (c *counted) Query(ctx context.Context, sql string) (*warehouse.Rows, error) {
 	c.queries.Add(1)
 	if strings.Contains(sql, "tenant_id") {
 		c.reads.Add(1)
+		if !strings.Contains(sql, "WHERE") {
+			c.whole.Add(1)
+		}
 	}
 	return c.Warehouse.Query(ctx, sql)
 }
@@ -208,6 +215,9 @@ func TestUnchangedCostsOneQuery(t *testing.T) {
 	if r := get(h, http.MethodGet, "/assignments", "If-None-Match", tag); r.StatusCode != http.StatusOK || r.Header.Get(snapshot.VersionHeader) != "3" {
 		t.Errorf("after a change: %s, version %s, want 200 and 3", r.Status, r.Header.Get(snapshot.VersionHeader))
 	}
+	if n := w.whole.Load(); n != 1 {
+		t.Errorf("all placements were read %d times, want once: one device has changed since", n)
+	}
 	if got := body(t, get(h, http.MethodGet, "/assignments?since=2")); got != "" {
 		t.Errorf("since=2: %s, want nothing: who held the device has not changed", got)
 	}
@@ -326,6 +336,73 @@ func TestFollowingEqualsAnew(t *testing.T) {
 					t.Fatalf("step %d: %s at %d is of %q, by the rows shown of %q", step, device, at, got, tenant)
 				}
 			}
+		}
+	}
+}
+
+// Two rows of a key and a version: the one that is greater in the first column
+// that differs counts, whatever stands behind it. The device of a column is held
+// where the row counts that is greater there, since the other one is deleted.
+func TestTies(t *testing.T) {
+	w := open(t)
+	h := start(t, w)
+	one, two := int64(1), int64(2)
+	low, high := 1.0, 2.0
+	greater := map[string]func(p *mesh.Placement, greater bool){
+		"1 valid_to": func(p *mesh.Placement, g bool) {
+			p.ValidTo = map[bool]*mesh.Instant{true: until(20), false: until(19)}[g]
+		},
+		"2 open":        func(p *mesh.Placement, g bool) { p.ValidTo = map[bool]*mesh.Instant{true: until(20)}[g] },
+		"3 tenant":      func(p *mesh.Placement, g bool) { p.TenantID = map[bool]string{true: "b", false: "a"}[g] },
+		"4 building":    func(p *mesh.Placement, g bool) { p.Building = map[bool]string{true: "b", false: "a"}[g] },
+		"5 floor":       func(p *mesh.Placement, g bool) { p.Floor = map[bool]string{true: "b"}[g] },
+		"6 room":        func(p *mesh.Placement, g bool) { p.Room = map[bool]string{true: "b", false: "a"}[g] },
+		"7 persons":     func(p *mesh.Placement, g bool) { p.Persons = map[bool]*int64{true: &two, false: &one}[g] },
+		"8 outside_co2": func(p *mesh.Placement, g bool) { p.OutsideCO2 = map[bool]*float64{true: &high, false: &low}[g] },
+	}
+	columns := slices.Sorted(maps.Keys(greater))
+	for k, column := range columns {
+		counts := mesh.Placement{DeviceID: column, TenantID: "a", ValidTo: until(20), Version: 1}
+		other := counts
+		other.Deleted = true
+		greater[column](&counts, true)
+		greater[column](&other, false)
+		for _, behind := range columns[k+1:] {
+			if behind == "2 open" {
+				continue // it is valid_to too
+			}
+			greater[behind](&counts, false)
+			greater[behind](&other, true)
+		}
+		store(t, w, other, counts)
+	}
+	deleted := mesh.Placement{DeviceID: "9 deleted", TenantID: "a", Version: 1, Deleted: true}
+	kept := deleted
+	kept.Deleted = false
+	store(t, w, kept, deleted)
+	shown := map[string]bool{}
+	rows, err := w.Query(t.Context(), "SELECT device_id FROM iot_metadata.placements")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown[row[0].(string)] = true
+	}
+	for _, column := range append(columns, "9 deleted") {
+		var got port.Holder
+		r := get(h, http.MethodGet, "/assignments/"+url.PathEscape(column)+"?at=1970-01-01T00:00:00.00001Z")
+		held := r.StatusCode == http.StatusOK
+		if held {
+			if err := json.Unmarshal([]byte(body(t, r)), &got); err != nil {
+				t.Fatal(err)
+			}
+			held = got.TenantID != nil
+		}
+		if want := column != "9 deleted"; held != want || shown[column] != want {
+			t.Errorf("%s: held %t, in the table %t, want %t", column, held, shown[column], want)
 		}
 	}
 }
