@@ -289,6 +289,24 @@ func TestRoomIsCorrected(t *testing.T) {
 	if got := w.text("SELECT count(*) FROM iot_analytics.readings WHERE persons = 30"); got != "2" {
 		t.Errorf("%s readings of a room for 30, want 2", got)
 	}
+	// Each attribute by itself.
+	outside := 420.5
+	for column, change := range map[string]func(){
+		"building":    func() { p.Building = "C" },
+		"floor":       func() { p.Floor = "1" },
+		"room":        func() { p.Room = "R7" },
+		"persons":     func() { p.Persons = nil },
+		"outside_co2": func() { p.OutsideCO2 = &outside },
+	} {
+		sql := "SELECT " + column + " FROM iot_analytics.readings WHERE device_id = 'd2' AND value = 20"
+		before := w.text(sql)
+		change()
+		p.Version++
+		w.placements(p)
+		if got := w.text(sql); got == before {
+			t.Errorf("%s = %s after its correction, as before", column, got)
+		}
+	}
 }
 
 func TestCustomerIsRenamed(t *testing.T) {
@@ -319,7 +337,8 @@ func TestPlacementOfAnotherDevice(t *testing.T) {
 	visitor := mesh.Placement{DeviceID: "v", TenantID: "office", Building: "B", Room: "R1", ValidFrom: minute(0), ValidTo: until(20), Version: 2}
 	w.placements(visitor,
 		mesh.Placement{DeviceID: "o", TenantID: "office", Building: "B", Room: "R1", ValidFrom: minute(20), Version: 2})
-	w.actions(mesh.Action{ActionID: "1", Building: "B", Room: "R1", Action: "window", TakenAt: minute(15), Version: 1})
+	w.actions(mesh.Action{ActionID: "0", Building: "B", Room: "R1", Action: "door", TakenAt: minute(5), Version: 1},
+		mesh.Action{ActionID: "1", Building: "B", Room: "R1", Action: "window", TakenAt: minute(15), Version: 1})
 	w.readings("office", "o", 30, 40)
 	const of = "SELECT value, last_action FROM iot_analytics.readings WHERE device_id = 'o' ORDER BY value"
 	for i, step := range []struct {
@@ -328,7 +347,7 @@ func TestPlacementOfAnotherDevice(t *testing.T) {
 	}{
 		{func() {}, "window"},
 		{func() { visitor.Room = "R2" }, "-"},
-		{func() { visitor.Room = "R1"; visitor.ValidTo = until(15) }, "-"},
+		{func() { visitor.Room = "R1"; visitor.ValidTo = until(15) }, "door"},
 		{func() { visitor.ValidTo = until(16) }, "window"},
 		{func() { visitor.Deleted = true }, "-"},
 		{func() { visitor.Deleted = false }, "window"},
@@ -735,5 +754,47 @@ func (h *history) check() {
 	got := lines(h.text("SELECT device_id, epoch_us(observed_at), tenant_id, customer_name, building, floor, room, last_action, epoch_us(last_action_at) FROM iot_analytics.readings ORDER BY ALL"))
 	if diff := gocmp.Diff(slices.Sorted(maps.Keys(want)), got); diff != "" {
 		h.Errorf("readings (-joined with what is known at the end +shown):\n%s", diff)
+	}
+}
+
+// An action at the device takes the place of one in the room at the same
+// instant, if its id is the greater one and once it is its tenant's.
+func TestActionsOfOneInstant(t *testing.T) {
+	w := school(t)
+	w.actions(mesh.Action{ActionID: "1", Building: "B", Room: "R1", Action: "window", TakenAt: minute(15), Version: 1},
+		mesh.Action{ActionID: "2", DeviceID: "v", Action: "cleaned", TakenAt: minute(15), Version: 1})
+	w.placements(mesh.Placement{DeviceID: "v", TenantID: "school", Building: "B", Room: "R1", ValidFrom: minute(20), Version: 2})
+	w.readings("school", "v", 30)
+	const of = "SELECT last_action FROM iot_analytics.readings WHERE device_id = 'v'"
+	if got := w.text(of); got != "window" {
+		t.Errorf("last action = %s, want window: the device was nobody's", got)
+	}
+	w.placements(mesh.Placement{DeviceID: "v", TenantID: "school", Building: "B", Room: "R2", ValidFrom: minute(15), ValidTo: until(20), Version: 3})
+	if got := w.text(of); got != "cleaned" {
+		t.Errorf("last action = %s, want cleaned: the device was the school's", got)
+	}
+}
+
+// A placement that claims a device which another one has takes what was done
+// then from both.
+func TestOverlapIsNobodys(t *testing.T) {
+	w := school(t)
+	w.placements(mesh.Placement{DeviceID: "v", TenantID: "office", Building: "B", Room: "R1", ValidFrom: minute(0), Version: 2},
+		mesh.Placement{DeviceID: "o", TenantID: "office", Building: "B", Room: "R1", ValidFrom: minute(20), Version: 2})
+	w.actions(mesh.Action{ActionID: "1", Building: "B", Room: "R1", Action: "window", TakenAt: minute(15), Version: 1})
+	w.readings("office", "o", 30)
+	const of = "SELECT last_action FROM iot_analytics.readings WHERE device_id = 'o'"
+	if got := w.text(of); got != "window" {
+		t.Errorf("last action = %s, want window", got)
+	}
+	claim := mesh.Placement{DeviceID: "v", TenantID: "school", Building: "B", Room: "R2", ValidFrom: minute(10), Version: 3}
+	w.placements(claim)
+	if got := w.text(of); got != "-" {
+		t.Errorf("last action = %s while two claim the device, want none", got)
+	}
+	claim.Deleted, claim.Version = true, 4
+	w.placements(claim)
+	if got := w.text(of); got != "window" {
+		t.Errorf("last action = %s once the claim is gone, want window", got)
 	}
 }
