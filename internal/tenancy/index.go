@@ -36,7 +36,8 @@ func newTable(assignments []mesh.Assignment) (*table, error) {
 		assignments = slices.Clone(assignments)
 		slices.SortFunc(assignments, order)
 	}
-	var b builder
+	const names = 8 // a name of 32 bytes for each four intervals: what is too much is given back
+	b := builder{records: make([]byte, 0, len(assignments)*(intervalSize+names))}
 	for i := range assignments {
 		if err := b.add(&assignments[i]); err != nil {
 			return nil, err
@@ -190,7 +191,7 @@ func (x *Index) With(changed []mesh.Assignment, version int64) (*Index, error) {
 
 // fold makes the two tables one.
 func (x *Index) fold() (*table, error) {
-	var b builder
+	b := builder{records: make([]byte, 0, len(x.base.records)+len(x.over.records))}
 	for a := range x.All() {
 		if err := b.add(&a); err != nil {
 			return nil, err
