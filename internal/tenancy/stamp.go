@@ -81,27 +81,29 @@ func split(readings []mesh.Entry, stamps []Stamp) (shares []*share) {
 		shares = append(shares, &share{id: id})
 		return shares[len(shares)-1]
 	}
-	each := func(do func(r *mesh.Entry, s Stamp, changed bool, mine *share)) {
-		var mine *share
-		for i, s := range stamps {
-			changed := i == 0 || s != stamps[i-1]
-			if changed {
-				mine = shareOf(s.Tenant)
-			}
-			do(&readings[i], s, changed, mine)
+	// Readings of one stamp mostly follow each other.
+	type run struct {
+		mine     *share
+		from, to int
+	}
+	runs := make([]run, 0, 64)
+	for i := 0; i < len(stamps); {
+		s := stamps[i]
+		r := run{mine: shareOf(s.Tenant), from: i}
+		for ; i < len(stamps) && stamps[i] == s; i++ {
+			r.mine.size += readings[i].Size() + stampSize
+		}
+		r.to = i
+		r.mine.withdrawn = r.mine.withdrawn || s.Tenant == "" && s.Version > 0
+		runs = append(runs, r)
+	}
+	var stamp []byte
+	for _, r := range runs {
+		stamp = mesh.AppendTenancy(stamp[:0], stamps[r.from].Tenant, stamps[r.from].Version)
+		r.mine.readings.Grow(r.mine.size)
+		for i := r.from; i < r.to; i++ {
+			r.mine.readings.AddTenancy(&readings[i], stamp)
 		}
 	}
-	each(func(r *mesh.Entry, s Stamp, _ bool, mine *share) {
-		mine.size += r.Size() + stampSize
-		mine.withdrawn = mine.withdrawn || s.Tenant == "" && s.Version > 0
-	})
-	var stamp []byte
-	each(func(r *mesh.Entry, s Stamp, changed bool, mine *share) {
-		if changed {
-			stamp = mesh.AppendTenancy(stamp[:0], s.Tenant, s.Version)
-		}
-		mine.readings.Grow(mine.size)
-		mine.readings.AddTenancy(r, stamp)
-	})
 	return shares
 }
