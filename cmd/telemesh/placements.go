@@ -299,7 +299,7 @@ func inMoves(moves []move, first int) string {
 		if i > 0 {
 			list.WriteString(" UNION ALL ")
 		}
-		to := "CAST(NULL AS TIMESTAMP)"
+		to := "TIMESTAMP '9999-12-31 23:59:59.999999'"
 		if m.To != nil {
 			to = fmt.Sprintf("make_timestamp(%d)", int64(*m.To))
 		}
@@ -309,7 +309,7 @@ func inMoves(moves []move, first int) string {
 		}
 		fmt.Fprintf(&list, "SELECT %d AS n, %s AS device_id, make_timestamp(%d) AS since, %s AS until, %s AS tenant_id", first+i, quoted(m.DeviceID), int64(m.From), to, then)
 	}
-	return "FROM (" + list.String() + ") AS m JOIN iot_telemetry.readings AS r ON r.device_id = m.device_id AND r.observed_at >= m.since AND (m.until IS NULL OR r.observed_at < m.until)"
+	return "FROM (" + list.String() + ") AS m JOIN iot_telemetry.readings AS r ON r.device_id = m.device_id AND r.observed_at >= m.since AND r.observed_at < m.until"
 }
 
 func (p *plan) count(ctx context.Context, w warehouse.Warehouse) error {

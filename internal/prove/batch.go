@@ -9,6 +9,10 @@ import "strings"
 // They are DuckDB's dialect. The range join of rangeJoin is portable and is
 // also the view iot_telemetry.readings_as_of.
 
+// end is the end of a placement p. An OR for those that are open makes of the
+// join a loop over all pairs, in DuckDB and in BigQuery.
+const end = `coalesce(p.valid_to, TIMESTAMP '9999-12-31 23:59:59.999999+00')`
+
 // raw is each reading with the value that counts, from all rows that were ever
 // stored of it.
 const raw = `raw AS (
@@ -31,7 +35,7 @@ const raw = `raw AS (
 const rangeJoin = `stamped AS (
 	SELECT raw.*, p.tenant_id, p.building, p.floor, p.room, p.persons, p.outside_co2
 	FROM raw LEFT JOIN iot_metadata.placements AS p
-		ON p.device_id = raw.device_id AND p.valid_from <= raw.observed_at AND (p.valid_to IS NULL OR raw.observed_at < p.valid_to)
+		ON p.device_id = raw.device_id AND p.valid_from <= raw.observed_at AND raw.observed_at < ` + end + `
 )`
 
 // asOfJoin stamps raw by the last interval that began, if it has not ended.
@@ -41,24 +45,30 @@ const asOfJoin = `stamped AS (
 		ON p.device_id = raw.device_id AND raw.observed_at >= p.valid_from
 )`
 
-// owned is the actions with who held the device, or the room, when they were
-// taken, if no other tenant is named.
-const owned = `owned AS (
-	SELECT DISTINCT a.action_id, a.action, a.taken_at, a.device_id, a.building, a.room, p.tenant_id AS owner
+// owned is the actions with who held the device, or the room by the placement of
+// any device, when they were taken, if no other tenant is named.
+const owned = `owned_by_device AS (
+	SELECT DISTINCT a.action_id, a.action, a.taken_at, a.device_id, p.tenant_id AS owner
 	FROM iot_actions.actions AS a JOIN iot_metadata.placements AS p
-		ON p.valid_from <= a.taken_at AND (p.valid_to IS NULL OR a.taken_at < p.valid_to)
-		AND (a.tenant_id IS NULL OR a.tenant_id = p.tenant_id)
-		AND (p.device_id = a.device_id OR (a.device_id IS NULL AND p.room = a.room AND p.building IS NOT DISTINCT FROM a.building))
+		ON p.device_id = a.device_id AND p.valid_from <= a.taken_at AND a.taken_at < ` + end + `
+	WHERE a.tenant_id IS NULL OR a.tenant_id = p.tenant_id
+), owned_by_room AS (
+	SELECT DISTINCT a.action_id, a.action, a.taken_at, coalesce(a.building, '') AS building, a.room, p.tenant_id AS owner
+	FROM iot_actions.actions AS a JOIN iot_metadata.placements AS p
+		ON p.room = a.room AND p.building IS NOT DISTINCT FROM a.building AND p.valid_from <= a.taken_at AND a.taken_at < ` + end + `
+	WHERE a.tenant_id IS NULL OR a.tenant_id = p.tenant_id
+), owned AS (
+	SELECT action_id, owner FROM owned_by_device UNION SELECT action_id, owner FROM owned_by_room
 )`
 
 // joined adds customer and last action to stamped. Of the actions taken at one
 // instant the one with the greatest id counts.
 const joined = owned + `, by_device AS (
 	SELECT owner, device_id, taken_at, max(action_id) AS action_id, arg_max(action, action_id) AS action
-	FROM owned WHERE device_id IS NOT NULL GROUP BY ALL
+	FROM owned_by_device GROUP BY ALL
 ), by_room AS (
-	SELECT owner, coalesce(building, '') AS building, room, taken_at, max(action_id) AS action_id, arg_max(action, action_id) AS action
-	FROM owned WHERE device_id IS NULL GROUP BY ALL
+	SELECT owner, building, room, taken_at, max(action_id) AS action_id, arg_max(action, action_id) AS action
+	FROM owned_by_room GROUP BY ALL
 ), joined AS (
 	SELECT * EXCLUDE (room_action, room_taken_at, device_action, device_taken_at, later),
 		CASE WHEN later THEN room_action ELSE device_action END AS last_action,

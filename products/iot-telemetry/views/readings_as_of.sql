@@ -13,4 +13,4 @@ FROM iot_telemetry.readings AS r
 LEFT JOIN iot_metadata.placements AS p
   ON p.device_id = r.device_id
   AND p.valid_from <= r.observed_at
-  AND (p.valid_to IS NULL OR r.observed_at < p.valid_to)
+  AND r.observed_at < COALESCE(p.valid_to, TIMESTAMP '9999-12-31 23:59:59.999999+00')
