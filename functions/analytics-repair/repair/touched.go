@@ -40,7 +40,7 @@ type finder struct {
 
 // One condition has at most so many devices, whose names are looked up, and
 // alternatives, which are tried one after the other.
-const maxDevices, maxAlternatives = 2000, 100
+const maxDevices, maxAlternatives = 2000, 500
 
 func (f *finder) conditions() (all []string) {
 	for devices := range slices.Chunk(f.devices, maxDevices) {
