@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -318,6 +317,3 @@ func Named(broker string) manifest.Ref { return manifest.Ref{Namespace: broker, 
 func At(n int) mesh.Instant {
 	return mesh.At(time.Date(2026, 3, 2, 8, 0, 0, 0, time.UTC)) + mesh.Instant(n)*mesh.Instant(time.Minute/time.Microsecond)
 }
-
-// Join puts the parts of a name together.
-func Join(parts ...string) string { return strings.Join(parts, "-") }

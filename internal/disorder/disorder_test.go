@@ -3,8 +3,10 @@ package disorder_test
 import (
 	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +23,7 @@ import (
 	"github.com/telemesh/telemesh/internal/disorder"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/prove"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
 	"github.com/telemesh/telemesh/products"
@@ -29,6 +32,7 @@ import (
 
 // Random histories of placements, actions, customers and readings, told in
 // random order, twice, late, by functions that die: the tables equal the model.
+// A round is three devices, each with a history of its own.
 // More of them: go test ./internal/disorder -rapid.checks=5000
 func TestTablesEqualTheModel(t *testing.T) {
 	set, err := manifest.Load(
@@ -56,8 +60,8 @@ func TestTablesEqualTheModel(t *testing.T) {
 		histories++
 		h := &history{
 			T: r, prefix: fmt.Sprintf("h%d", histories),
-			told: map[string]fact{}, placements: map[string]mesh.Placement{},
-			actions: map[string]mesh.Action{}, customers: map[string]mesh.Customer{},
+			placements: map[string]mesh.Placement{},
+			actions:    map[string]mesh.Action{}, customers: map[string]mesh.Customer{},
 			readings: map[string][]mesh.Reading{},
 		}
 		choose := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(r, what) }
@@ -87,6 +91,39 @@ func TestTablesEqualTheModel(t *testing.T) {
 		}
 		h.compare(db)
 	})
+	if t.Failed() {
+		return
+	}
+	// All histories together, by SQL: the range join, DuckDB's ASOF JOIN and the
+	// functions' index agree with the tables.
+	report, err := prove.Run(t.Context(), db, all, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !report.Holds {
+		report.Relocations = nil
+		var text strings.Builder
+		if err := report.Write(&text); err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("the model agrees and the proof does not:\n%s", &text)
+	}
+}
+
+// TestMain makes the random histories some more than rapid's hundred rounds.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
+	if rounds := "400"; !asked {
+		if testing.Short() {
+			rounds = "40"
+		}
+		if err := flag.Set("rapid.checks", rounds); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
 }
 
 // refreshes says how old the copies of metadata may get: not at all, or older
@@ -112,15 +149,12 @@ type history struct {
 	*rapid.T
 	prefix     string
 	versions   int64
-	told       map[string]fact
 	placements map[string]mesh.Placement // by key: as they stand
 	actions    map[string]mesh.Action
 	customers  map[string]mesh.Customer
 	readings   map[string][]mesh.Reading // by id
 	messages   int
 }
-
-type fact struct{}
 
 func (h *history) name(kind string, n int) string { return fmt.Sprintf("%s-%s%d", h.prefix, kind, n) }
 
