@@ -65,7 +65,7 @@ func TestTablesEqualTheModel(t *testing.T) {
 			readings: map[string][]mesh.Reading{},
 		}
 		choose := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(r, what) }
-		m, err := disorder.New(set, functions.Table, db, refreshes(choose), choose,
+		m, err := disorder.New(set, functions.Table, db, times(choose), choose,
 			"telemetry-ingest", "telemetry-flatten", "event-log-iot", "event-log-analytics", "event-log-crm")
 		if err != nil {
 			r.Fatal(err)
@@ -126,13 +126,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// refreshes says how old the copies of metadata may get: not at all, or older
-// than any run is.
-func refreshes(choose disorder.Choose) map[string]map[string]string {
+// times says how old the copies of metadata may get, not at all or older than any
+// run is, and how long a part of a repair takes: one instant of a device, or all.
+func times(choose disorder.Choose) map[string]map[string]string {
 	ages := []string{"1h", "1ns"}
 	return map[string]map[string]string{
-		"tenant-enrich":  {"ASSIGNMENTS_REFRESH": ages[choose("age of assignments", 2)]},
-		"analytics-join": {"REFRESH": ages[choose("age of places", 2)]},
+		"tenant-enrich":    {"ASSIGNMENTS_REFRESH": ages[choose("age of assignments", 2)]},
+		"analytics-join":   {"REFRESH": ages[choose("age of places", 2)]},
+		"tenancy-repair":   {"REPAIR_WITHIN": ages[choose("part of a repair of tenancy", 2)]},
+		"analytics-repair": {"REPAIR_WITHIN": ages[choose("part of a repair of places", 2)]},
 	}
 }
 

@@ -106,12 +106,12 @@ type Customers struct {
 }
 
 // Repaired is the data of tenancy.repaired: what became of the readings that
-// changed placements touch. Rows that an attempt before sent are not counted
-// once they are stored.
+// changed placements touch, in a part of the repair. Rows that an attempt before
+// sent are not counted once they are stored.
 type Repaired struct {
 	Version int64  `json:"version"` // of the placements that the readings were repaired to
-	Devices int64  `json:"devices"` // whose assignments changed
-	Rows    int64  `json:"rows"`    // that were sent again
+	Devices int64  `json:"devices"` // whose rows were sent again
+	Rows    int64  `json:"rows"`
 	Moves   []Move `json:"moves"`
 }
 

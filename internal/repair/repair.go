@@ -3,9 +3,10 @@
 // page, and puts what differs into events while the reading goes on. Memory is
 // bounded whatever the number of rows.
 //
-// A repair that is interrupted is done again from the start by the redelivery of
-// its event: what was stored meanwhile says already what it should, and what is
-// sent twice is stored once.
+// A repair that takes long is done in parts, each a delivery of its own. A part
+// that is interrupted is done again from its start by the redelivery of its
+// event: what was stored meanwhile says already what it should, and what is sent
+// twice is stored once.
 package repair
 
 import (
@@ -261,57 +262,69 @@ func RangeOf(device string, from mesh.Instant, to *mesh.Instant) Range {
 }
 
 const (
-	// maxDevices bounds the names in a condition: lists that are much longer are
-	// slow to plan, and a statement must not pass 1 MB in BigQuery.
+	// maxDevices bounds the names in a condition: a statement must not pass 1 MB
+	// in BigQuery.
 	maxDevices = 2000
-	// maxIntervals bounds the alternatives in a condition, which are tried one
-	// after the other for a row.
-	maxIntervals = 100
+	// maxIntervals bounds the intervals in a condition: each is a part of a UNION,
+	// and many of them are slow to plan.
+	maxIntervals = 250
 )
 
 // Conditions gives conditions for Rows that hold for exactly the readings in the
-// ranges, each reading in one of them if no ranges overlap. Devices that have
-// the same interval share a part of a condition. It sorts the ranges.
+// ranges, which must not overlap: each reading is in one of them. What holds for
+// one condition comes before what holds for the next one, in the order of Rows.
+// It sorts the ranges.
 func Conditions(ranges []Range) iter.Seq[string] {
 	slices.SortFunc(ranges, func(a, b Range) int {
-		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), strings.Compare(a.Device, b.Device))
+		return cmp.Or(strings.Compare(a.Device, b.Device), cmp.Compare(a.From, b.From))
 	})
 	return func(yield func(string) bool) {
 		for rest := ranges; len(rest) > 0; {
-			var parts []string
-			devices := 0
-			for len(rest) > 0 && devices < maxDevices && len(parts) < maxIntervals {
-				n := 1
-				for n < len(rest) && devices+n < maxDevices && rest[n].From == rest[0].From && rest[n].To == rest[0].To {
-					n++
-				}
-				parts = append(parts, part(rest[:n]))
-				rest, devices = rest[n:], devices+n
+			n := 1
+			for n < min(len(rest), maxDevices) && rest[n].From == rest[0].From && rest[n].To == rest[0].To {
+				n++
 			}
-			if !yield(strings.Join(parts, " OR ")) {
+			same := n == len(rest) || n >= maxIntervals
+			if !same {
+				n = min(len(rest), maxIntervals)
+			}
+			if !yield(condition(rest[:n], same)) {
 				return
 			}
+			rest = rest[n:]
 		}
 	}
 }
 
-// part is the condition of ranges that have the same interval.
-func part(ranges []Range) string {
-	var b strings.Builder
-	b.WriteString("(")
-	if r := ranges[0]; r.From != Always {
-		fmt.Fprintf(&b, "observed_at >= %s AND ", Time(r.From))
-	}
-	if r := ranges[0]; r.To != Forever {
-		fmt.Fprintf(&b, "observed_at < %s AND ", Time(r.To))
-	}
-	b.WriteString("device_id IN (")
-	for i, r := range ranges {
-		if i > 0 {
-			b.WriteString(", ")
+// condition bounds the devices and the instants, by which a warehouse skips most
+// of a table, and then looks for the interval of a device: as a join, since
+// alternatives are tried one after the other.
+func condition(ranges []Range, same bool) string {
+	var names, intervals []string
+	from, to := Forever, Always
+	for _, r := range ranges {
+		device := Text(r.Device)
+		if len(names) == 0 || names[len(names)-1] != device {
+			names = append(names, device)
 		}
-		b.WriteString(Text(r.Device))
+		intervals = append(intervals, fmt.Sprintf("SELECT %s AS d, %s AS f, %s AS t", device, Time(max(r.From, earliest)), Time(min(r.To, latest))))
+		from, to = min(from, r.From), max(to, r.To)
 	}
-	b.WriteString("))")
-	return b.String()
+	where := "device_id IN (" + strings.Join(names, ", ") + ")"
+	if from != Always {
+		where += " AND observed_at >= " + Time(from)
+	}
+	if to != Forever {
+		where += " AND observed_at < " + Time(to)
+	}
+	if !same {
+		where += " AND EXISTS (SELECT 1 FROM (" + strings.Join(intervals, " UNION ALL ") + ") AS i WHERE i.d = device_id AND observed_at >= i.f AND observed_at < i.t)"
+	}
+	return where
 }
+
+// The ends of what a TIMESTAMP can be in BigQuery.
+var (
+	earliest = mesh.At(time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC))
+	latest   = mesh.At(time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC))
+)

@@ -163,6 +163,9 @@ func (k *Known) Placements(device string) []mesh.Placement {
 	return k.places.devices[device]
 }
 
+// Actions gives all actions, whoever they are of, by TakenAt, then ActionID.
+func (k *Known) Actions() []mesh.Action { return k.actions.list }
+
 // ActionsAt gives the actions at a device that are a tenant's, by TakenAt, then
 // ActionID.
 func (k *Known) ActionsAt(tenant, device string) []*mesh.Action {

@@ -16,10 +16,11 @@
 // corrected in iot-telemetry, and comes from there as another row, or as a
 // withdrawn one.
 //
-// A repair that is interrupted, by the time limit of the Service or by its end,
-// is an error that passes. Its redelivery goes through what is not right yet:
-// memory is bounded, time by the number of readings and not by attempts.
-// Data that are no rows are a permanent error.
+// What is not done when a part of the Service's timeout is spent is left to an
+// event of the same type, which goes on from there. Memory is bounded, time by
+// the number of readings. A part that is interrupted is an error that passes:
+// its redelivery goes through what is not right yet. Data that are no rows are a
+// permanent error.
 package repair
 
 import (
@@ -29,6 +30,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
@@ -44,6 +46,8 @@ import (
 type Config struct {
 	remote.Config
 	Sink string `envconfig:"K_SINK" required:"true"` // the Broker's ingress
+	// Less than the Service's timeoutSeconds: what is left goes on in another delivery.
+	Within time.Duration `envconfig:"REPAIR_WITHIN" default:"5m"`
 }
 
 // Start makes the function.
@@ -60,17 +64,21 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &function.Function{Handler: New(metadata.Open(ports), w, func(ctx context.Context, e event.Event) error {
+	return &function.Function{Handler: New(metadata.Open(ports), w, cfg.Within, func(ctx context.Context, e event.Event) error {
 		return function.Post(ctx, ports.Client, cfg.Sink, e)
 	})}, nil
 }
 
 const name = "analytics-repair"
 
-// New makes the handler, which posts what it makes.
-func New(metadata *join.Metadata, w warehouse.Warehouse, post func(context.Context, event.Event) error) function.Handler {
+// New makes the handler, which posts what it makes, for about as long as within.
+func New(metadata *join.Metadata, w warehouse.Warehouse, within time.Duration, post func(context.Context, event.Event) error) function.Handler {
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
 		change, err := decode(in)
+		if err != nil {
+			return nil, mesh.Permanent(err)
+		}
+		part, err := repair.NewPart(in, within)
 		if err != nil {
 			return nil, mesh.Permanent(err)
 		}
@@ -84,17 +92,19 @@ func New(metadata *join.Metadata, w warehouse.Warehouse, post func(context.Conte
 				return nil, err
 			}
 		}
-		for _, where := range change.touched(known) {
-			for rows, err := range repair.Rows(ctx, w, repair.Analytics, where) {
-				if err != nil {
-					return nil, err
-				}
-				if err := rejoin(ctx, known, rows, events); err != nil {
-					return nil, err
-				}
+		ranges, err := change.touched(ctx, w, known)
+		if err != nil {
+			return nil, err
+		}
+		for rows, err := range part.Rows(ctx, w, repair.Analytics, ranges) {
+			if err != nil {
+				return nil, err
+			}
+			if err := rejoin(ctx, known, rows, events); err != nil {
+				return nil, err
 			}
 		}
-		return nil, events.Close(ctx)
+		return part.Rest(name), events.Close(ctx)
 	}
 }
 

@@ -41,6 +41,7 @@ type world struct {
 	posted   func(context.Context, event.Event) error // what becomes of what a repair posts
 	queue    []event.Event
 	made     map[string]int // events so far, by type
+	within   time.Duration  // that a part of a repair takes
 	sent     int
 }
 
@@ -67,9 +68,11 @@ func newWorld(t *testing.T) *world {
 	server := httptest.NewServer(fn.HTTP)
 	t.Cleanup(server.Close)
 	cfg := join.Config{PlacementsURL: server.URL + "/placements", ActionsURL: server.URL + "/actions", CustomersURL: server.URL + "/customers", Refresh: time.Hour}
-	w := &world{T: t, db: db, made: map[string]int{}, metadata: cfg.Open(ports)}
+	w := &world{T: t, db: db, made: map[string]int{}, metadata: cfg.Open(ports), within: time.Hour}
 	store := sink.New(db)
-	again := repair.New(w.metadata, db, func(ctx context.Context, e event.Event) error { return w.posted(ctx, e) })
+	again := func(ctx context.Context, in event.Event) ([]event.Event, error) {
+		return repair.New(w.metadata, db, w.within, func(ctx context.Context, e event.Event) error { return w.posted(ctx, e) })(ctx, in)
+	}
 	w.posted = func(_ context.Context, e event.Event) error { w.post(e); return nil }
 	joins := join.New(cfg.Open(ports))
 	w.handlers = map[string]function.Handler{

@@ -2,22 +2,27 @@ package repair
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
-// touched gives conditions for repair.Rows that together hold for all readings
-// whose surroundings may not be those that are known, because of the change.
+// touched finds the readings whose surroundings may not be those that are known,
+// because of the change. Of a device they are between the first and the last one:
+// what is between them and is right is left by who joins it.
 //
-// They look at the row that the output port shows: which action it has tells
+// It looks at the rows that the output port shows: which action one has tells
 // which other actions it may lack. What a row lacks or has wrongly because of
 // another change is found by who works on that one.
-func (c *change) touched(known *join.Known) []string {
+func (c *change) touched(ctx context.Context, w warehouse.Warehouse, known *join.Known) ([]repair.Range, error) {
 	var f finder
 	f.placements(c.placements, known)
 	for i := range c.actions {
@@ -26,7 +31,39 @@ func (c *change) touched(known *join.Known) []string {
 	for i := range c.customers {
 		f.customer(c.customers[i].CustomerID, known)
 	}
-	return f.conditions()
+	found := map[string]repair.Range{}
+	for _, where := range f.conditions() {
+		if err := find(ctx, w, where, found); err != nil {
+			return nil, fmt.Errorf("look for touched readings: %w", err)
+		}
+	}
+	return slices.Collect(maps.Values(found)), nil
+}
+
+// find adds the devices for whose readings as the port shows them a condition
+// holds.
+func find(ctx context.Context, w warehouse.Warehouse, where string, found map[string]repair.Range) error {
+	answer, err := w.Query(ctx, "SELECT r.device_id, MIN(r.observed_at), MAX(r.observed_at) FROM iot_analytics.readings AS r "+where+" GROUP BY r.device_id")
+	if err != nil {
+		return err
+	}
+	for row, err := range answer.All {
+		if err != nil {
+			return err
+		}
+		device, isText := row[0].(string)
+		first, isTime := row[1].(time.Time)
+		last, areTimes := row[2].(time.Time)
+		if !isText || !isTime || !areTimes {
+			return fmt.Errorf("a row is %T, %T, %T, want a device and two instants", row[0], row[1], row[2])
+		}
+		r := repair.Range{Device: device, From: mesh.At(first), To: mesh.At(last) + 1}
+		if other, ok := found[device]; ok {
+			r.From, r.To = min(r.From, other.From), max(r.To, other.To)
+		}
+		found[device] = r
+	}
+	return nil
 }
 
 // alternative is a condition on rows of which a column has a value.
@@ -45,10 +82,10 @@ const maxDevices, maxAlternatives = 2000, 500
 func (f *finder) conditions() (all []string) {
 	for devices := range slices.Chunk(f.devices, maxDevices) {
 		// The place of each reading is held against the placements themselves.
-		all = append(all, shown("JOIN iot_metadata.placements AS p ON p.device_id = r.device_id AND p.tenant_id = r.tenant_id",
-			fmt.Sprintf("r.device_id IN (%s) AND r.observed_at >= p.valid_from AND (p.valid_to IS NULL OR r.observed_at < p.valid_to) AND "+
-				"(r.building IS DISTINCT FROM p.building OR r.floor IS DISTINCT FROM p.floor OR r.room IS DISTINCT FROM p.room OR "+
-				"r.persons IS DISTINCT FROM p.persons OR r.outside_co2 IS DISTINCT FROM p.outside_co2)", strings.Join(devices, ", "))))
+		all = append(all, fmt.Sprintf("JOIN iot_metadata.placements AS p ON p.device_id = r.device_id AND p.tenant_id = r.tenant_id "+
+			"WHERE r.device_id IN (%s) AND r.observed_at >= p.valid_from AND (p.valid_to IS NULL OR r.observed_at < p.valid_to) AND "+
+			"(r.building IS DISTINCT FROM p.building OR r.floor IS DISTINCT FROM p.floor OR r.room IS DISTINCT FROM p.room OR "+
+			"r.persons IS DISTINCT FROM p.persons OR r.outside_co2 IS DISTINCT FROM p.outside_co2)", strings.Join(devices, ", ")))
 	}
 	// Those of one column stand together: most rows have none of its values.
 	slices.SortFunc(f.alternatives, func(a, b alternative) int {
@@ -62,18 +99,10 @@ func (f *finder) conditions() (all []string) {
 			values, where = append(values, rest[n].value), append(where, fmt.Sprintf("(r.%s = %s AND %s)", rest[n].column, rest[n].value, rest[n].where))
 			n++
 		}
-		all = append(all, shown("", fmt.Sprintf("r.%s IN (%s) AND (%s)", rest[0].column, strings.Join(slices.Compact(values), ", "), strings.Join(where, " OR "))))
+		all = append(all, fmt.Sprintf("WHERE r.%s IN (%s) AND (%s)", rest[0].column, strings.Join(slices.Compact(values), ", "), strings.Join(where, " OR ")))
 		rest = rest[n:]
 	}
 	return all
-}
-
-// shown is the condition that the port shows a row of the reading for which
-// where holds. The three columns are equal in all rows of a reading; by each of
-// them a warehouse may skip rows.
-func shown(with, where string) string {
-	return fmt.Sprintf("EXISTS (SELECT 1 FROM iot_analytics.readings AS r %s WHERE r.reading_id = readings.reading_id AND "+
-		"r.device_id = readings.device_id AND r.observed_at = readings.observed_at AND %s)", with, where)
 }
 
 // customer looks for readings of a tenant that have another name than it.
@@ -111,46 +140,59 @@ func (f *finder) placements(placements []mesh.Placement, known *join.Known) {
 	slices.SortFunc(placements, func(a, b mesh.Placement) int {
 		return cmp.Or(strings.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.ValidFrom, b.ValidFrom))
 	})
+	taken := map[spot][]mesh.Instant{}
+	if len(placements) > 0 {
+		for _, a := range known.Actions() {
+			for _, s := range [...]spot{atDevice(a.DeviceID), inRoom(a.Building, a.Room)} {
+				taken[s] = append(taken[s], a.TakenAt)
+			}
+		}
+	}
 	for rest := placements; len(rest) > 0; {
 		device, from := rest[0].DeviceID, rest[0].ValidFrom
 		if text := repair.Text(device); len(f.devices) == 0 || f.devices[len(f.devices)-1] != text {
 			f.devices = append(f.devices, text)
 		}
 		// The versions of one key: who held what during any of them.
-		var held []holding
-		to, n := from, 0
-		for n < len(rest) && rest[n].DeviceID == device && rest[n].ValidFrom == from {
-			to = max(to, end(&rest[n]))
-			held = append(held, holdingOf(&rest[n]))
-			n++
-		}
-		rest = rest[n:]
-		// With one version nothing ends, unless it overlaps another placement.
-		ended := n > 1
-		for _, p := range known.Placements(device) {
-			if p.ValidFrom < to && from < end(&p) {
-				held = append(held, holdingOf(&p))
-				ended = ended || p.ValidFrom != from
+		held := map[holding]bool{}
+		hold := func(p *mesh.Placement) {
+			held[holding{p.TenantID, atDevice(device)}] = true
+			if p.Room != "" {
+				held[holding{p.TenantID, inRoom(p.Building, p.Room)}] = true
 			}
 		}
-		slices.SortFunc(held, compareHoldings)
-		for _, h := range slices.Compact(held) {
-			f.handedOver(alternative{"device_id", repair.Text(device), ""}, h.tenant, known.ActionsAt(h.tenant, device), from, to, ended)
-			if h.room != "" {
-				f.handedOver(alternative{"room", repair.Text(h.room), inBuilding(h.building) + " AND "}, h.tenant,
-					known.ActionsIn(h.tenant, h.building, h.room), from, to, ended)
+		to := from
+		for len(rest) > 0 && rest[0].DeviceID == device && rest[0].ValidFrom == from {
+			to = max(to, end(&rest[0]))
+			hold(&rest[0])
+			rest = rest[1:]
+		}
+		for _, p := range known.Placements(device) {
+			if p.ValidFrom < to && from < end(&p) {
+				hold(&p)
+			}
+		}
+		for h := range held {
+			// Without an action that is known to be taken there and then, a reading
+			// has at most one that was changed itself.
+			if first, _ := slices.BinarySearch(taken[h.spot], from); first < len(taken[h.spot]) && taken[h.spot][first] < to {
+				f.handedOver(h, known, from, to)
 			}
 		}
 	}
 }
 
-// holding is who held a device, and in which room.
-type holding struct{ tenant, building, room string }
+// spot is where an action is taken: at a device, or in a room of a building.
+type spot struct{ device, building, room string }
 
-func holdingOf(p *mesh.Placement) holding { return holding{p.TenantID, p.Building, p.Room} }
+func atDevice(device string) spot { return spot{device: device} }
 
-func compareHoldings(a, b holding) int {
-	return cmp.Or(strings.Compare(a.tenant, b.tenant), strings.Compare(a.building, b.building), strings.Compare(a.room, b.room))
+func inRoom(building, room string) spot { return spot{building: building, room: room} }
+
+// holding is a spot that a tenant held.
+type holding struct {
+	tenant string
+	spot
 }
 
 func end(p *mesh.Placement) mesh.Instant {
@@ -163,11 +205,14 @@ func end(p *mesh.Placement) mesh.Instant {
 // maxActions bounds the actions that a condition names.
 const maxActions = 200
 
-// handedOver looks for readings of tenant at a device or in a room that it held
-// for a part of [from, to), or does now: those whose last action was taken then
-// and is none of its own, where something ended, and those that lack one of its
-// own. own are its actions there.
-func (f *finder) handedOver(there alternative, tenant string, own []*mesh.Action, from, to mesh.Instant, ended bool) {
+// handedOver looks for readings of a tenant at a spot that it held for a part of
+// [from, to), or does now: those whose last action was taken then and is none of
+// its own, and those that lack one of its own.
+func (f *finder) handedOver(h holding, known *join.Known, from, to mesh.Instant) {
+	there, own := alternative{"device_id", repair.Text(h.device), ""}, known.ActionsAt(h.tenant, h.device)
+	if h.room != "" {
+		there, own = alternative{"room", repair.Text(h.room), inBuilding(h.building) + " AND "}, known.ActionsIn(h.tenant, h.building, h.room)
+	}
 	// Of those taken at one instant the last counts.
 	var last []*mesh.Action
 	for _, a := range own {
@@ -183,11 +228,10 @@ func (f *finder) handedOver(there alternative, tenant string, own []*mesh.Action
 	if to != repair.Forever {
 		within += " AND r.last_action_at < " + repair.Time(to)
 	}
-	var wrong []string
-	switch {
-	case len(last) > maxActions:
-		wrong = []string{"r.last_action_at IS NULL", "r.last_action_at < " + repair.Time(last[len(last)-1].TakenAt), within}
-	case len(last) > 0:
+	wrong := []string{within}
+	if len(last) > maxActions {
+		wrong = append(wrong, "r.last_action_at IS NULL", "r.last_action_at < "+repair.Time(last[len(last)-1].TakenAt))
+	} else if len(last) > 0 {
 		var is, newest strings.Builder
 		for i, a := range last {
 			at := repair.Time(a.TakenAt)
@@ -197,17 +241,12 @@ func (f *finder) handedOver(there alternative, tenant string, own []*mesh.Action
 			fmt.Fprintf(&is, "r.last_action_at = %s AND r.last_action = %s", at, repair.Text(a.Action))
 			fmt.Fprintf(&newest, " WHEN r.observed_at >= %s THEN %[1]s", repair.Time(last[len(last)-1-i].TakenAt))
 		}
-		missing := fmt.Sprintf("CASE%s END", newest.String())
 		wrong = []string{
 			fmt.Sprintf("r.last_action_at IS NULL AND r.observed_at >= %s", repair.Time(last[0].TakenAt)),
-			"r.last_action_at < " + missing,
+			fmt.Sprintf("r.last_action_at < CASE%s END", newest.String()),
 			fmt.Sprintf("%s AND NOT (%s)", within, is.String()),
 		}
-	case ended:
-		wrong = []string{within}
-	default:
-		return
 	}
-	there.where += fmt.Sprintf("r.tenant_id = %s AND r.observed_at >= %s AND (%s)", repair.Text(tenant), repair.Time(from), strings.Join(wrong, " OR "))
+	there.where += fmt.Sprintf("r.tenant_id = %s AND r.observed_at >= %s AND (%s)", repair.Text(h.tenant), repair.Time(from), strings.Join(wrong, " OR "))
 	f.alternatives = append(f.alternatives, there)
 }

@@ -13,7 +13,9 @@
 // now are sent again. So either the repair of a change finds a reading stored,
 // or the reading is told of the change.
 //
-// A repair that is interrupted is gone on with by the redelivery of its event:
+// What is not done when a part of the Service's timeout is spent is left to
+// another placements.recorded, which goes on from there: each part tells what it
+// did. A part that is interrupted is done again by the redelivery of its event:
 // what is stamped already is left. The same event, with the same rows stored,
 // makes the same events. Data that cannot be decoded are a permanent error; an
 // output port or a warehouse that is away is a passing one.
@@ -44,6 +46,8 @@ type Config struct {
 	remote.Config
 	AssignmentsURL string `envconfig:"ASSIGNMENTS_URL" required:"true"` // output port of iot-metadata
 	Sink           string `envconfig:"K_SINK" required:"true"`          // the Broker's ingress
+	// Less than the Service's timeoutSeconds: what is left goes on in another delivery.
+	Within time.Duration `envconfig:"REPAIR_WITHIN" default:"5m"`
 }
 
 // Start makes the function from its environment.
@@ -59,7 +63,7 @@ func Start(ports function.Ports) (*function.Function, error) {
 	// The index is asked for anew for each event: an interval changes nothing.
 	assignments := tenancy.NewClient(ports.Client, cfg.AssignmentsURL, time.Minute, ports.Log)
 	post := func(ctx context.Context, e event.Event) error { return function.Post(ctx, ports.Client, cfg.Sink, e) }
-	return &function.Function{Handler: New(assignments, w, post)}, nil
+	return &function.Function{Handler: New(assignments, w, cfg.Within, post)}, nil
 }
 
 // Assignments is where the handler finds who held a device.
@@ -70,9 +74,9 @@ type Assignments interface {
 const name = "tenancy-repair"
 
 // New makes the handler. What it makes of a change is handed to post while it
-// reads on.
-func New(assignments Assignments, w warehouse.Warehouse, post func(context.Context, event.Event) error) function.Handler {
-	h := handler{assignments, w, post}
+// reads on, for about as long as within.
+func New(assignments Assignments, w warehouse.Warehouse, within time.Duration, post func(context.Context, event.Event) error) function.Handler {
+	h := handler{assignments, w, within, post}
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
 		switch in.Type() {
 		case mesh.PlacementsRecorded:
@@ -88,6 +92,7 @@ func New(assignments Assignments, w warehouse.Warehouse, post func(context.Conte
 type handler struct {
 	assignments Assignments
 	warehouse   warehouse.Warehouse
+	within      time.Duration
 	post        func(context.Context, event.Event) error
 }
 
@@ -120,6 +125,10 @@ func (h handler) recorded(ctx context.Context, in event.Event) ([]event.Event, e
 	if err != nil {
 		return nil, mesh.Permanentf("%s %s: %w", in.Type(), in.ID(), err)
 	}
+	part, err := repair.NewPart(in, h.within)
+	if err != nil {
+		return nil, mesh.Permanent(err)
+	}
 	index, err := h.assignments.Fresh(ctx)
 	if err != nil {
 		return nil, err
@@ -127,37 +136,38 @@ func (h handler) recorded(ctx context.Context, in event.Event) ([]event.Event, e
 	if index.Version() < since {
 		return nil, fmt.Errorf("%s %s: the output port of iot-metadata shows version %d, this is %d", in.Type(), in.ID(), index.Version(), since)
 	}
-	ranges, devices := changed(data.Placements, index, since)
 	events := repair.Events{In: in, Function: name, Version: index.Version(),
 		Held: mesh.TelemetryEnriched, Nobody: mesh.TelemetryUnassigned, Post: h.post}
 	moved := moves{}
-	for where := range repair.Conditions(ranges) {
-		for rows, err := range repair.Rows(ctx, h.warehouse, repair.Telemetry, where) {
-			if err != nil {
-				return nil, err
+	done := mesh.Repaired{Version: index.Version()}
+	device := ""
+	for rows, err := range part.Rows(ctx, h.warehouse, repair.Telemetry, changed(data.Placements, index, since)) {
+		if err != nil {
+			return nil, err
+		}
+		was := rows[len(rows)-1].TenantID // the rows are ordered by what counts
+		for _, r := range restamped(rows, index) {
+			if r.DeviceID != device || done.Rows == 0 {
+				device = r.DeviceID
+				done.Devices++
 			}
-			was := rows[len(rows)-1].TenantID // the rows are ordered by what counts
-			for _, r := range restamped(rows, index) {
-				moved[[2]string{was, r.TenantID}]++
-				if err := events.Add(ctx, &r); err != nil {
-					return nil, err
-				}
+			done.Rows++
+			moved[[2]string{was, r.TenantID}]++
+			if err := events.Add(ctx, &r); err != nil {
+				return nil, err
 			}
 		}
 	}
 	if err := events.Close(ctx); err != nil {
 		return nil, err
 	}
-	done := mesh.Repaired{Version: index.Version(), Devices: int64(devices), Moves: moved.list()}
-	for _, m := range done.Moves {
-		done.Rows += m.Rows
-	}
-	return []event.Event{mesh.Derive(in, name, mesh.TenancyRepaired, "", mesh.Encode(done))}, nil
+	done.Moves = moved.list()
+	return append(part.Rest(name), mesh.Derive(in, name, mesh.TenancyRepaired, "", mesh.Encode(done))), nil
 }
 
 // changed gives the intervals of the placements' devices whose assignment is of
-// a version or a later one, and of how many devices they are.
-func changed(placements []mesh.Placement, index *tenancy.Index, since int64) (ranges []repair.Range, devices int) {
+// a version or a later one.
+func changed(placements []mesh.Placement, index *tenancy.Index, since int64) (ranges []repair.Range) {
 	seen := map[string]bool{}
 	for i := range placements {
 		device := placements[i].DeviceID
@@ -165,17 +175,13 @@ func changed(placements []mesh.Placement, index *tenancy.Index, since int64) (ra
 			continue
 		}
 		seen[device] = true
-		before := len(ranges)
 		for _, a := range index.Device(device) {
 			if a.Version >= since {
 				ranges = append(ranges, repair.RangeOf(a.DeviceID, a.ValidFrom, a.ValidTo))
 			}
 		}
-		if len(ranges) > before {
-			devices++
-		}
 	}
-	return ranges, devices
+	return ranges
 }
 
 // measured is what a row says of its reading, whoever it is of and however it
