@@ -447,6 +447,9 @@ func TestRepairInParts(t *testing.T) {
 		if err := in.Validate(); err != nil {
 			t.Fatal(err)
 		}
+		if parts == 100 {
+			t.Fatalf("the parts do not end: the last one is from %v", in.Extensions()["repairfrom"])
+		}
 		if ids[in.ID()] {
 			t.Fatalf("part %d has the id of another one", parts)
 		}
