@@ -58,9 +58,6 @@ func wait(ctx context.Context, d time.Duration) error {
 // https://developers.google.com/workspace/sheets/api/limits
 var backoff = [...]time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 
-// longestWait bounds what an answer may ask for.
-const longestWait = 15 * time.Second
-
 // do makes a request until it is answered, or refused for good.
 func do[T any](ctx context.Context, c *client, request func(...googleapi.CallOption) (T, error)) (T, error) {
 	for attempt := 0; ; attempt++ {
@@ -69,7 +66,7 @@ func do[T any](ctx context.Context, c *client, request func(...googleapi.CallOpt
 			return answer, err
 		}
 		d := max(backoff[attempt], retryAfter(err))
-		if d > longestWait {
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
 			return answer, err
 		}
 		if waiting := c.wait(ctx, d); waiting != nil {
@@ -197,12 +194,7 @@ func (s *spreadsheet) name() string { return s.at }
 // readAgain is how often a sheet that is being edited is read again at once.
 const readAgain = 3
 
-// longestRead bounds what a sheet may take of a tick, with all waiting.
-const longestRead = 45 * time.Second
-
 func (s *spreadsheet) read(ctx context.Context) (sheet.Grid, error) {
-	ctx, cancel := context.WithTimeout(ctx, longestRead)
-	defer cancel()
 	for range readAgain {
 		grid, err := s.readOnce(ctx)
 		if !errors.Is(err, errMoved) {

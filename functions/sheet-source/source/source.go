@@ -49,6 +49,13 @@ const name = "sheet-source"
 // https://knative.dev/docs/eventing/sources/ping-source/
 const tick = "dev.knative.sources.ping"
 
+// A tick comes each minute. It ends before the next one, whoever does not
+// answer; a sheet takes so much of it that the other one can be read as well.
+const (
+	tickTimeout = 58 * time.Second
+	readTimeout = 25 * time.Second
+)
+
 // Config is the configuration of the function.
 type Config struct {
 	Placements string `envconfig:"PLACEMENTS_SHEET"` // empty: none is read
@@ -157,6 +164,8 @@ func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, err
 	if s.last.source == in.Source() && s.last.id == in.ID() {
 		return s.last.events, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
+	defer cancel()
 	placements, failed := changes(ctx, s, s.placements)
 	actions, err := changes(ctx, s, s.actions)
 	events := append(placements, actions...)
@@ -176,13 +185,7 @@ func changes[R any](ctx context.Context, s *source, f *feed[R]) ([]event.Event, 
 	if f == nil {
 		return nil, nil
 	}
-	grid, err := f.reader.read(ctx)
-	var read sheet.Sheet[R]
-	if err == nil {
-		if read, err = f.kind.Read(grid); err != nil {
-			err = unreadable{err}
-		}
-	}
+	read, err := f.read(ctx)
 	switch bad := (unreadable{}); {
 	case errors.As(err, &bad):
 		s.log.Error("sheet cannot be read: its rows stay as they are", "sheet", f.reader.name(), "error", err)
@@ -193,6 +196,21 @@ func changes[R any](ctx context.Context, s *source, f *feed[R]) ([]event.Event, 
 		f.warn(ctx, &read)
 	}
 	return f.port.Changes(ctx, read)
+}
+
+// read gives what the sheet says, for as long as one may take.
+func (f *feed[R]) read(ctx context.Context) (sheet.Sheet[R], error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	grid, err := f.reader.read(ctx)
+	if err != nil {
+		return sheet.Sheet[R]{}, err
+	}
+	read, err := f.kind.Read(grid)
+	if err != nil {
+		err = unreadable{err}
+	}
+	return read, err
 }
 
 func (s *source) warnOfTenants(ctx context.Context, read *sheet.Sheet[mesh.Placement]) {

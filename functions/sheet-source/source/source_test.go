@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -475,6 +476,71 @@ func TestSheetsDoNotKeepEachOther(t *testing.T) {
 	same(t, "actions", w.actions.Rows("action_id"), "a1")
 	same(t, "placements", w.placements.Rows("tenant_id"), "office")
 }
+
+// A server that takes the request and never answers, or begins to and stops, has
+// its share of the tick and no more: the other sheet is taken.
+func TestServerThatNeverAnswers(t *testing.T) {
+	for name, c := range map[string]struct{ placements, actions, want string }{
+		"placements": {"http://silent/p.csv", "http://server/a.csv", mesh.ActionsLogged},
+		"actions":    {"http://server/p.csv", "http://stuck/a.csv", mesh.PlacementsChanged},
+		"both":       {"http://silent/p.csv", "http://stuck/a.csv", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			placements, actions := sheetstest.NewPort(t, "placements"), sheetstest.NewPort(t, "actions")
+			client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+				w := httptest.NewRecorder()
+				switch r.URL.Path {
+				case "/p.csv":
+					io.WriteString(w, "device_id,tenant_id,valid_from\nd1,school,2026-03-02T08:30:00Z\n")
+				case "/a.csv":
+					io.WriteString(w, "action_id,device_id,action,taken_at\na1,d1,window opened,2026-03-02T10:00:00Z\n")
+				default:
+					map[string]*sheetstest.Port{"p": placements, "a": actions}[r.URL.Host].ServeHTTP(w, r)
+				}
+				answer := w.Result()
+				switch r.URL.Host {
+				case "silent":
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				case "stuck":
+					answer.Body = io.NopCloser(io.MultiReader(answer.Body, untilDone{r.Context()}))
+				}
+				return answer, nil
+			})}
+			synctest.Test(t, func(t *testing.T) {
+				s, err := newSource(Config{
+					Placements: c.placements, Actions: c.actions, PlacementsPort: "http://p/placements", ActionsPort: "http://a/actions",
+				}, client, slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				events, err := s.handle(t.Context(), newTick(1))
+				if took := time.Since(began); took > time.Minute {
+					t.Errorf("took %s, want it over before the next tick", took)
+				}
+				if c.want == "" {
+					if len(events) > 0 || err == nil || mesh.IsPermanent(err) {
+						t.Errorf("replies %v, %v, want an error that passes", events, err)
+					}
+					return
+				}
+				if err != nil || len(events) == 0 || events[0].Type() != c.want {
+					t.Errorf("replies %v, %v, want %s", events, err, c.want)
+				}
+			})
+		})
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (do roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return do(r) }
+
+// untilDone gives nothing, and ends with the request.
+type untilDone struct{ ctx context.Context }
+
+func (u untilDone) Read([]byte) (int, error) { <-u.ctx.Done(); return 0, u.ctx.Err() }
 
 // Warnings name what no other metadata knows of, and stay while that cannot be
 // asked.
