@@ -30,10 +30,13 @@ const (
 	maxPages   = 1000
 )
 
+// A tick comes each minute: it ends before the next one.
 const (
-	readTimeout = 2 * time.Minute // all pages, with the pauses
-	attempts    = 5               // of one request
-	firstPause  = time.Second     // doubled each time
+	tickTimeout = 50 * time.Second
+	readTimeout = 40 * time.Second // all pages, with the pauses
+	askTimeout  = 15 * time.Second // one request
+	attempts    = 5                // of one request
+	firstPause  = time.Second      // doubled each time
 )
 
 // fault is an error that passes when somebody does something about it. Its text
@@ -56,6 +59,7 @@ type crm struct {
 
 	answers map[string]*answer // of the last time all was read, by address
 	last    []record           // what settled gave last
+	until   time.Time          // the CRM asked not to be asked before
 }
 
 // answer is a body with what came before it.
@@ -250,12 +254,17 @@ func (c *crm) records(ctx context.Context) (all []record, pages int, err error) 
 }
 
 // get asks for u, several times while the CRM says that it cannot answer now.
+// What it asks to wait for counts for later ticks, too.
 func (c *crm) get(ctx context.Context, u *url.URL) (*answer, error) {
+	if wait := time.Until(c.until); wait > 0 {
+		return nil, fmt.Errorf("read %s: it asked not to be asked before %s", c.name, c.until.UTC().Format(time.RFC3339))
+	}
 	for n, pause := 1, firstPause; ; n, pause = n+1, 2*pause {
 		a, wait, err := c.ask(ctx, u)
 		if err == nil || errors.As(err, new(fault)) {
 			return a, err
 		}
+		c.until = time.Now().Add(wait)
 		wait = max(wait, pause)
 		if deadline, ok := ctx.Deadline(); n == attempts || ok && time.Until(deadline) < wait {
 			return nil, fmt.Errorf("read %s: %w (asked %d times, the next time in %s)", c.name, err, n, wait)
@@ -270,6 +279,8 @@ func (c *crm) get(ctx context.Context, u *url.URL) (*answer, error) {
 
 // ask asks for u once; wait is what the CRM asks to wait for.
 func (c *crm) ask(ctx context.Context, u *url.URL) (a *answer, wait time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, 0, faultf("the address cannot be asked for")

@@ -106,7 +106,7 @@ func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, err
 	if s.last.source == in.Source() && s.last.id == in.ID() {
 		return s.last.events, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
 	customers, err := s.read(ctx)
 	if errors.As(err, new(fault)) {
@@ -127,7 +127,9 @@ func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, err
 // read gives all customers there are.
 func (s *source) read(ctx context.Context) (sheet.Sheet[mesh.Customer], error) {
 	none := sheet.Sheet[mesh.Customer]{}
-	grid, err := s.crm.grid(ctx)
+	reading, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	grid, err := s.crm.grid(reading)
 	if err != nil {
 		return none, err
 	}

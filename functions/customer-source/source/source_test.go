@@ -462,6 +462,45 @@ func TestTriesAgain(t *testing.T) {
 	}
 }
 
+// A CRM that says for how long it wants to be left alone is left alone, also by
+// the ticks after.
+func TestRetryAfterOfLaterTicks(t *testing.T) {
+	crm := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Retry-After", "600")
+		rw.WriteHeader(http.StatusTooManyRequests)
+	})
+	run(t, Config{}, crm, func(t *testing.T, w *world) {
+		for range 10 {
+			if got, err := w.try(); err == nil || mesh.IsPermanent(err) || len(got) > 0 {
+				t.Errorf("tick: %q, %v, want a passing error", got, err)
+			}
+			time.Sleep(time.Minute) // of the bubble
+		}
+		if len(w.asked) != 1 {
+			t.Errorf("asked %d times within 10 minutes, want once", len(w.asked))
+		}
+		w.crm = &list{[]string{"a=A"}}
+		w.tick("a=A")
+	})
+}
+
+// A CRM that takes the request and never answers has its share of the tick.
+func TestCRMThatNeverAnswers(t *testing.T) {
+	silent := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	run(t, Config{}, silent, func(t *testing.T, w *world) {
+		began := time.Now()
+		got, err := w.try()
+		if took := time.Since(began); err == nil || mesh.IsPermanent(err) || len(got) > 0 || took > tickTimeout {
+			t.Errorf("tick: %q, %v after %s, want a passing error within %s", got, err, took, tickTimeout)
+		}
+		if len(w.asked) < 2 {
+			t.Errorf("asked %d times, want it tried again", len(w.asked))
+		}
+		w.crm = &list{[]string{"a=A"}}
+		w.tick("a=A")
+	})
+}
+
 // What a person has to see to is a finding, once, until it is put right; nobody
 // is deleted meanwhile.
 func TestFaults(t *testing.T) {
