@@ -65,11 +65,25 @@ func (c cell) float() (float64, error) {
 	return strconv.ParseFloat(c.text, 64)
 }
 
+// maxText, in bytes, is as long as a text may be, so that many rows fit into an
+// event.
+const maxText = 4096
+
 func text[R any](name string, required bool, field func(*R) *string) column[R] {
 	return column[R]{name, required,
-		func(row *R, c cell) error { *field(row) = c.text; return nil },
+		func(row *R, c cell) error {
+			if len(c.text) > maxText {
+				return tooLong(c, maxText)
+			}
+			*field(row) = c.text
+			return nil
+		},
 		func(row *R) string { return *field(row) },
 	}
+}
+
+func tooLong(c cell, limit int) error {
+	return fmt.Errorf("it has %d bytes, at most %d are accepted", len(c.text), limit)
 }
 
 // wholeDigits is the first number of which a spreadsheet does not keep every
@@ -84,11 +98,11 @@ func id[R any](name string, required bool, field func(*R) *string) column[R] {
 	column := text(name, required, field)
 	set := column.set
 	column.set = func(row *R, c cell) error {
+		if len(c.text) > maxID {
+			return tooLong(c, maxID)
+		}
 		if strings.ContainsFunc(c.text, unicode.IsControl) {
 			return fmt.Errorf("%q holds a control character", c.text)
-		}
-		if len(c.text) > maxID {
-			return fmt.Errorf("it has %d bytes, at most %d are accepted", len(c.text), maxID)
 		}
 		if c.isNumber && math.Abs(c.number) >= wholeDigits {
 			return fmt.Errorf("%s is kept as a number, which has 15 digits: format the column as plain text and write it again", c.text)

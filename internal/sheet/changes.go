@@ -50,9 +50,8 @@ func (k Kind[R]) Changes(sheet Sheet[R], stored []R, last int64) []R {
 		if len(g.stored) > 0 && (sheet.refused[name] || sheet.refused[""]) {
 			continue
 		}
-		for _, gone := range g.stored {
-			*k.deleted(&gone) = true
-			g.rows = append(g.rows, gone)
+		for _, row := range g.stored {
+			g.rows = append(g.rows, k.gone(&row))
 		}
 		changes = append(changes, g.rows...)
 	}
@@ -81,23 +80,38 @@ func (k Kind[R]) same(a, b *R) bool {
 	return true
 }
 
-// maxEventRows keeps an event at about 2 MB, well under what brokers accept.
-const maxEventRows = 10_000
+// maxEventBytes is well under what brokers accept, which is 1 MB at some.
+const maxEventBytes = 512 << 10
 
 // Events makes the events of function that tell of changes: placements.changed,
 // actions.logged or customers.changed. Their ids follow from the content, so
 // telling the same change again makes the same events. The rows of one group
 // stay in one event: who reads it never sees half of a device's move.
 func (k Kind[R]) Events(function string, changes []R) []event.Event {
-	var events []event.Event
-	for len(changes) > 0 {
-		n := min(len(changes), maxEventRows)
-		for n < len(changes) && k.groupOf(&changes[n]) == k.groupOf(&changes[n-1]) {
-			n++
-		}
-		data := k.encode(changes[:n])
-		events = append(events, mesh.NewEvent(k.eventType, mesh.Source(function), data, k.eventType, string(data)))
-		changes = changes[n:]
+	return events(k.eventType, function, changes, k.encode, k.groupOf)
+}
+
+// events parts rows, which are sorted by group, by what they take encoded.
+func events[R any](eventType, function string, rows []R, encode func([]R) []byte, group func(*R) string) (out []event.Event) {
+	emit := func(rows []R) {
+		data := encode(rows)
+		out = append(out, mesh.NewEvent(eventType, mesh.Source(function), data, eventType, string(data)))
 	}
-	return events
+	first, size := 0, 0 // of the event that is being filled
+	for at := 0; at < len(rows); {
+		next, bytes := at, 0
+		for next < len(rows) && group(&rows[next]) == group(&rows[at]) {
+			bytes += len(encode(rows[next : next+1]))
+			next++
+		}
+		if size > 0 && size+bytes > maxEventBytes {
+			emit(rows[first:at])
+			first, size = at, 0
+		}
+		at, size = next, size+bytes
+	}
+	if len(rows) > 0 {
+		emit(rows[first:])
+	}
+	return out
 }

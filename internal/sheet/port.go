@@ -77,7 +77,11 @@ func (p *Port[R]) Changes(ctx context.Context, s Sheet[R]) ([]event.Event, error
 		if err != nil {
 			return nil, err
 		}
-		changes = p.kind.Changes(s, stored, last)
+		// What was told and never shown may not have come: there is nothing to delete,
+		// and if it comes yet, it is deleted then.
+		changes = slices.DeleteFunc(p.kind.Changes(s, stored, last), func(row R) bool {
+			return *p.rows.deleted(&row) && !p.rows.shown[p.kind.key(&row)]
+		})
 	}
 	stored, last, err := p.findings.read(ctx)
 	if err != nil {
@@ -86,12 +90,9 @@ func (p *Port[R]) Changes(ctx context.Context, s Sheet[R]) ([]event.Event, error
 	found := s.newFindings(stored, last)
 	p.rows.told(changes)
 	p.findings.told(found)
-	events := p.kind.Events(p.function, changes)
-	for part := range slices.Chunk(found, maxEventRows) {
-		data := mesh.Encode(mesh.RejectedRows{Rows: part})
-		events = append(events, mesh.NewEvent(p.kind.rejectedType, mesh.Source(p.function), data, p.kind.rejectedType, string(data)))
-	}
-	return events, nil
+	told := p.kind.Events(p.function, changes)
+	encode := func(rows []mesh.RejectedRow) []byte { return mesh.Encode(mesh.RejectedRows{Rows: rows}) }
+	return append(told, events(p.kind.rejectedType, p.function, found, encode, p.findings.key)...), nil
 }
 
 // place is the key of a finding.
@@ -157,9 +158,10 @@ type table[R any] struct {
 	version func(*R) *int64
 	deleted func(*R) *bool
 
-	last   int64        // the highest version that was told
-	at     time.Time    // when
-	recent map[string]R // by key: what the port does not show yet
+	last   int64           // the highest version that was told
+	at     time.Time       // when
+	recent map[string]R    // by key: what the port does not show yet
+	shown  map[string]bool // the keys of what it showed last
 }
 
 // forgetAfter is how long the port has to show what was told. After that it is
@@ -194,6 +196,7 @@ func (t *table[R]) read(ctx context.Context) (rows []R, last int64, err error) {
 	if shown >= t.last || time.Since(t.at) > forgetAfter {
 		t.recent = nil
 	}
+	t.shown = map[string]bool{}
 	lines := json.NewDecoder(resp.Body)
 	for {
 		row, err := t.decode(lines)
@@ -203,7 +206,9 @@ func (t *table[R]) read(ctx context.Context) (rows []R, last int64, err error) {
 		if err != nil {
 			return nil, 0, fmt.Errorf("row %d: %w", len(rows)+1, err)
 		}
-		if _, newer := t.recent[t.key(&row)]; !newer {
+		key := t.key(&row)
+		t.shown[key] = true
+		if _, newer := t.recent[key]; !newer {
 			rows = append(rows, row)
 		}
 	}

@@ -137,11 +137,50 @@ func TestPortThatDoesNotTell(t *testing.T) {
 func TestPortPartsFindings(t *testing.T) {
 	stored := sheetstest.NewPort(t, "placements")
 	events := changes(t, newPort(t, http.DefaultClient, stored.URL), head+strings.Repeat("d,,2026-01-01T00:00:00Z\n", 10_001))
-	if len(events) != 2 || events[0].ID() == events[1].ID() {
-		t.Fatalf("%v, want two events of two ids", types(events))
+	if len(events) < 2 || events[0].ID() == events[1].ID() {
+		t.Fatalf("%v, want several events of ids of their own", types(events))
+	}
+	for i, e := range events {
+		if n := len(e.Data()); n > 512<<10 {
+			t.Errorf("event %d has %d bytes, want at most 512 KiB", i, n)
+		}
 	}
 	stored.Store(t, events...)
 	if n := len(stored.Findings()); n != 10_001 {
 		t.Errorf("%d findings, want 10,001", n)
+	}
+}
+
+// What was told and never came is not there to be deleted. If it comes late, it
+// is deleted then.
+func TestPortDeletesOnlyWhatWasShown(t *testing.T) {
+	stored := sheetstest.NewPort(t, "placements")
+	port := newPort(t, http.DefaultClient, stored.URL)
+	lost := changes(t, port, head+"d,a,2026-01-01T00:00:00Z\n")
+	if events := changes(t, port, head); len(events) > 0 {
+		t.Errorf("deleting what never came gives %v, want nothing", types(events))
+	}
+	stored.Store(t, lost...)
+	gone := changes(t, port, head)
+	if diff := cmp.Diff([]string{mesh.PlacementsChanged}, types(gone)); diff != "" {
+		t.Errorf("it came late (-want +got):\n%s", diff)
+	}
+	stored.Store(t, gone...)
+	if rows := stored.Rows("device_id"); len(rows) > 0 {
+		t.Errorf("rows %v, want none", rows)
+	}
+}
+
+// Another writer gave the same version out, and its rows came: what the port
+// shows counts, and not what was told and is overtaken.
+func TestPortWithAnotherWriter(t *testing.T) {
+	stored := sheetstest.NewPort(t, "placements")
+	one, other := newPort(t, http.DefaultClient, stored.URL), newPort(t, http.DefaultClient, stored.URL)
+	mine, theirs := head+"d,a,2026-01-01T00:00:00Z\n", head+"d,b,2026-01-01T00:00:00Z\n"
+	changes(t, one, mine)
+	stored.Store(t, changes(t, other, theirs)...)
+	stored.Store(t, changes(t, one, mine)...)
+	if diff := cmp.Diff([]string{"d a 2"}, stored.Rows("device_id", "tenant_id", "version")); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
 	}
 }

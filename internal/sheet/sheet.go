@@ -43,6 +43,9 @@ type Kind[R any] struct {
 	clash   func(a, b *R) string // why a cannot be beside b of its group, to be read before "of row 7"; empty: it can
 	version func(*R) *int64
 	deleted func(*R) *bool
+	// gone marks a row deleted, with no more of it than its key and what a row has
+	// to have: what it said stands in its earlier versions.
+	gone func(*R) R
 }
 
 // column is a column of a sheet. An empty cell of one that is not required
@@ -91,6 +94,9 @@ var Placements = Kind[mesh.Placement]{
 	},
 	version: func(p *mesh.Placement) *int64 { return &p.Version },
 	deleted: func(p *mesh.Placement) *bool { return &p.Deleted },
+	gone: func(p *mesh.Placement) mesh.Placement {
+		return mesh.Placement{DeviceID: p.DeviceID, TenantID: p.TenantID, ValidFrom: p.ValidFrom, Deleted: true}
+	},
 }
 
 // Actions is the logbook: columns action_id, tenant_id, device_id, building,
@@ -122,6 +128,9 @@ var Actions = Kind[mesh.Action]{
 	clash:   func(a, _ *mesh.Action) string { return fmt.Sprintf("action_id %q is that", a.ActionID) },
 	version: func(a *mesh.Action) *int64 { return &a.Version },
 	deleted: func(a *mesh.Action) *bool { return &a.Deleted },
+	gone: func(a *mesh.Action) mesh.Action {
+		return mesh.Action{ActionID: a.ActionID, Action: a.Action, TakenAt: a.TakenAt, Deleted: true}
+	},
 }
 
 // Customers is the sheet of who the tenants are: columns customer_id, name,
@@ -144,6 +153,9 @@ var Customers = Kind[mesh.Customer]{
 	clash:   func(a, _ *mesh.Customer) string { return fmt.Sprintf("customer_id %q is that", a.CustomerID) },
 	version: func(c *mesh.Customer) *int64 { return &c.Version },
 	deleted: func(c *mesh.Customer) *bool { return &c.Deleted },
+	gone: func(c *mesh.Customer) mesh.Customer {
+		return mesh.Customer{CustomerID: c.CustomerID, Name: c.Name, Deleted: true}
+	},
 }
 
 func interval(p *mesh.Placement) string {

@@ -3,6 +3,7 @@ package sheet_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -196,7 +197,7 @@ d,b,9,12,2026-01-05T00:00:00Z,
 	want := []mesh.Placement{
 		{DeviceID: "d", TenantID: "a", Room: "1", Persons: &thirty, ValidFrom: start, ValidTo: &end, Version: 2},
 		{DeviceID: "d", TenantID: "b", Room: "9", Persons: &twelve, ValidFrom: end, Version: 2},
-		{DeviceID: "e", TenantID: "a", Room: "2", ValidFrom: start, Version: 2, Deleted: true},
+		{DeviceID: "e", TenantID: "a", ValidFrom: start, Version: 2, Deleted: true},
 		{DeviceID: "f", TenantID: "a", Room: "2", ValidFrom: start, Version: 2},
 	}
 	if diff := cmp.Diff(want, changes); diff != "" {
@@ -295,8 +296,8 @@ func TestEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := len(data.Placements); n > 10_001 {
-			t.Errorf("event %d holds %d rows, want at most 10,000 and the rest of a device", i, n)
+		if n := len(e.Data()); n > 512<<10 {
+			t.Errorf("event %d has %d bytes, want at most 512 KiB", i, n)
 		}
 		if i > 0 && got[len(got)-1].DeviceID == data.Placements[0].DeviceID {
 			t.Errorf("event %d parts device %s", i, data.Placements[0].DeviceID)
@@ -305,6 +306,9 @@ func TestEvents(t *testing.T) {
 	}
 	if diff := cmp.Diff(rows, got); diff != "" {
 		t.Errorf("rows of all events (-want +got):\n%s", diff)
+	}
+	if n := len(events); n > 8 { // of about 2.4 MB
+		t.Errorf("%d events, want them filled", n)
 	}
 	again := sheet.Placements.Events("test", rows)
 	rows[0].Version++
@@ -315,6 +319,47 @@ func TestEvents(t *testing.T) {
 	}
 	if none := sheet.Placements.Events("test", nil); len(none) != 0 {
 		t.Errorf("no changes make %d events, want none", len(none))
+	}
+}
+
+// Cells as long as they may be, and one that is longer: no event is longer than
+// brokers take, but for a device that is so alone.
+func TestLongCells(t *testing.T) {
+	long := strings.Repeat("x", 4096)
+	var csv strings.Builder
+	csv.WriteString("device_id,tenant_id,valid_from,valid_to,building,room\n")
+	for i := range 100 {
+		fmt.Fprintf(&csv, "d%02d,a,2026-01-01T00:00:00Z,,%s,%s\n", i, long, long)
+	}
+	fmt.Fprintf(&csv, "e,a,2026-01-01T00:00:00Z,,,%sx\n", long)
+	for i := range 100 {
+		fmt.Fprintf(&csv, "f,a,%d-01-01T00:00:00Z,%d-01-01T00:00:00Z,%s,%s\n", 1900+i, 1901+i, long, long)
+	}
+	got := read(t, sheet.Placements, csv.String())
+	if diff := cmp.Diff([]string{`s.csv: row 102: column "room": it has 4097 bytes, at most 4096 are accepted`}, refusals(got)); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
+	}
+	changes := sheet.Placements.Changes(got, nil, 0)
+	rows := 0
+	for _, e := range sheet.Placements.Events("test", changes) {
+		data, err := mesh.Decode[mesh.Placements](e.Data())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows += len(data.Placements)
+		first, last := data.Placements[0].DeviceID, data.Placements[len(data.Placements)-1].DeviceID
+		if n := len(e.Data()); n > 512<<10 && (first != "f" || len(data.Placements) != 100) {
+			t.Errorf("the event of %s to %s has %d bytes", first, last, n)
+		}
+	}
+	if rows != 200 {
+		t.Errorf("%d rows in events, want 200", rows)
+	}
+	empty := read(t, sheet.Placements, "device_id,tenant_id,valid_from\n")
+	for _, e := range sheet.Placements.Events("test", sheet.Placements.Changes(empty, changes, 1)) {
+		if strings.Contains(string(e.Data()), "xxx") {
+			t.Error("a row that is gone carries its texts")
+		}
 	}
 }
 
