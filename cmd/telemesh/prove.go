@@ -16,6 +16,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/spf13/cobra"
 
+	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -39,7 +40,8 @@ func proveCommand() *cobra.Command {
 was measured, and names the rows that differ. Each row is looked up in the index
 that the functions use, and at every instant at which a placement begins or
 ends, one microsecond before it and one after, that index, a range join and
-DuckDB's ASOF JOIN have to agree.
+DuckDB's ASOF JOIN have to agree. The messages that the event log holds are read
+again, and what they say has to be stored, and nothing else.
 
 Then a mesh of its own, in a folder for temporary files, is told all placements
 as they were recorded, corrections included, while messages of these instants
@@ -64,6 +66,15 @@ seconds that a correction takes.`,
 				if err != nil {
 					return err
 				}
+				formats, err := flatten.ReadFormats(o.mappings)
+				if err != nil {
+					return err
+				}
+				if tenant == "" {
+					if err := prove.Messages(cmd.Context(), w, formats.Parser(), r); err != nil {
+						return err
+					}
+				}
 				if !tablesOnly {
 					history, err := prove.History(cmd.Context(), w)
 					if err != nil {
@@ -84,6 +95,7 @@ seconds that a correction takes.`,
 		},
 	}
 	dataFlag(cmd, &o.data)
+	mappingsFlag(cmd, &o.mappings)
 	cmd.Flags().StringVar(&tenant, "tenant", "", "only what this tenant sees, or should see")
 	cmd.Flags().StringVar(&report, "report", "", "folder for the report: proof.json and proof.txt")
 	cmd.Flags().BoolVar(&tablesOnly, "tables-only", false, "leave out the mesh of its own")

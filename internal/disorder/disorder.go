@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
@@ -39,6 +40,7 @@ type Mesh struct {
 	store    *mortal
 	client   *http.Client
 	choose   Choose
+	asked    atomic.Int64 // requests of ports: each goes to the next instance
 
 	mu sync.Mutex // held while a Service starts or a delivery is added: a function asks several ports at once
 }
@@ -46,12 +48,20 @@ type Mesh struct {
 // Choose gives a number in [0, n) for what is to be decided.
 type Choose func(what string, n int) int
 
+// service is a Service with its instances, whose copies of the metadata are of
+// different age.
 type service struct {
-	spec  *manifest.Service
-	start function.Start
-	env   map[string]string
-	fn    *function.Function // nil: not started since the last crash
-	http  http.Handler
+	spec      *manifest.Service
+	start     function.Start
+	env       map[string]string
+	instances [instances]instance
+}
+
+const instances = 3
+
+type instance struct {
+	fn   *function.Function // nil: not started since the last crash
+	http http.Handler
 }
 
 type trigger struct {
@@ -153,16 +163,17 @@ func (m *Mesh) Step(ctx context.Context, calm bool) error {
 	if s == nil {
 		return fmt.Errorf("%s: no Service %s", d.spec.Ref(), d.to.Service)
 	}
+	by := &s.instances[m.choose("instance", instances)]
 	if fate == forgotten {
-		s.fn = nil
+		by.fn = nil
 	}
-	if err := m.started(s); err != nil {
+	if err := m.started(s, by); err != nil {
 		return err
 	}
 	if fate == dies {
 		m.store.mayCall = 1 + m.choose("calls", 4)
 	}
-	replies, err := s.fn.Handler(ctx, d.event.Clone())
+	replies, err := by.fn.Handler(ctx, d.event.Clone())
 	died := m.store.mayCall < 0
 	m.store.mayCall = 0
 	switch {
@@ -176,7 +187,7 @@ func (m *Mesh) Step(ctx context.Context, calm bool) error {
 		return nil
 	}
 	if fate == dies {
-		s.fn = nil
+		by.fn = nil
 	}
 	if fate == doubled || fate == unheard || fate == dies {
 		m.waiting = append(m.waiting, d)
@@ -203,10 +214,10 @@ func (m *Mesh) Drain(ctx context.Context) error {
 	return nil
 }
 
-func (m *Mesh) started(s *service) error {
+func (m *Mesh) started(s *service, by *instance) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s.fn != nil {
+	if by.fn != nil {
 		return nil
 	}
 	for name, value := range s.env {
@@ -220,7 +231,7 @@ func (m *Mesh) started(s *service) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.spec.Ref(), err)
 	}
-	s.fn, s.http = fn, fn.Serve(log, s.env["K_SINK"], m.client)
+	by.fn, by.http = fn, fn.Serve(log, s.env["K_SINK"], m.client)
 	return nil
 }
 
@@ -244,7 +255,8 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if s == nil {
 		return nil, fmt.Errorf("%s: no such address", r.URL)
 	}
-	if err := t.started(s); err != nil {
+	by := &s.instances[int(t.asked.Add(1))%instances]
+	if err := t.started(s, by); err != nil {
 		return nil, err
 	}
 	in := r.Clone(r.Context())
@@ -253,7 +265,7 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		in.Body = http.NoBody
 	}
 	w := httptest.NewRecorder()
-	s.http.ServeHTTP(w, in)
+	by.http.ServeHTTP(w, in)
 	out := w.Result()
 	out.Request = r
 	return out, nil
@@ -310,7 +322,7 @@ func (w *mortal) Query(ctx context.Context, sql string) (*warehouse.Rows, error)
 	return w.Warehouse.Query(ctx, sql)
 }
 
-// Named says which brokers an event of a type is posted to by its source.
+// Named is the Broker of a domain.
 func Named(broker string) manifest.Ref { return manifest.Ref{Namespace: broker, Name: broker} }
 
 // At is an instant of a small universe, n units after its beginning.

@@ -3,7 +3,8 @@
 //
 // It computes the batch result, one as-of join over all that was measured, and
 // compares each output port with it; it looks every row up in the index that
-// the functions use; and it compares three ways of telling whose an instant is
+// the functions use; it reads the messages of the event log again and compares
+// what they say with what is stored; and it compares three ways of telling whose an instant is
 // (that index, the range join, DuckDB's ASOF JOIN) at every instant at which
 // something changes, one microsecond before it and one after.
 package prove
@@ -271,6 +272,9 @@ func (p *proof) ports() error {
 			"SELECT reading_id, tenant_id FROM iot_telemetry.readings", "SELECT reading_id, tenant_id FROM iot_telemetry.readings_as_of", nil},
 		{"iot_analytics.readings", "each row is of that tenant, at the place, of the customer and after the action that one as-of join gives it; parked readings have none",
 			"SELECT " + analyticsColumns + " FROM joined", "SELECT " + analyticsColumns + " FROM iot_analytics.readings", []string{raw, rangeJoin, joined}},
+		{"iot_analytics.readings beside iot_telemetry.readings", "the two tables agree on whose each row is, and which version of the placements decided it",
+			"SELECT reading_id, tenant_id, assignment_version FROM iot_telemetry.readings WHERE tenant_id IS NOT NULL",
+			"SELECT reading_id, tenant_id, assignment_version FROM iot_analytics.readings", nil},
 		{"actions", "iot_analytics.actions_timeline shows each action to who held the place or device when it was taken, and to nobody else",
 			"SELECT action_id, owner AS tenant_id FROM owned", "SELECT action_id, tenant_id FROM iot_analytics.actions_timeline", []string{owned}},
 	} {
@@ -324,13 +328,13 @@ func (p *proof) rounded(view string) (string, error) {
 // rows looks every row of iot_telemetry.readings up in the index, and makes
 // the digests of both sides of each relocation.
 func (p *proof) rows() error {
-	check := Check{Name: "index", Says: "the functions' index gives each row its tenant and its assignment_version"}
+	check := Check{Name: "index", Says: "the functions' index gives each row its tenant and its assignment_version; its id is that of its device, metric and instant"}
 	where := ""
 	if p.tenant != "" {
 		where = " WHERE device_id IN (SELECT device_id FROM iot_metadata_internal.placements WHERE tenant_id = " + literal(p.tenant) + ") OR tenant_id = " + literal(p.tenant)
 	}
 	d := digests{}
-	err := p.query(`SELECT reading_id, device_id, observed_at, tenant_id, assignment_version, CAST(value AS VARCHAR), value_string
+	err := p.query(`SELECT reading_id, device_id, observed_at, tenant_id, assignment_version, CAST(value AS VARCHAR), value_string, metric
 		FROM iot_telemetry.readings`+where+` ORDER BY device_id, observed_at, reading_id`, func(row []any) error {
 		device, at := row[1].(string), mesh.At(row[2].(time.Time))
 		tenant, _ := row[3].(string)
@@ -340,11 +344,12 @@ func (p *proof) rows() error {
 			return nil
 		}
 		check.Rows++
-		if version := row[4].(int64); tenant != wantTenant || version != wantVersion {
+		id := mesh.ReadingID(device, row[7].(string), at)
+		if version := row[4].(int64); tenant != wantTenant || version != wantVersion || id != row[0] {
 			check.differ("found", map[string]string{
 				"reading_id": row[0].(string), "device_id": device, "observed_at": at.String(),
 				"tenant_id": tenant, "assignment_version": fmt.Sprint(version),
-				"expected_tenant_id": wantTenant, "expected_assignment_version": fmt.Sprint(wantVersion),
+				"metric": row[7].(string), "expected_reading_id": id, "expected_tenant_id": wantTenant, "expected_assignment_version": fmt.Sprint(wantVersion),
 			})
 		}
 		return nil

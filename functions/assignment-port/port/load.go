@@ -39,41 +39,30 @@ func (p *port) now(ctx context.Context) (s state, err error) {
 
 // load reads what has changed since the last copy, or everything.
 func (p *port) load(ctx context.Context, now state, last *copied) (*copied, error) {
-	// What is read in several queries is of one state if that is the same before
-	// and after them.
-	for {
-		if last != nil && (last.state.first != now.first || last.state.n > now.n) {
-			last = nil // the table was made anew
-		}
-		c, err := p.replay(ctx, now, last)
-		if err != nil {
-			return nil, err
-		}
-		after, err := p.now(ctx)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case after != now:
-			now = after
-		case c.steps.Version() == now.n:
-			return c, nil
-		case last != nil:
-			last = nil // a row was recorded with a time before that of the last copy
-		default:
-			return nil, fmt.Errorf("%s: %d rows by their times, %d in all", placements, c.steps.Version(), now.n)
-		}
+	if last != nil && (last.state.first != now.first || last.state.n > now.n) {
+		last = nil // the table was made anew
 	}
+	c, err := p.replay(ctx, now, last)
+	if err == nil && c.steps.Version() != now.n && last != nil {
+		c, err = p.replay(ctx, now, nil) // a row was recorded with a time before that of the last copy
+	}
+	if err == nil && c.steps.Version() != now.n {
+		return nil, fmt.Errorf("%s: %d rows by their times, %d in all", placements, c.steps.Version(), now.n)
+	}
+	return c, err
 }
 
 func (p *port) replay(ctx context.Context, now state, last *copied) (*copied, error) {
 	c := &copied{state: now}
-	where := ""
+	// What is recorded meanwhile comes later than the state: the queries are of
+	// one state, however many they are.
+	until := "recorded_at <= " + literal(mesh.Instant(now.last))
+	where := " WHERE " + until
 	if last != nil {
 		// The last step is read again: it may have gained rows.
 		from := last.steps.Last()
 		c.steps = last.steps.Until(from)
-		where = " WHERE recorded_at >= " + literal(from)
+		where = " WHERE recorded_at >= " + literal(from) + " AND " + until
 	}
 	err := p.query(ctx, "SELECT recorded_at, COUNT(*) AS n FROM "+placements+where+" GROUP BY recorded_at ORDER BY recorded_at", func(row []any) {
 		c.steps.Add(mesh.At(row[0].(time.Time)), row[1].(int64))
@@ -81,8 +70,8 @@ func (p *port) replay(ctx context.Context, now state, last *copied) (*copied, er
 	if err != nil {
 		return nil, err
 	}
-	if where != "" {
-		where = " WHERE device_id IN (SELECT device_id FROM " + placements + where + ")"
+	if last != nil {
+		where = " WHERE " + until + " AND device_id IN (SELECT device_id FROM " + placements + where + ")"
 	}
 	assignments := p.assignments(ctx, &c.steps, where)
 	if last == nil {

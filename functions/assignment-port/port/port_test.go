@@ -45,7 +45,7 @@ func (c *counted) Query(ctx context.Context, sql string) (*warehouse.Rows, error
 	c.queries.Add(1)
 	if strings.Contains(sql, "tenant_id") {
 		c.reads.Add(1)
-		if !strings.Contains(sql, "WHERE") {
+		if !strings.Contains(sql, "device_id IN") {
 			c.whole.Add(1)
 		}
 	}

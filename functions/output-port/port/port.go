@@ -103,12 +103,14 @@ func New(tables []contract.Table, w warehouse.Warehouse, log *slog.Logger) http.
 		if versioned {
 			last = "MAX(" + contract.Version + ")"
 		}
+		stateSQL := fmt.Sprintf("SELECT COUNT(*) AS n, MAX(%s) AS at, %s AS last FROM %s", contract.RecordedAt, last, internal)
 		s.ports["/"+t.Name] = &port{
 			warehouse: w,
 			table:     t.FullName(),
 			log:       log,
-			state:     fmt.Sprintf("SELECT COUNT(*) AS n, MAX(%s) AS at, %s AS last FROM %s", contract.RecordedAt, last, internal),
-			rows:      fmt.Sprintf("SELECT * FROM %s ORDER BY %s", t.FullName(), strings.Join(t.Key, ", ")),
+			state:     stateSQL,
+			rows: fmt.Sprintf("SELECT s.*, r.%s AS shown, r.* FROM (%s) AS s LEFT JOIN %s AS r ON TRUE ORDER BY r.%s",
+				t.Key[0], stateSQL, t.FullName(), strings.Join(t.Key, ", r.")),
 			versioned: versioned,
 		}
 		s.list = append(s.list, fmt.Sprintf(`{"path":"/%s","table":%q}`, t.Name, t.FullName()))
@@ -218,15 +220,22 @@ func (p *port) now(ctx context.Context) (state, error) {
 		if err != nil {
 			return state{}, err
 		}
-		var s state
-		s.n, _ = row[0].(int64)
-		if at, ok := row[1].(time.Time); ok { // none: the table is empty
-			s.at = at.UnixMicro()
-		}
-		s.last, _ = row[2].(int64)
-		return s, nil
+		return stateOf(row), nil
 	}
 	return state{}, fmt.Errorf("%s: no answer", p.state)
+}
+
+// stateColumns is how many columns a state has. Behind them come the first
+// column of the key, and the row.
+const stateColumns = 3
+
+func stateOf(row []any) (s state) {
+	s.n, _ = row[0].(int64)
+	if at, ok := row[1].(time.Time); ok { // none: the table is empty
+		s.at = at.UnixMicro()
+	}
+	s.last, _ = row[2].(int64)
+	return s
 }
 
 // read gives a copy that is not older than a state.
@@ -236,50 +245,44 @@ func (p *port) read(ctx context.Context, now state) (*copied, error) {
 	if p.copy != nil && p.copy.state == now {
 		return p.copy, nil
 	}
-	// What a copy says of its version has to be true of its rows: who has it
-	// acts on what was recorded later, and on nothing else. Where the state is the
-	// same before and after the rows it is theirs.
-	for {
-		text, err := p.text(ctx)
-		if err != nil {
-			return nil, err
-		}
-		after, err := p.now(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if after != now {
-			now = after
-			continue
-		}
-		var zipped bytes.Buffer
-		z := gzip.NewWriter(&zipped)
-		if _, err := z.Write(text); err != nil {
-			return nil, err
-		}
-		if err := z.Close(); err != nil {
-			return nil, err
-		}
-		p.copy = &copied{now, text, zipped.Bytes()}
-		return p.copy, nil
-	}
-}
-
-// text reads the rows.
-func (p *port) text(ctx context.Context) (text []byte, err error) {
-	rows, err := p.warehouse.Query(ctx, p.rows)
+	text, state, err := p.all(ctx, now)
 	if err != nil {
 		return nil, err
 	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write(text); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	p.copy = &copied{state, text, zipped.Bytes()}
+	return p.copy, nil
+}
+
+// all reads the rows, with the state that they are of: who has a copy acts on
+// what was recorded after its version, and on nothing else. One statement reads
+// both.
+func (p *port) all(ctx context.Context, now state) (text []byte, of state, err error) {
+	rows, err := p.warehouse.Query(ctx, p.rows)
+	if err != nil {
+		return nil, now, err
+	}
+	of = now
 	for row, err := range rows.All {
 		if err != nil {
-			return nil, err
+			return nil, of, err
 		}
-		if text, err = appendRow(text, rows.Columns, row); err != nil {
-			return nil, err
+		of = stateOf(row)
+		if row[stateColumns] == nil { // the port shows nothing
+			break
+		}
+		if text, err = appendRow(text, rows.Columns[stateColumns+1:], row[stateColumns+1:]); err != nil {
+			return nil, of, err
 		}
 	}
-	return text, nil
+	return text, of, nil
 }
 
 func appendRow(b []byte, columns []contract.Column, row []any) ([]byte, error) {
