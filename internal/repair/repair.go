@@ -262,9 +262,10 @@ func RangeOf(device string, from mesh.Instant, to *mesh.Instant) Range {
 }
 
 const (
-	// maxDevices bounds the names in a condition: a statement must not pass 1 MB
-	// in BigQuery.
+	// maxDevices and maxText, in bytes, bound the names in a condition: a
+	// statement must not pass 1 MB in BigQuery.
 	maxDevices = 2000
+	maxText    = 256 << 10
 	// maxIntervals bounds the intervals in a condition: each is a part of a UNION,
 	// and many of them are slow to plan.
 	maxIntervals = 250
@@ -280,13 +281,16 @@ func Conditions(ranges []Range) iter.Seq[string] {
 	})
 	return func(yield func(string) bool) {
 		for rest := ranges; len(rest) > 0; {
-			n := 1
-			for n < min(len(rest), maxDevices) && rest[n].From == rest[0].From && rest[n].To == rest[0].To {
+			n, text := 1, len(rest[0].Device)
+			for n < min(len(rest), maxDevices) && text < maxText && rest[n].From == rest[0].From && rest[n].To == rest[0].To {
+				text += len(rest[n].Device)
 				n++
 			}
-			same := n == len(rest) || n >= maxIntervals
+			same := n == len(rest) || n >= maxIntervals || text >= maxText
 			if !same {
-				n = min(len(rest), maxIntervals)
+				for n, text = 0, 0; n < min(len(rest), maxIntervals) && text < maxText; n++ {
+					text += 2 * len(rest[n].Device) // it stands in the list and with its interval
+				}
 			}
 			if !yield(condition(rest[:n], same)) {
 				return

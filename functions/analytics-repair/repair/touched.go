@@ -79,6 +79,10 @@ type finder struct {
 // alternatives, which are tried one after the other.
 const maxDevices, maxAlternatives = 2000, 500
 
+// maxText bounds the text of the alternatives in a condition, in bytes: a
+// warehouse refuses a long statement for good, BigQuery one of 1 MB.
+const maxText = 256 << 10
+
 func (f *finder) conditions() (all []string) {
 	for devices := range slices.Chunk(f.devices, maxDevices) {
 		// The place of each reading is held against the placements themselves.
@@ -94,9 +98,10 @@ func (f *finder) conditions() (all []string) {
 	f.alternatives = slices.Compact(f.alternatives)
 	for rest := f.alternatives; len(rest) > 0; {
 		var values, where []string
-		n := 0
-		for n < min(len(rest), maxAlternatives) && rest[n].column == rest[0].column {
+		n, text := 0, 0
+		for n < min(len(rest), maxAlternatives) && rest[n].column == rest[0].column && text < maxText {
 			values, where = append(values, rest[n].value), append(where, fmt.Sprintf("(r.%s = %s AND %s)", rest[n].column, rest[n].value, rest[n].where))
+			text += len(values[n]) + len(where[n])
 			n++
 		}
 		all = append(all, fmt.Sprintf("WHERE r.%s IN (%s) AND (%s)", rest[0].column, strings.Join(slices.Compact(values), ", "), strings.Join(where, " OR ")))
@@ -203,7 +208,7 @@ func end(p *mesh.Placement) mesh.Instant {
 }
 
 // maxActions bounds the actions that a condition names.
-const maxActions = 200
+const maxActions = 50
 
 // handedOver looks for readings of a tenant at a spot that it held for a part of
 // [from, to), or does now: those whose last action was taken then and is none of
