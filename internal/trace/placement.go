@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/tenancy"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
@@ -34,8 +34,8 @@ type Placement struct {
 // reading, and follows who held it as that was said.
 func (s *Story) placements(ctx context.Context, w warehouse.Warehouse, log eventLog) error {
 	s.Placements = []Placement{}
-	rows, err := query(ctx, w, fmt.Sprintf("SELECT * FROM %s WHERE device_id = %s AND valid_from <= %s ORDER BY recorded_at, valid_from, version",
-		Internal("iot_metadata.placements"), repair.Text(s.DeviceID), repair.Time(s.ObservedAt)))
+	rows, err := w.Query(ctx, fmt.Sprintf("SELECT %s FROM %s WHERE device_id = %s AND valid_from <= %s ORDER BY recorded_at, valid_from, version",
+		tenancy.Columns, Internal("iot_metadata.placements"), repair.Text(s.DeviceID), repair.Time(s.ObservedAt)))
 	if err != nil {
 		return err
 	}
@@ -43,8 +43,12 @@ func (s *Story) placements(ctx context.Context, w warehouse.Warehouse, log event
 	// have ended it.
 	var all []Placement
 	covered := map[mesh.Instant]bool{}
-	for _, row := range rows {
-		p := placement(row)
+	for row, err := range rows.All {
+		if err != nil {
+			return err
+		}
+		r := tenancy.FromRow(row)
+		p := Placement{Placement: r.Placement, RecordedAt: r.RecordedAt}
 		all = append(all, p)
 		covered[p.ValidFrom] = covered[p.ValidFrom] || s.covers(&p)
 	}
@@ -89,24 +93,6 @@ func (s *Story) placements(ctx context.Context, w warehouse.Warehouse, log event
 	}
 	s.Placements = append(s.Placements, all...)
 	return nil
-}
-
-func placement(row Row) Placement {
-	p := Placement{RecordedAt: row.Instant(contract.RecordedAt), Placement: mesh.Placement{
-		DeviceID: row.Text("device_id"), TenantID: row.Text("tenant_id"), Building: row.Text("building"), Floor: row.Text("floor"), Room: row.Text("room"),
-		ValidFrom: row.Instant("valid_from"), Version: row.Int("version"),
-	}}
-	if n, ok := row["persons"].(int64); ok {
-		p.Persons = &n
-	}
-	if ppm, ok := row["outside_co2"].(float64); ok {
-		p.OutsideCO2 = &ppm
-	}
-	if to, ok := row["valid_to"].(mesh.Instant); ok {
-		p.ValidTo = &to
-	}
-	p.Deleted, _ = row[contract.Deleted].(bool)
-	return p
 }
 
 // covers says whether a placement is for the instant of the reading.
