@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -87,8 +87,15 @@ func oneReading(ctx context.Context, w warehouse.Warehouse, id string) (string, 
 const howToFind = "`telemesh query \"SELECT reading_id, device_id, metric, observed_at FROM iot_telemetry.readings " +
 	"WHERE device_id = '…' ORDER BY observed_at DESC LIMIT 10\"` finds it"
 
-// shownPayload is where a payload is cut, in bytes: --json has it whole.
-const shownPayload = 4 << 10
+// shownOfChoice is how many events are shown of those of which one has the
+// reading.
+const shownOfChoice = 2
+
+// A payload is cut after so many bytes of text, or lines: --json has it whole.
+const (
+	shownPayload = 4 << 10
+	shownLines   = 20
+)
 
 // writeStory writes a story as a person reads it.
 func writeStory(out io.Writer, s *trace.Story) error {
@@ -196,16 +203,35 @@ func (p printer) message(m *trace.Message) {
 	}
 	payload := m.Payload()
 	size := fmt.Sprintf("%d bytes", len(payload))
-	if len(payload) > shownPayload {
-		size += fmt.Sprintf(", of which the first %d are shown; --json has all", shownPayload)
-		payload = payload[:shownPayload]
-		if isText(m.Payload()) {
-			payload = bytes.ToValidUTF8(payload, nil) // a letter may be cut in two
-		}
+	if n := shownOf(payload); n < len(payload) {
+		size += fmt.Sprintf(", of which the first %d are shown; --json has all", n)
+		payload = payload[:n]
 	}
 	p.cells("payload", size)
 	p.Flush()
 	fmt.Fprintf(p.out, "\n%s", marked(payload, -1))
+}
+
+// shownOf is how many bytes of a payload are shown.
+func shownOf(payload []byte) int {
+	if !isText(payload) {
+		return min(len(payload), shownLines*16) // hex.Dump has 16 in a line
+	}
+	n := 0
+	for range shownLines {
+		line := bytes.IndexByte(payload[n:], '\n') + 1
+		if line == 0 {
+			n = len(payload)
+			break
+		}
+		n += line
+	}
+	if n <= shownPayload {
+		return n
+	}
+	for n = shownPayload; !utf8.RuneStart(payload[n]); n-- { // a letter may be cut in two
+	}
+	return n
 }
 
 func accepted(e *trace.Event) string {
@@ -225,7 +251,13 @@ func qualityOf(r trace.Row) string {
 
 func (p printer) revisions(s *trace.Story, revisions []trace.Revision) {
 	joined := slices.ContainsFunc(revisions, func(r trace.Revision) bool { _, ok := r.Row["join_version"]; return ok })
-	head := []string{"RECORDED", "TENANT", "VALUE", "REVISION", "ASSIGNMENT", "QUALITY"}
+	// The port counts the rows that took the place of another as revisions; here
+	// is what the source said, which is 0 unless it corrects itself.
+	revised := slices.ContainsFunc(revisions, func(r trace.Revision) bool { return r.Row.Int("revision") != 0 })
+	head := []string{"RECORDED", "TENANT", "VALUE", "ASSIGNMENT", "QUALITY"}
+	if revised {
+		head = append(head, "REVISION AS APPENDED")
+	}
 	if joined {
 		head = append(head, "JOIN", "PLACE", "CUSTOMER", "LAST ACTION")
 	}
@@ -240,7 +272,10 @@ func (p printer) revisions(s *trace.Story, revisions []trace.Revision) {
 			counts = "yes: " + r.Why
 		}
 		cells := []string{
-			row.Instant("recorded_at").String(), orDash(plain(row.Text("tenant_id"))), value(row), text(row["revision"]), text(row["assignment_version"]), orDash(row.Text("quality")),
+			row.Instant("recorded_at").String(), orDash(plain(row.Text("tenant_id"))), value(row), text(row["assignment_version"]), orDash(row.Text("quality")),
+		}
+		if revised {
+			cells = append(cells, text(row["revision"]))
 		}
 		if joined {
 			place := strings.TrimLeft(strings.Join([]string{row.Text("building"), row.Text("floor"), row.Text("room")}, "/"), "/")
@@ -282,7 +317,7 @@ func (p printer) placements(s *trace.Story) {
 		}
 		by := "not in the event log (any more)"
 		if row.By != nil {
-			by = plain(row.By.Source+" "+row.By.ID) + accepted(row.By)
+			by = plain(row.By.Source) + " " + eventName(row.By.ID) + accepted(row.By)
 		}
 		p.cells(row.RecordedAt.String(), text(row.Log), text(row.Version), tenant, row.ValidFrom.String(), to, held, by)
 	}
@@ -293,22 +328,32 @@ func (p printer) events(events []trace.Event) {
 		p.cells("event_log.events has none of this reading (any more)")
 		return
 	}
-	p.cells("ACCEPTED", "BROKER", "TYPE", "MADE BY", "TENANT", "METADATA", "ID", "OF", "WHICH")
-	type line struct {
-		*trace.Event
-		trace.Accepted
-	}
-	var lines []line
+	p.cells("ACCEPTED", "BROKERS", "TYPE", "MADE BY", "TENANT", "METADATA", "ID", "OF", "WHICH")
+	choices := map[int]int{} // how many are in each
 	for i := range events {
-		for _, a := range events[i].Accepted {
-			lines = append(lines, line{&events[i], a})
-		}
+		choices[events[i].Choice]++
 	}
-	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.ReceivedAt, b.ReceivedAt) })
-	for _, e := range lines {
-		p.cells(e.ReceivedAt.String(), e.Broker, strings.TrimSuffix(strings.TrimPrefix(e.Type, "dev.telemesh."), ".v1"),
+	left := maps.Clone(choices)
+	for i := range events {
+		e := &events[i]
+		what := e.Part
+		if n := choices[e.Choice]; e.Choice != 0 {
+			// The last ones were accepted just before the row was stored.
+			if left[e.Choice]--; left[e.Choice] >= shownOfChoice {
+				continue
+			}
+			what = fmt.Sprintf("one of %d such: %s", n, what)
+			if n > shownOfChoice {
+				what += "; --json has all"
+			}
+		}
+		var brokers []string
+		for _, a := range e.Accepted {
+			brokers = append(brokers, a.Broker)
+		}
+		p.cells(e.Accepted[0].ReceivedAt.String(), strings.Join(brokers, ", "), strings.TrimSuffix(strings.TrimPrefix(e.Type, "dev.telemesh."), ".v1"),
 			plain(strings.TrimPrefix(e.Source, mesh.Source(""))), orDash(plain(e.Extensions[mesh.ExtTenant])), orDash(plain(e.Extensions[mesh.ExtVersion])),
-			eventName(e.ID), orDash(eventName(e.Extensions[mesh.ExtCauseID])), e.Part)
+			eventName(e.ID), orDash(eventName(e.Extensions[mesh.ExtCauseID])), what)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,32 +40,24 @@ var outcomes = map[string][]string{
 	analytics: {mesh.AnalyticsJoined, mesh.AnalyticsWithdrawn},
 }
 
-// maxRepairs bounds how many events of a repair are told that may have brought
-// a row: the log has no readings, and so it does not say which it was.
-const maxRepairs = 5
-
 // walk is the events that the reading went through.
 type walk struct {
-	log     eventLog
-	tenants string // a condition: events of the tenants that the reading was ever stored for
-	in      window
-	events  map[eventKey]*Event
+	story  *Story
+	log    eventLog
+	to     mesh.Instant // when the last row was stored
+	events map[eventKey]*Event
+	gone   map[eventKey]bool // the log has them no more
 }
 
 // events follows the messages through what was made of them, and the rows that
 // did not come that way back to what corrected them.
 func (s *Story) events(ctx context.Context, log eventLog) error {
-	w := &walk{log: log, events: map[eventKey]*Event{}}
-	tenants := map[string]bool{}
+	w := &walk{story: s, log: log, events: map[eventKey]*Event{}, gone: map[eventKey]bool{}}
 	for _, port := range s.Ports {
 		for _, r := range port.Revisions {
-			tenants[r.Row.Text("tenant_id")] = true
-			w.in.to = max(w.in.to, r.Row.Instant(contract.RecordedAt)+skew)
+			w.to = max(w.to, r.Row.Instant(contract.RecordedAt)+skew)
 		}
 	}
-	tenant := extension(mesh.ExtTenant)
-	w.tenants = fmt.Sprintf("(%s IS NULL OR %[1]s IN (%s))", tenant, list(slices.Sorted(maps.Keys(tenants))))
-
 	var roots []*Event
 	for _, m := range s.Messages {
 		if m.In != nil {
@@ -74,6 +67,7 @@ func (s *Story) events(ctx context.Context, log eventLog) error {
 	if err := w.follow(ctx, roots); err != nil {
 		return err
 	}
+	choices := 0
 	for _, port := range s.Ports {
 		for _, r := range port.Revisions {
 			if w.explains(port.Table, r.Row) {
@@ -83,8 +77,18 @@ func (s *Story) events(ctx context.Context, log eventLog) error {
 			if err != nil {
 				return err
 			}
-			if err := w.follow(ctx, repairs); err != nil {
-				return err
+			if len(repairs) < 2 {
+				if err := w.follow(ctx, repairs); err != nil {
+					return err
+				}
+				continue
+			}
+			choices++
+			for _, e := range repairs {
+				if w.events[e.key()] == nil {
+					e.Choice = choices
+					w.events[e.key()] = e
+				}
 			}
 		}
 	}
@@ -105,10 +109,10 @@ func (s *Story) events(ctx context.Context, log eventLog) error {
 	return nil
 }
 
-// follow adds events and all that was made of them.
+// follow adds events and all that was made of them that has the reading.
 func (w *walk) follow(ctx context.Context, events []*Event) error {
 	for len(events) > 0 {
-		in := window{from: events[0].at(), to: w.in.to}
+		in := window{from: events[0].at(), to: w.to}
 		var causes []string
 		for _, e := range events {
 			w.events[e.key()] = e
@@ -116,94 +120,161 @@ func (w *walk) follow(ctx context.Context, events []*Event) error {
 			causes = append(causes, fmt.Sprintf("(%s = %s AND %s = %s)", extension(mesh.ExtCauseID), repair.Text(e.ID), extension(mesh.ExtCauseSource), repair.Text(e.Source)))
 		}
 		in.from -= skew
-		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND %s AND (%s)", repair.Text(mesh.TelemetryRejected), w.tenants, strings.Join(causes, " OR ")))
+		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND (%s)", repair.Text(mesh.TelemetryRejected), strings.Join(causes, " OR ")))
 		if err != nil {
 			return err
 		}
-		events = slices.DeleteFunc(made, func(e *Event) bool { return w.events[e.key()] != nil })
+		events = slices.DeleteFunc(made, func(e *Event) bool { return w.events[e.key()] != nil || !w.has(e) })
 	}
 	return nil
 }
 
-// knew is the version of the metadata that an event was made with; -1: it does
-// not say.
-func knew(e *Event) int64 {
-	n, err := strconv.ParseInt(e.Extensions[mesh.ExtVersion], 10, 64)
-	if err != nil {
-		return -1
+// has says whether an event that was made of one with the reading has it too:
+// readings of one event that are of several tenants, or none, go on in several.
+func (w *walk) has(e *Event) bool {
+	if slices.Contains(outcomes[analytics], e.Type) && e.Source == mesh.Source("analytics-join") {
+		return true // one of one
 	}
-	return n
+	for _, port := range w.story.Ports {
+		for _, r := range port.Revisions {
+			// A row of analytics was a row of telemetry first.
+			if w.story.fits(e, port.Table, r.Row) || w.story.fits(e, telemetry, r.Row) {
+				return true
+			}
+		}
+	}
+	return !slices.Contains(slices.Concat(outcomes[telemetry], outcomes[analytics]), e.Type)
+}
+
+// fits says whether a row is what an event would say of the reading: it is of
+// the same tenant, and of the version of the metadata that the event was made
+// with.
+func (s *Story) fits(e *Event, table string, row Row) bool {
+	if !slices.Contains(outcomes[table], e.Type) || e.Extensions[mesh.ExtTenant] != row.Text("tenant_id") || e.at() > row.Instant(contract.RecordedAt)+skew {
+		return false
+	}
+	version, err := strconv.ParseInt(e.Extensions[mesh.ExtVersion], 10, 64)
+	if err != nil {
+		return true // it does not say
+	}
+	from, before := s.versions(table, row)
+	return from <= version && version < before
+}
+
+// versions gives the versions of the metadata, from one to before another, with
+// which a row is made: of telemetry, those in which nothing else was decided
+// about the tenant.
+func (s *Story) versions(table string, row Row) (from, before int64) {
+	if table == analytics {
+		from = row.Int("join_version")
+		return from, from + 1
+	}
+	from, before = row.Int("assignment_version"), math.MaxInt64
+	for i := range s.Placements {
+		if p := &s.Placements[i]; p.Decides && p.Log > from {
+			before = min(before, p.Log)
+		}
+	}
+	return from, before
 }
 
 // explains says whether an event that was found can have brought a row.
 func (w *walk) explains(table string, row Row) bool {
 	for _, e := range w.events {
-		if !slices.Contains(outcomes[table], e.Type) || e.Extensions[mesh.ExtTenant] != row.Text("tenant_id") || e.at() > row.Instant(contract.RecordedAt)+skew {
-			continue
-		}
-		switch version := knew(e); {
-		case version < 0, table == telemetry && version >= row.Int("assignment_version"), table == analytics && version == row.Int("join_version"):
+		if w.story.fits(e, table, row) {
 			return true
 		}
 	}
 	return false
 }
 
-// repairs finds the events of a repair that may have brought a row, the latest
-// before it was stored.
+// repairs finds the events of a repair that may have brought a row. The log has
+// no readings: where a repair made several events of a tenant it does not say
+// which of them it was.
 func (w *walk) repairs(ctx context.Context, table string, row Row) ([]*Event, error) {
-	version := fmt.Sprintf("CAST(%s AS BIGINT)", extension(mesh.ExtVersion))
-	enough := fmt.Sprintf("%s >= %d", version, row.Int("assignment_version"))
-	if table == analytics {
-		enough = fmt.Sprintf("%s = %d", version, row.Int("join_version"))
-	}
 	tenant := extension(mesh.ExtTenant)
 	of := tenant + " IS NULL"
 	if id := row.Text("tenant_id"); id != "" {
 		of = tenant + " = " + repair.Text(id)
 	}
+	from, before := w.story.versions(table, row)
 	// The message was received before anybody could correct what came of it.
 	in := window{row.Instant("received_at") - skew, row.Instant(contract.RecordedAt) + skew}
-	found, err := w.log.find(ctx, in, false, fmt.Sprintf("type IN (%s) AND source IN (%s) AND %s AND %s",
-		list(outcomes[table]), list([]string{mesh.Source("tenancy-repair"), mesh.Source("analytics-repair")}), of, enough))
+	found, err := w.log.find(ctx, in, false, fmt.Sprintf("type IN (%s) AND source IN (%s) AND %s AND CAST(%s AS BIGINT) BETWEEN %d AND %d",
+		list(outcomes[table]), list([]string{mesh.Source("tenancy-repair"), mesh.Source("analytics-repair"), mesh.Source("analytics-join")}),
+		of, extension(mesh.ExtVersion), from, before-1))
 	if err != nil {
 		return nil, err
 	}
-	before := slices.DeleteFunc(slices.Clone(found), func(e *Event) bool { return e.at() > row.Instant(contract.RecordedAt) })
-	if len(before) > 0 { // otherwise clocks differ
-		found = before
+	found = slices.DeleteFunc(found, func(e *Event) bool { return e.Source == mesh.Source("analytics-join") && w.events[e.cause()] == nil })
+	found = narrow(found, func(e *Event) bool { return e.at() <= row.Instant(contract.RecordedAt) }) // otherwise clocks differ
+	if len(found) < 2 {
+		return found, nil
 	}
-	if n := len(found); n > maxRepairs {
-		found = found[n-maxRepairs:]
+
+	// What was made of a change of other devices, or of other readings that were
+	// outdated, has not this one.
+	var ids []string
+	for _, e := range found {
+		ids = append(ids, e.cause().id)
 	}
-	return found, nil
+	causes, err := w.log.find(ctx, until(row.Instant(contract.RecordedAt)), false, fmt.Sprintf("event_id IN (%s) AND (type IN (%s) OR type = %s AND NOT %s)",
+		distinct(ids), list([]string{mesh.TelemetryOutdated, mesh.AnalyticsOutdated}), repair.Text(mesh.PlacementsRecorded), has(w.story.DeviceID)))
+	if err != nil {
+		return nil, err
+	}
+	other := map[eventKey]bool{}
+	for _, e := range causes {
+		other[e.key()] = e.Type == mesh.PlacementsRecorded || w.events[e.cause()] == nil
+	}
+	return narrow(found, func(e *Event) bool { return !other[e.cause()] }), nil
+}
+
+// narrow keeps what holds of some events, or all if it holds of none.
+func narrow(events []*Event, holds func(*Event) bool) []*Event {
+	if !slices.ContainsFunc(events, holds) {
+		return events
+	}
+	return slices.DeleteFunc(events, func(e *Event) bool { return !holds(e) })
 }
 
 // back adds what the events that were found came of.
 func (w *walk) back(ctx context.Context) error {
-	for events := slices.Collect(maps.Values(w.events)); len(events) > 0; {
-		e := events[0]
-		events = events[1:]
-		cause := e.cause()
-		if cause.id == "" || w.events[cause] != nil {
-			continue
+	for {
+		missing, ids := map[eventKey]bool{}, []string(nil)
+		near := window{w.to, 0}
+		for _, e := range w.events {
+			if cause := e.cause(); cause.id != "" && w.events[cause] == nil && !w.gone[cause] {
+				missing[cause] = true
+				ids = append(ids, cause.id)
+				near = window{min(near.from, e.at()-nearby), max(near.to, e.at()+skew)}
+			}
 		}
-		in, err := w.log.first(ctx, []window{{e.at() - nearby, e.at() + skew}, until(e.at())},
-			fmt.Sprintf("event_id = %s AND source = %s", repair.Text(cause.id), repair.Text(cause.source)), func(*Event) bool { return true })
-		if err != nil {
-			return err
+		if len(missing) == 0 {
+			return nil
 		}
-		if in != nil {
-			w.events[cause] = in
-			events = append(events, in)
+		for _, in := range []window{near, until(near.to)} {
+			found, err := w.log.find(ctx, in, false, fmt.Sprintf("event_id IN (%s)", distinct(ids)))
+			if err != nil {
+				return err
+			}
+			for _, e := range found {
+				if missing[e.key()] {
+					w.events[e.key()] = e
+					delete(missing, e.key())
+				}
+			}
+			if len(missing) == 0 {
+				break
+			}
 		}
+		maps.Copy(w.gone, missing)
 	}
-	return nil
 }
 
 // ends adds what tells the end of the repairs that were found.
 func (w *walk) ends(ctx context.Context) error {
-	in := window{from: w.in.to}
+	in := window{from: w.to}
 	var causes []string
 	for _, e := range w.events {
 		if e.Type == mesh.PlacementsRecorded {
@@ -219,6 +290,12 @@ func (w *walk) ends(ctx context.Context) error {
 		w.events[e.key()] = e
 	}
 	return err
+}
+
+// distinct is the strings that differ, in SQL.
+func distinct(all []string) string {
+	slices.Sort(all)
+	return list(slices.Compact(all))
 }
 
 // list is strings in SQL.

@@ -25,6 +25,9 @@ type Event struct {
 	Extensions map[string]string `json:"extensions,omitempty"`
 	DataBytes  int64             `json:"data_bytes"`
 	Part       string            `json:"part"` // what it has to do with the reading
+	// Choice is the same for events of which one has the reading, and the log
+	// does not say which; 0: this one has it.
+	Choice int `json:"choice,omitempty"`
 
 	data []byte // where the log has it
 }
