@@ -64,6 +64,20 @@ func (p *Port[R]) Rows(ctx context.Context) ([]R, error) {
 	return rows, err
 }
 
+// Lost is a fault where a sheet has no rows any more and the port shows some: that
+// is more often a mistake, or somebody who sees nothing, than the end of them
+// all. allow is the variable that says that it may be.
+func (p *Port[R]) Lost(ctx context.Context, s Sheet[R], allow string) error {
+	if len(s.Rows)+len(s.Findings) > 0 {
+		return nil
+	}
+	rows, err := p.Rows(ctx)
+	if err == nil && len(rows) > 0 {
+		err = Faultf("it has no %s, and there are %d: set %s=true if all of them are to go", p.kind.name, len(rows), allow)
+	}
+	return err
+}
+
 // Changes gives the events of what a sheet says and the port does not show:
 // the rows, and the findings, of which those that were put right are deleted.
 // Nothing new gives none. What was told of is not told again for a while, until

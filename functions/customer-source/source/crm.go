@@ -6,11 +6,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,8 +23,7 @@ import (
 // Bounds of what is read of a CRM: some 100,000 customers. The answers are held
 // in memory, to be asked for by their ETag.
 const (
-	maxAnswer  = 8 << 20
-	maxAnswers = 32 << 20
+	maxAnswers = 4 * sheet.MaxBytes
 	maxPages   = 1000
 )
 
@@ -38,14 +35,6 @@ const (
 	attempts    = 5                // of one request
 	firstPause  = time.Second      // doubled each time
 )
-
-// fault is an error that passes when somebody does something about it. Its text
-// is the same as long as it lasts.
-type fault struct{ reason string }
-
-func (f fault) Error() string { return f.reason }
-
-func faultf(format string, args ...any) error { return fault{fmt.Sprintf(format, args...)} }
 
 // crm is where the customers come from.
 type crm struct {
@@ -66,6 +55,7 @@ type crm struct {
 type answer struct {
 	header http.Header
 	body   []byte
+	ends   bool // by more than the connection's end
 }
 
 // condition makes a request one for what is not like a any more, if that can be
@@ -155,9 +145,9 @@ func newCRM(cfg *Config, ports function.Ports) (*crm, error) {
 	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
 		switch {
 		case !samePlace(r.URL, via[0].URL):
-			return faultf("it redirects to %s://%s: what is meant for %s is not sent there", r.URL.Scheme, r.URL.Host, via[0].URL.Host)
+			return sheet.Faultf("it redirects to %s://%s: what is meant for %s is not sent there", r.URL.Scheme, r.URL.Host, via[0].URL.Host)
 		case len(via) == 5:
-			return faultf("it redirects again and again")
+			return sheet.Faultf("it redirects again and again")
 		}
 		return nil
 	}
@@ -185,19 +175,22 @@ func (c *crm) csv(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		// One that may have been cut off counts if it is the same again. JSON that is
+		// cut off is no JSON.
+		if !a.ends && a != c.answers[c.url.String()] {
+			c.answers = nil
+			again, err := c.get(ctx, c.url)
+			if err != nil {
+				return nil, err
+			}
+			if !bytes.Equal(a.body, again.body) {
+				return nil, fmt.Errorf("read %s: its answers do not say where they end, and two in a row differ", c.name)
+			}
+		}
 		c.answers = map[string]*answer{c.url.String(): a}
 		return a.body, nil
 	}
-	f, err := os.Open(c.name)
-	if err != nil {
-		return nil, fault{err.Error()}
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxAnswer+1))
-	if err == nil && len(text) > maxAnswer {
-		err = faultf("the file has more than %d bytes", maxAnswer)
-	}
-	return text, err
+	return sheet.ReadFile(ctx, c.name)
 }
 
 // settled gives what all pages say. Pages are asked for one after the other: a
@@ -227,10 +220,10 @@ func (c *crm) records(ctx context.Context) (all []record, pages int, err error) 
 	for at := c.mapping.first(c.url); at != nil; {
 		address := at.String()
 		if pages++; pages > maxPages {
-			return nil, 0, faultf("there are more than %d pages: let each hold more customers (paging of mapping %s)", maxPages, c.mapping.name)
+			return nil, 0, sheet.Faultf("there are more than %d pages: let each hold more customers (paging of mapping %s)", maxPages, c.mapping.name)
 		}
 		if answers[address] != nil {
-			return nil, 0, faultf("page %d is one that came before: the links to the next page lead in a circle", pages)
+			return nil, 0, sheet.Faultf("page %d is one that came before: the links to the next page lead in a circle", pages)
 		}
 		a, err := c.get(ctx, at)
 		if err != nil {
@@ -238,14 +231,14 @@ func (c *crm) records(ctx context.Context) (all []record, pages int, err error) 
 		}
 		answers[address] = a
 		if size += len(a.body); size > maxAnswers {
-			return nil, 0, faultf("page %d: the pages have more than %d bytes", pages, maxAnswers)
+			return nil, 0, sheet.Faultf("page %d: the pages have more than %d bytes", pages, maxAnswers)
 		}
 		p, err := c.mapping.read(at, a.header, a.body)
 		if err != nil {
-			return nil, 0, faultf("page %d: %v", pages, err)
+			return nil, 0, sheet.Faultf("page %d: %v", pages, err)
 		}
 		if len(p.records) > 0 && slices.Equal(p.records, last) {
-			return nil, 0, faultf("page %d is the one before it again: the CRM does not take the parameters of mapping %s", pages, c.mapping.name)
+			return nil, 0, sheet.Faultf("page %d is the one before it again: the CRM does not take the parameters of mapping %s", pages, c.mapping.name)
 		}
 		all, last, at = append(all, p.records...), p.records, p.next
 	}
@@ -261,7 +254,7 @@ func (c *crm) get(ctx context.Context, u *url.URL) (*answer, error) {
 	}
 	for n, pause := 1, firstPause; ; n, pause = n+1, 2*pause {
 		a, wait, err := c.ask(ctx, u)
-		if err == nil || errors.As(err, new(fault)) {
+		if err == nil || errors.As(err, new(sheet.Fault)) {
 			return a, err
 		}
 		c.until = time.Now().Add(wait)
@@ -283,20 +276,17 @@ func (c *crm) ask(ctx context.Context, u *url.URL) (a *answer, wait time.Duratio
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, 0, faultf("the address cannot be asked for")
+		return nil, 0, sheet.Faultf("the address cannot be asked for")
 	}
 	req.Header = c.header.Clone()
 	last := c.answers[u.String()]
 	asked := last.condition(req.Header)
 	resp, err := c.client.Do(req)
 	if err != nil {
-		if f := (fault{}); errors.As(err, &f) {
+		if f := (sheet.Fault{}); errors.As(err, &f) {
 			return nil, 0, f
 		}
-		if quoting := (*url.Error)(nil); errors.As(err, &quoting) {
-			err = quoting.Err // without the address, in which there may be a secret
-		}
-		return nil, 0, errors.New(c.redact(err.Error()))
+		return nil, 0, errors.New(c.redact(sheet.WithoutURL(err).Error()))
 	}
 	defer resp.Body.Close()
 	switch status := resp.StatusCode; {
@@ -310,20 +300,20 @@ func (c *crm) ask(ctx context.Context, u *url.URL) (a *answer, wait time.Duratio
 		answered := strings.TrimSpace(strconv.Itoa(status) + " " + http.StatusText(status))
 		switch {
 		case status == http.StatusRequestTimeout, status == http.StatusTooManyRequests, status >= 500:
-			return nil, retryAfter(resp.Header.Get("Retry-After")), errors.New("it answers " + answered)
+			return nil, sheet.RetryAfter(resp.Header), errors.New("it answers " + answered)
 		case status == http.StatusUnauthorized, status == http.StatusForbidden:
-			return nil, 0, faultf("it answers %s: see to CRM_TOKEN or CRM_API_KEY, and to what they may read", answered)
+			return nil, 0, sheet.Faultf("it answers %s: see to CRM_TOKEN or CRM_API_KEY, and to what they may read", answered)
 		}
-		return nil, 0, faultf("it answers %s: see to CRM_URL", answered)
+		return nil, 0, sheet.Faultf("it answers %s: see to CRM_URL", answered)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	body, err := sheet.ReadAll(resp.Body)
+	if errors.As(err, new(sheet.Fault)) {
+		return nil, 0, err
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("read its answer: %s", c.redact(err.Error()))
 	}
-	if len(body) > maxAnswer {
-		return nil, 0, faultf("its answer has more than %d bytes", maxAnswer)
-	}
-	return &answer{resp.Header, body}, 0, nil
+	return &answer{resp.Header, body, sheet.Ends(resp)}, 0, nil
 }
 
 // redact takes what is secret out of a text that others wrote.
@@ -332,16 +322,4 @@ func (c *crm) redact(text string) string {
 		text = strings.ReplaceAll(text, s, "…")
 	}
 	return text
-}
-
-// retryAfter reads the header Retry-After, seconds or a date (RFC 9110, section
-// 10.2.3).
-func retryAfter(value string) time.Duration {
-	if seconds, err := strconv.Atoi(value); err == nil {
-		return time.Duration(min(seconds, 1<<30)) * time.Second
-	}
-	if at, err := http.ParseTime(value); err == nil {
-		return time.Until(at)
-	}
-	return 0
 }

@@ -29,7 +29,6 @@ package source
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
@@ -39,9 +38,6 @@ import (
 )
 
 const name = "customer-source"
-
-// tick is the event of a PingSource.
-const tick = "dev.knative.sources.ping"
 
 // Config is the function's environment.
 type Config struct {
@@ -85,43 +81,27 @@ func New(cfg Config, ports function.Ports) (function.Handler, error) {
 type source struct {
 	allowEmpty bool
 	port       *sheet.Port[mesh.Customer]
-
-	reading sync.Mutex // one tick after the other
-	crm     *crm       // nil: there is none
-	last    struct {
-		source, id string
-		events     []event.Event
-	}
+	crm        *crm // nil: there is none
+	ticks      sheet.Ticks
 }
 
 func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, error) {
-	if in.Type() != tick {
-		return nil, mesh.Permanentf("%s cannot take an event of type %q: its trigger has to filter on %s", name, in.Type(), tick)
-	}
-	if s.crm == nil {
-		return nil, nil
-	}
-	s.reading.Lock()
-	defer s.reading.Unlock()
-	if s.last.source == in.Source() && s.last.id == in.ID() {
-		return s.last.events, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
-	defer cancel()
-	customers, err := s.read(ctx)
-	if errors.As(err, new(fault)) {
-		s.crm.log.Error("customers cannot be read: what is stored stays as it is", "address", s.crm.name, "error", err)
-		customers, err = sheet.Unreadable[mesh.Customer](s.crm.name, err), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	events, err := s.port.Changes(ctx, customers)
-	if err != nil {
-		return nil, err
-	}
-	s.last.source, s.last.id, s.last.events = in.Source(), in.ID(), events
-	return events, nil
+	return s.ticks.Take(in, name, func() ([]event.Event, error) {
+		if s.crm == nil {
+			return nil, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, tickTimeout)
+		defer cancel()
+		customers, err := s.read(ctx)
+		if errors.As(err, new(sheet.Fault)) {
+			s.crm.log.Error("customers cannot be read: what is stored stays as it is", "address", s.crm.name, "error", err)
+			customers, err = sheet.Unreadable[mesh.Customer](s.crm.name, err), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return s.port.Changes(ctx, customers)
+	})
 }
 
 // read gives all customers there are.
@@ -135,17 +115,10 @@ func (s *source) read(ctx context.Context) (sheet.Sheet[mesh.Customer], error) {
 	}
 	customers, err := sheet.Customers.Read(grid)
 	if err != nil {
-		return none, fault{err.Error()}
+		return none, sheet.Fault{Err: err}
 	}
-	if len(customers.Rows) > 0 || len(customers.Findings) > 0 || s.allowEmpty {
-		return customers, nil
+	if !s.allowEmpty {
+		err = s.port.Lost(ctx, customers, "CRM_ALLOW_EMPTY")
 	}
-	stored, err := s.port.Rows(ctx)
-	if err != nil {
-		return none, err
-	}
-	if len(stored) > 0 {
-		return none, faultf("it has no customers, and there are %d: set CRM_ALLOW_EMPTY=true if all of them are to go", len(stored))
-	}
-	return customers, nil
+	return customers, err
 }

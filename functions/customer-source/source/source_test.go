@@ -24,6 +24,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/sheet"
 )
 
 // world is a network with a CRM, another host, and an output port that shows
@@ -160,7 +161,7 @@ func (w *world) port(rw http.ResponseWriter, r *http.Request) {
 func (w *world) try() ([]string, error) {
 	w.t.Helper()
 	w.ticks++
-	events, err := w.handle(w.t.Context(), mesh.NewEvent(tick, "/ping", nil, strconv.Itoa(w.ticks)))
+	events, err := w.handle(w.t.Context(), mesh.NewEvent(sheet.Tick, "/ping", nil, strconv.Itoa(w.ticks)))
 	said := []string{}
 	gone := func(deleted bool) string {
 		if deleted {
@@ -251,7 +252,7 @@ func TestOnlyWhatChanged(t *testing.T) {
 func TestTickThatComesAgain(t *testing.T) {
 	crm := &list{[]string{"a=A", "=X"}}
 	run(t, Config{}, crm, func(t *testing.T, w *world) {
-		in := mesh.NewEvent(tick, "/ping", nil, "x")
+		in := mesh.NewEvent(sheet.Tick, "/ping", nil, "x")
 		first, err := w.handle(t.Context(), in)
 		if err != nil || len(first) != 2 {
 			t.Fatalf("tick: %v, %v, want two events", first, err)
@@ -272,7 +273,7 @@ func TestTicksAtOnceTellOnce(t *testing.T) {
 		told := make(chan []event.Event)
 		for i := range 4 {
 			go func() {
-				events, err := w.handle(t.Context(), mesh.NewEvent(tick, "/ping", nil, strconv.Itoa(i)))
+				events, err := w.handle(t.Context(), mesh.NewEvent(sheet.Tick, "/ping", nil, strconv.Itoa(i)))
 				if err != nil {
 					t.Error(err)
 				}
@@ -303,7 +304,7 @@ func TestNoCRM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if events, err := handle(t.Context(), mesh.NewEvent(tick, "/ping", nil, "1")); len(events) > 0 || err != nil {
+	if events, err := handle(t.Context(), mesh.NewEvent(sheet.Tick, "/ping", nil, "1")); len(events) > 0 || err != nil {
 		t.Errorf("without CRM_URL: %v, %v, want nothing", events, err)
 	}
 }
@@ -542,7 +543,7 @@ func TestFaults(t *testing.T) {
 		{"the same page again", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(rw, `{%s, "next": "?n=1%s"}`, one, r.URL.Query().Get("n"))
 		}), "page 2 is the one before it again"},
-		{"endless", raw(`{"customers": [` + strings.Repeat(" ", maxAnswer)), "page 1: its answer has more than 8388608 bytes"},
+		{"endless", raw(`{"customers": [` + strings.Repeat(" ", sheet.MaxBytes)), "page 1: it has more than 8388608 bytes"},
 		{"long pages without end", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			n, _ := strconv.Atoi(r.URL.Query().Get("n"))
 			fmt.Fprintf(rw, `{"customers": [{"customer_id": "%d", "name": "%s"}], "next": "?n=%d"}`, n, strings.Repeat("x", 7<<20), n+1)

@@ -65,7 +65,10 @@ func do[T any](ctx context.Context, c *client, request func(...googleapi.CallOpt
 		if err == nil || lasts(err) || attempt == len(backoff) || ctx.Err() != nil {
 			return answer, err
 		}
-		d := max(backoff[attempt], retryAfter(err))
+		d := backoff[attempt]
+		if refusal := (*googleapi.Error)(nil); errors.As(err, &refusal) {
+			d = max(d, sheet.RetryAfter(refusal.Header))
+		}
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
 			return answer, err
 		}
@@ -88,7 +91,7 @@ func refused(err error) error {
 		}
 		err = fmt.Errorf("status %d: %s%s", answer.Code, answer.Message, hint)
 	}
-	return unreadable{err}
+	return sheet.Fault{Err: err}
 }
 
 // notShared is the message of one of several refusals with 403; another is that
@@ -112,15 +115,6 @@ func lasts(err error) bool {
 		status = token.Response.StatusCode
 	}
 	return status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests
-}
-
-func retryAfter(err error) time.Duration {
-	answer := (*googleapi.Error)(nil)
-	if !errors.As(err, &answer) {
-		return 0
-	}
-	seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
-	return time.Duration(seconds) * time.Second
 }
 
 // spreadsheet is a sheet of a Google spreadsheet, or a range of it.
@@ -220,13 +214,13 @@ func (s *spreadsheet) readOnce(ctx context.Context) (sheet.Grid, error) {
 	}
 	grid := sheet.Grid{Name: s.at, Locale: about.Locale}
 	if grid.Zone, err = zoneOf(about.TimeZone); err != nil {
-		return sheet.Grid{}, unreadable{err}
+		return sheet.Grid{}, sheet.Fault{Err: err}
 	}
 	size := properties.GridProperties
 	left, right := max(s.area.left, 1), orLast(s.area.right, int(size.ColumnCount))
 	top, bottom := max(s.area.top, 1), orLast(s.area.bottom, int(size.RowCount))
 	if left > right || top > bottom {
-		return sheet.Grid{}, unreadable{fmt.Errorf("the range is outside of the sheet, which has %d rows and %d columns", size.RowCount, size.ColumnCount)}
+		return sheet.Grid{}, sheet.Faultf("the range is outside of the sheet, which has %d rows and %d columns", size.RowCount, size.ColumnCount)
 	}
 	title := strings.ReplaceAll(properties.Title, "'", "''")
 	var last []any // of the page before
@@ -292,7 +286,7 @@ func (s *spreadsheet) properties(ctx context.Context) (*sheets.SpreadsheetProper
 		}
 		titles = append(titles, strconv.Quote(p.Title))
 	}
-	return nil, nil, unreadable{fmt.Errorf("no sheet %q: there are %s", s.title, strings.Join(titles, ", "))}
+	return nil, nil, sheet.Faultf("no sheet %q: there are %s", s.title, strings.Join(titles, ", "))
 }
 
 func orLast(n, last int) int {

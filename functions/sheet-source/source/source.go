@@ -23,16 +23,14 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
-	"sync"
 	"time"
 	_ "time/tzdata" // an image may have none
 
@@ -45,10 +43,6 @@ import (
 
 const name = "sheet-source"
 
-// tick is the type of a PingSource's events.
-// https://knative.dev/docs/eventing/sources/ping-source/
-const tick = "dev.knative.sources.ping"
-
 // A tick comes each minute. It ends before the next one, whoever does not
 // answer; a sheet takes so much of it that the other one can be read as well.
 const (
@@ -58,9 +52,10 @@ const (
 
 // Config is the configuration of the function.
 type Config struct {
-	Placements string `envconfig:"PLACEMENTS_SHEET"` // empty: none is read
-	Actions    string `envconfig:"ACTIONS_SHEET"`    // empty: none is read
-	TimeZone   string `envconfig:"TIMEZONE"`         // of times without an offset in CSV, such as Europe/Amsterdam; empty: they are refused
+	Placements string `envconfig:"PLACEMENTS_SHEET"`   // empty: none is read
+	Actions    string `envconfig:"ACTIONS_SHEET"`      // empty: none is read
+	AllowEmpty bool   `envconfig:"SHEETS_ALLOW_EMPTY"` // a sheet without rows takes out all there are
+	TimeZone   string `envconfig:"TIMEZONE"`           // of times without an offset in CSV, such as Europe/Amsterdam; empty: they are refused
 
 	PlacementsPort string `envconfig:"PLACEMENTS_URL" default:"http://iot-metadata-port.iot.svc.cluster.local/placements"`
 	ActionsPort    string `envconfig:"ACTIONS_URL" default:"http://iot-actions-port.iot.svc.cluster.local/actions"`
@@ -84,16 +79,12 @@ func Start(ports function.Ports) (*function.Function, error) {
 
 type source struct {
 	log        *slog.Logger
+	allowEmpty bool
 	placements *feed[mesh.Placement] // nil: none is read
 	actions    *feed[mesh.Action]    // nil: none is read
 	devices    *sheet.Port[mesh.Placement]
 	customers  *sheet.Port[mesh.Customer] // nil: not looked at
-
-	mu   sync.Mutex // one tick after the other
-	last struct {
-		source, id string
-		events     []event.Event
-	}
+	ticks      sheet.Ticks
 }
 
 // feed is a sheet on its way to its output port.
@@ -104,21 +95,14 @@ type feed[R any] struct {
 	warn   func(context.Context, *sheet.Sheet[R])
 }
 
-// reader reads the cells of a sheet. An error that is marked unreadable is about
-// the sheet; any other passes.
+// reader reads the cells of a sheet.
 type reader interface {
 	name() string
 	read(ctx context.Context) (sheet.Grid, error)
 }
 
-// unreadable marks an error that lasts until somebody does something about the
-// sheet, its permissions or the configuration.
-type unreadable struct{ error }
-
-func (u unreadable) Unwrap() error { return u.error }
-
 func newSource(config Config, client *http.Client, log *slog.Logger) (_ *source, err error) {
-	s := &source{log: log}
+	s := &source{log: log, allowEmpty: config.AllowEmpty}
 	var zone *time.Location
 	if config.TimeZone != "" {
 		if zone, err = time.LoadLocation(config.TimeZone); err != nil {
@@ -156,28 +140,21 @@ func newSource(config Config, client *http.Client, log *slog.Logger) (_ *source,
 }
 
 func (s *source) handle(ctx context.Context, in event.Event) ([]event.Event, error) {
-	if in.Type() != tick {
-		return nil, mesh.Permanentf("%s %s is no tick: %s is woken by %s", in.Type(), in.ID(), name, tick)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.last.source == in.Source() && s.last.id == in.ID() {
-		return s.last.events, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
-	defer cancel()
-	placements, failed := changes(ctx, s, s.placements)
-	actions, err := changes(ctx, s, s.actions)
-	events := append(placements, actions...)
-	failed = errors.Join(failed, err)
-	if len(events) == 0 && failed != nil {
-		return nil, failed
-	}
-	if failed != nil { // what was read must go out now; the rest waits for the next tick
-		s.log.Error("sheet not read", "event.id", in.ID(), "error", failed)
-	}
-	s.last.source, s.last.id, s.last.events = in.Source(), in.ID(), events
-	return events, nil
+	return s.ticks.Take(in, name, func() ([]event.Event, error) {
+		ctx, cancel := context.WithTimeout(ctx, tickTimeout)
+		defer cancel()
+		placements, failed := changes(ctx, s, s.placements)
+		actions, err := changes(ctx, s, s.actions)
+		events := append(placements, actions...)
+		failed = errors.Join(failed, err)
+		if len(events) == 0 && failed != nil {
+			return nil, failed
+		}
+		if failed != nil { // what was read must go out now; the rest waits for the next tick
+			s.log.Error("sheet not read", "event.id", in.ID(), "error", failed)
+		}
+		return events, nil
+	})
 }
 
 // changes gives the events of what a feed's sheet says anew.
@@ -186,7 +163,10 @@ func changes[R any](ctx context.Context, s *source, f *feed[R]) ([]event.Event, 
 		return nil, nil
 	}
 	read, err := f.read(ctx)
-	switch bad := (unreadable{}); {
+	if err == nil && !s.allowEmpty {
+		err = f.port.Lost(ctx, read, "SHEETS_ALLOW_EMPTY")
+	}
+	switch bad := (sheet.Fault{}); {
 	case errors.As(err, &bad):
 		s.log.Error("sheet cannot be read: its rows stay as they are", "sheet", f.reader.name(), "error", err)
 		read = sheet.Unreadable[R](f.reader.name(), bad)
@@ -208,7 +188,7 @@ func (f *feed[R]) read(ctx context.Context) (sheet.Sheet[R], error) {
 	}
 	read, err := f.kind.Read(grid)
 	if err != nil {
-		err = unreadable{err}
+		err = sheet.Fault{Err: err}
 	}
 	return read, err
 }
@@ -281,16 +261,12 @@ type file struct {
 
 func (f file) name() string { return f.path }
 
-func (f file) read(context.Context) (sheet.Grid, error) {
-	in, err := os.Open(f.path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return sheet.Grid{}, unreadable{err}
-	}
+func (f file) read(ctx context.Context) (sheet.Grid, error) {
+	text, err := sheet.ReadFile(ctx, f.path)
 	if err != nil {
 		return sheet.Grid{}, err
 	}
-	defer in.Close()
-	grid, err := sheet.ReadCSV(f.path, in)
+	grid, err := sheet.ReadCSV(f.path, bytes.NewReader(text))
 	grid.Zone = f.zone
 	return grid, err
 }
@@ -313,45 +289,60 @@ func (p *page) name() string {
 }
 
 func (p *page) read(ctx context.Context) (sheet.Grid, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url.String(), nil)
+	text, header, ends, err := p.get(ctx, p.etag)
+	if err == nil && text == nil {
+		return p.grid, nil
+	}
+	// An answer that does not say where it ends may have been cut off, as if the
+	// rest of its rows had been taken out.
+	if err == nil && !ends {
+		var again []byte
+		if again, header, _, err = p.get(ctx, ""); err == nil && !bytes.Equal(text, again) {
+			err = errors.New("its answers do not say where they end, and two in a row differ")
+		}
+	}
 	if err != nil {
 		return sheet.Grid{}, err
 	}
-	req.Header.Set("Accept", "text/csv, */*;q=0.1")
-	if p.etag != "" {
-		req.Header.Set("If-None-Match", p.etag)
-	}
-	resp, err := p.client.Do(req)
-	if err != nil {
-		return sheet.Grid{}, fmt.Errorf("get: %w", withoutURL(err))
-	}
-	defer resp.Body.Close()
-	switch status := resp.StatusCode; {
-	case status == http.StatusNotModified && p.etag != "":
-		return p.grid, nil
-	case status == http.StatusOK:
-	case status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests:
-		return sheet.Grid{}, unreadable{errors.New(resp.Status)} // the body may repeat the address
-	default:
-		return sheet.Grid{}, errors.New(resp.Status)
-	}
-	// Who must log in first is shown a page where.
-	if kind := resp.Header.Get("Content-Type"); strings.HasPrefix(kind, "text/html") {
-		return sheet.Grid{}, unreadable{fmt.Errorf("%s is no CSV: is the sheet shared with who has the link?", kind)}
-	}
-	grid, err := sheet.ReadCSV(p.name(), resp.Body)
+	grid, err := sheet.ReadCSV(p.name(), bytes.NewReader(text))
 	if err != nil {
 		return sheet.Grid{}, err
 	}
 	grid.Zone = p.zone
-	p.grid, p.etag = grid, resp.Header.Get("ETag")
+	p.grid, p.etag = grid, header.Get("ETag")
 	return grid, nil
 }
 
-// withoutURL takes the address off, which may hold a password.
-func withoutURL(err error) error {
-	if at := (*url.Error)(nil); errors.As(err, &at) {
-		return at.Err
+// get asks for the page; text is nil where it is still the one with this tag.
+func (p *page) get(ctx context.Context, etag string) (text []byte, header http.Header, ends bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url.String(), nil)
+	if err != nil {
+		return nil, nil, false, err
 	}
-	return err
+	req.Header.Set("Accept", "text/csv, */*;q=0.1")
+	if etag != "" {
+		req.Header.Set("If-None-Match", etag)
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("get: %w", sheet.WithoutURL(err))
+	}
+	defer resp.Body.Close()
+	switch status := resp.StatusCode; {
+	case status == http.StatusNotModified && etag != "":
+		return nil, nil, true, nil
+	case status == http.StatusOK:
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return nil, nil, false, sheet.Faultf("%s: share the sheet with who has the link, or see to the key in its address", resp.Status)
+	case status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests:
+		return nil, nil, false, sheet.Faultf("%s: see to its address", resp.Status) // the body may repeat the address
+	default:
+		return nil, nil, false, errors.New(resp.Status)
+	}
+	// Who must log in first is shown a page where.
+	if kind := resp.Header.Get("Content-Type"); strings.HasPrefix(kind, "text/html") {
+		return nil, nil, false, sheet.Faultf("%s is no CSV: is the sheet shared with who has the link?", kind)
+	}
+	text, err = sheet.ReadAll(resp.Body)
+	return text, resp.Header, sheet.Ends(resp), err
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/sheet"
 	"github.com/telemesh/telemesh/internal/sheet/sheetstest"
 )
 
@@ -60,7 +61,7 @@ func open(t *testing.T, config Config) *world {
 }
 
 func newTick(id int) event.Event {
-	return mesh.NewEvent(tick, "/apis/v1/namespaces/iot/pingsources/sheets", []byte(`{}`), fmt.Sprint(id))
+	return mesh.NewEvent(sheet.Tick, "/apis/v1/namespaces/iot/pingsources/sheets", []byte(`{}`), fmt.Sprint(id))
 }
 
 // tick wakes the function, and gives the types of what it replies.
@@ -188,7 +189,7 @@ func TestTickDeliveredAgain(t *testing.T) {
 func TestOtherEventIsPermanent(t *testing.T) {
 	w := open(t, Config{})
 	_, err := w.source.handle(t.Context(), mesh.NewEvent(mesh.PlacementsChanged, "/x", []byte(`{}`), "1"))
-	if !mesh.IsPermanent(err) || !strings.Contains(err.Error(), tick) {
+	if !mesh.IsPermanent(err) || !strings.Contains(err.Error(), sheet.Tick) {
 		t.Errorf("handle = %v, want a permanent error that names what it is woken by", err)
 	}
 }
@@ -455,6 +456,83 @@ func TestCSVFromURL(t *testing.T) {
 	}
 }
 
+// A sheet that has its header and no rows is more often a mistake than the end of
+// all placements.
+func TestEmptySheetDeletesNothing(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "p.csv")
+	const head = "device_id,tenant_id,valid_from\n"
+	full := head + "d1,school,2026-03-02T08:30:00Z\nd2,school,2026-03-02T08:30:00Z\n"
+	w := open(t, Config{Placements: file})
+	write(t, file, head)
+	w.replies(t) // there were none
+	write(t, file, full)
+	w.replies(t, "placements.changed")
+	write(t, file, head)
+	w.replies(t, "placements.rejected")
+	same(t, "rows", w.placements.Rows("device_id"), "d1", "d2")
+	same(t, "findings", w.placements.Findings(), "0 : it has no placements, and there are 2: set SHEETS_ALLOW_EMPTY=true if all of them are to go")
+	w.replies(t)
+	write(t, file, full)
+	w.replies(t, "placements.rejected")
+	same(t, "findings", w.placements.Findings())
+
+	w = open(t, Config{Placements: file, AllowEmpty: true})
+	w.replies(t, "placements.changed")
+	write(t, file, head)
+	w.replies(t, "placements.changed")
+	same(t, "rows", w.placements.Rows("device_id"))
+}
+
+// An answer that ends with its connection, as of HTTP/1.0, may be cut off between
+// two rows.
+func TestPageThatDoesNotSayWhereItEnds(t *testing.T) {
+	full := "device_id,tenant_id,valid_from\nd1,school,2026-03-02T08:30:00Z\nd2,school,2026-03-02T08:30:00Z\n"
+	cut := full[:strings.Index(full, "d2")]
+	var answers []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Type: text/csv\r\n\r\n"+answers[0])
+		answers = answers[1:]
+	}))
+	defer server.Close()
+	w := open(t, Config{Placements: server.URL + "/p.csv"})
+	answers = []string{full, full}
+	w.replies(t, "placements.changed")
+	for _, answers = range [][]string{{cut, full}, {full, cut}} {
+		if _, types, err := w.tick(t); err == nil || mesh.IsPermanent(err) || len(types) > 0 {
+			t.Errorf("cut off: replies %v, %v, want an error that passes", types, err)
+		}
+	}
+	answers = []string{cut, cut}
+	w.replies(t, "placements.changed")
+	same(t, "rows", w.placements.Rows("device_id"), "d1")
+}
+
+func TestSheetThatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for chunk := []byte(strings.Repeat(",", 1<<16)); r.Context().Err() == nil; {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	defer endless.Close()
+	for at, want := range map[string]string{
+		dir:                    dir + " is a directory: give the path of a file in it",
+		endless.URL + "/p.csv": "it has more than 8388608 bytes",
+	} {
+		w := open(t, Config{Placements: at})
+		w.replies(t, "placements.rejected")
+		same(t, "findings", w.placements.Findings(), "0 : "+want)
+	}
+}
+
 // One sheet that cannot be read does not keep the other.
 func TestSheetsDoNotKeepEachOther(t *testing.T) {
 	dir := t.TempDir()
@@ -599,9 +677,14 @@ func TestStart(t *testing.T) {
 
 func sorted(s []string) []string { slices.Sort(s); return s }
 
+// write writes a file, an hour ago: one that was written just now is waited for.
 func write(t *testing.T, file, text string) {
 	t.Helper()
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+	err := os.WriteFile(file, []byte(text), 0o644)
+	if err == nil {
+		err = os.Chtimes(file, time.Time{}, time.Now().Add(-time.Hour))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
