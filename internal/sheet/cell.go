@@ -104,6 +104,10 @@ func id[R any](name string, required bool, field func(*R) *string) column[R] {
 		if strings.ContainsFunc(c.text, unicode.IsControl) {
 			return fmt.Errorf("%q holds a control character", c.text)
 		}
+		// Two ids that look alike would be two tenants.
+		if strings.ContainsFunc(c.text, func(r rune) bool { return unicode.Is(unicode.Cf, r) }) {
+			return fmt.Errorf("%q holds an invisible character: write it again by hand", c.text)
+		}
 		if c.isNumber && math.Abs(c.number) >= wholeDigits {
 			return fmt.Errorf("%s is kept as a number, which has 15 digits: format the column as plain text and write it again", c.text)
 		}

@@ -39,6 +39,7 @@ type Kind[R any] struct {
 	// A row is known by its key. Rows of one group may clash; those of two
 	// groups have nothing to do with each other.
 	group   string // the column that names the group
+	named   bool   // findings name it: the rows of a list have no numbers that anybody sees
 	key     func(*R) string
 	clash   func(a, b *R) string // why a cannot be beside b of its group, to be read before "of row 7"; empty: it can
 	version func(*R) *int64
@@ -149,6 +150,7 @@ var Customers = Kind[mesh.Customer]{
 	ignored: []string{"version"},
 	check:   func(mesh.Customer, func(string) bool) (string, string) { return "", "" },
 	group:   "customer_id",
+	named:   true,
 	key:     func(c *mesh.Customer) string { return c.CustomerID },
 	clash:   func(a, _ *mesh.Customer) string { return fmt.Sprintf("customer_id %q is that", a.CustomerID) },
 	version: func(c *mesh.Customer) *int64 { return &c.Version },
@@ -247,6 +249,11 @@ func (k Kind[R]) Read(grid Grid) (Sheet[R], error) {
 	accepted := map[string][]placed[R]{}
 	for _, cells := range rows[1:] {
 		row, group, problems := k.row(&grid, columns, cells)
+		if k.named && group != "" {
+			for i := range problems {
+				problems[i].reason = fmt.Sprintf("%s (%s %q)", problems[i].reason, k.group, group)
+			}
+		}
 		if problems == nil {
 			if reason := k.clashes(&row, accepted[group]); reason != "" {
 				problems = []problem{{"", reason}}

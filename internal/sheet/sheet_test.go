@@ -134,6 +134,59 @@ a1,t,d,,,window closed,2026-01-01T11:00:00Z
 	}
 }
 
+// As spreadsheets of other countries and programs export it.
+func TestCSVDialects(t *testing.T) {
+	want := []mesh.Customer{{CustomerID: "a", Name: "A, or; B"}, {CustomerID: "b", Name: "two\nlines"}}
+	for name, csv := range map[string]string{
+		"comma":               "customer_id,name\na,\"A, or; B\"\nb,\"two\nlines\"\n",
+		"semicolon":           "customer_id;name\na;\"A, or; B\"\nb;\"two\nlines\"\n",
+		"empty rows above":    ";\n\n;\ncustomer_id;name\na;\"A, or; B\"\nb;\"two\nlines\"\n",
+		"tab":                 "customer_id\tname\r\na\tA, or; B\r\nb\t\"two\nlines\"\r\n",
+		"sep":                 "sep=;\r\nname;customer_id\r\n\"A, or; B\";a\r\n\"two\nlines\";b\r\n",
+		"sep of a tab":        "\"sep=\t\"\nname\tcustomer_id\nA, or; B\ta\n\"two\nlines\"\tb\n",
+		"quotes behind a BOM": "\ufeff\"customer_id\",\"name\"\n\"a\",\"A, or; B\"\n\"b\",\"two\nlines\"\n",
+		"sep behind a BOM":    "\ufeffsep=;\ncustomer_id;name\na;\"A, or; B\"\nb;\"two\nlines\"\n",
+		"carriage returns":    "customer_id,name\ra,\"A, or; B\"\rb,\"two\rlines\"\r",
+		"no end of line":      "customer_id;name\ra;\"A, or; B\"\rb;\"two\nlines\"",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := read(t, sheet.Customers, csv)
+			if diff := cmp.Diff(want, got.Rows); diff != "" || len(got.Findings) > 0 {
+				t.Errorf("refused %v, rows (-want +got):\n%s", refusals(got), diff)
+			}
+		})
+	}
+	// The numbers of rows are those of the lines.
+	got := read(t, sheet.Customers, "sep=;\ncustomer_id;name\na;A\nb;\n")
+	if diff := cmp.Diff([]string{`s.csv: row 4: column "name": empty (customer_id "b")`}, refusals(got)); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
+	}
+	for _, csv := range []string{"\xff\xfec\x00,\x00", "\xfe\xff\x00c\x00,", "c\x00u\x00", "\x00c\x00u"} {
+		if _, err := sheet.ReadCSV("s.csv", strings.NewReader(csv)); !errors.As(err, new(sheet.Fault)) || !strings.Contains(err.Error(), "UTF-16") {
+			t.Errorf("ReadCSV(%q) = %v, want a fault that names UTF-16", csv, err)
+		}
+	}
+}
+
+// A quote that is not closed swallows rows: it is told which, and none of them
+// looks deleted.
+func TestQuoteThatIsNotClosed(t *testing.T) {
+	const head = "customer_id,name\n"
+	stored := sheet.Customers.Changes(read(t, sheet.Customers, head+"a,A\nb,B\nc,C\n"), nil, 0)
+	for csv, want := range map[string]string{
+		head + "a,A\nb,\"B\nc,C\n":     `s.csv: row 3: extraneous or missing " in quoted-field: rows 3 to 4 are taken for one, whose quote is not closed`,
+		head + "a,A\nb,\"B\nc,\"C\"\n": `s.csv: row 3: extraneous or missing " in quoted-field: rows 3 to 4 are taken for one, whose quote is not closed`,
+	} {
+		got := read(t, sheet.Customers, csv)
+		if diff := cmp.Diff([]string{want}, refusals(got)); diff != "" {
+			t.Errorf("%q: refused (-want +got):\n%s", csv, diff)
+		}
+		if changes := sheet.Customers.Changes(got, stored, 1); len(changes) > 0 {
+			t.Errorf("%q: changes %+v, want none", csv, changes)
+		}
+	}
+}
+
 func TestReadRefusesFile(t *testing.T) {
 	for _, c := range []struct{ name, csv, want string }{
 		{"empty", "", "empty: the first row must name the columns customer_id, name, sector, country"},
@@ -369,6 +422,17 @@ func TestIDWithControlCharacterIsRefused(t *testing.T) {
 	got := read(t, sheet.Customers, "customer_id,name\n\"a\nb\",A\nc,\"two\nlines\"\n")
 	if len(got.Rows) != 1 || len(got.Findings) != 1 || got.Findings[0].Column != "customer_id" {
 		t.Errorf("read %+v, want the first row refused for its customer_id and the second read", got)
+	}
+}
+
+// Two ids of which one holds what nobody sees would look like one tenant.
+func TestIDWithInvisibleCharacterIsRefused(t *testing.T) {
+	for _, id := range []string{"a\u200b", "\u200ea", "a\u00adb", "a\ufeff"} {
+		got := read(t, sheet.Customers, "name,customer_id\nA,"+id+"\n")
+		want := []string{fmt.Sprintf(`s.csv: row 2: column "customer_id": %q holds an invisible character: write it again by hand`, id)}
+		if diff := cmp.Diff(want, refusals(got)); diff != "" {
+			t.Errorf("%q: refused (-want +got):\n%s", id, diff)
+		}
 	}
 }
 

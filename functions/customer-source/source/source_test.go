@@ -350,7 +350,7 @@ func TestRefusedCustomers(t *testing.T) {
 		{"null", `{"customer_id": null, "name": "X"}`, "customer_id", "empty"},
 		{"control character", `{"customer_id": "x\ny", "name": "X"}`, "customer_id", "control character"},
 		{"too long", `{"customer_id": "` + long + `x", "name": "X"}`, "customer_id", "256"},
-		{"no name", `{"customer_id": "x", "name": "  "}`, "name", "empty"},
+		{"no name", `{"customer_id": "x", "name": "  "}`, "name", `empty (customer_id "x")`},
 		{"the same id", `{"customer_id": "a", "name": "X"}`, "", `"a" is that of row 1`},
 		{"object", `{"customer_id": "x", "name": {"first": "X"}}`, "name", "an object is neither"},
 		{"list", `{"customer_id": ["x"], "name": "X"}`, "customer_id", "a list is neither"},
@@ -386,7 +386,7 @@ func TestRefusedCustomerIsNotDeleted(t *testing.T) {
 	run(t, Config{}, crm, func(t *testing.T, w *world) {
 		w.tick("a=A", "b=B")
 		crm.customers = []string{"a=", "c=C"}
-		w.tick("-b=B", "c=C", "1 name: empty")
+		w.tick("-b=B", "c=C", "1 name: empty (customer_id \"a\")")
 		crm.customers = []string{"=A"} // whose it is, nobody knows
 		got, err := w.try()
 		if err != nil || slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "=") }) {
@@ -739,7 +739,7 @@ func TestLastModified(t *testing.T) {
 
 func TestCSV(t *testing.T) {
 	text := "name,customer_id\nA,a\n,b\n\"C, c\",c\n"
-	want := []string{"a=A", "c=C, c", "3 name: empty"}
+	want := []string{"a=A", "c=C, c", "3 name: empty (customer_id \"b\")"}
 	t.Run("address", func(t *testing.T) {
 		crm := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			http.ServeContent(rw, r, "", time.Time{}, strings.NewReader(text))
