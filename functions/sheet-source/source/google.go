@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"cloud.google.com/go/auth"
+	"cloud.google.com/go/auth/credentials"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/option"
 	"google.golang.org/api/sheets/v4"
@@ -23,6 +25,7 @@ import (
 // client asks the Google Sheets API, v4.
 type client struct {
 	service *sheets.Service
+	account string // whom a spreadsheet has to be shared with
 	// wait is how a request that was refused waits for the next one.
 	wait func(ctx context.Context, d time.Duration) error
 }
@@ -31,7 +34,11 @@ type client struct {
 // service account that GOOGLE_APPLICATION_CREDENTIALS names, or the workload's
 // identity.
 func newClient(endpoint string) (*client, error) {
-	options := []option.ClientOption{option.WithScopes(sheets.SpreadsheetsReadonlyScope)}
+	found, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{sheets.SpreadsheetsReadonlyScope}})
+	if err != nil {
+		return nil, fmt.Errorf("credentials for Google Sheets: %w", err)
+	}
+	options := []option.ClientOption{option.WithAuthCredentials(found)}
 	if endpoint != "" {
 		options = append(options, option.WithEndpoint(endpoint))
 	}
@@ -39,7 +46,14 @@ func newClient(endpoint string) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("credentials for Google Sheets: %w", err)
 	}
-	return &client{service, wait}, nil
+	account := struct {
+		Email string `json:"client_email"`
+	}{}
+	// Those of a workload have no file.
+	if err := json.Unmarshal(found.JSON(), &account); err != nil || account.Email == "" {
+		return &client{service, "the service account", wait}, nil
+	}
+	return &client{service, "the service account " + account.Email, wait}, nil
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -78,20 +92,26 @@ func do[T any](ctx context.Context, c *client, request func(...googleapi.CallOpt
 	}
 }
 
-// refused marks an error that lasts, and says it in a line.
-func refused(err error) error {
+// refused marks an error that lasts, and says in a line what to do about it.
+func (c *client) refused(err error) error {
 	if !lasts(err) {
 		return err
 	}
 	// The body of the answer is many lines of JSON.
-	if answer := (*googleapi.Error)(nil); errors.As(err, &answer) && answer.Message != "" {
-		hint := ""
-		if answer.Message == notShared {
-			hint = ": share the spreadsheet with the service account"
-		}
-		err = fmt.Errorf("status %d: %s%s", answer.Code, answer.Message, hint)
+	answer := (*googleapi.Error)(nil)
+	if !errors.As(err, &answer) {
+		return sheet.Faultf("%w: see to the key of %s (GOOGLE_APPLICATION_CREDENTIALS)", err, c.account)
 	}
-	return sheet.Fault{Err: err}
+	hint := ""
+	switch {
+	case answer.Message == notShared:
+		hint = ": share the spreadsheet with " + c.account
+	case answer.Code == http.StatusForbidden:
+		hint = ": see to what " + c.account + " may do in its project"
+	case answer.Code == http.StatusUnauthorized:
+		hint = ": see to the key of " + c.account + " (GOOGLE_APPLICATION_CREDENTIALS)"
+	}
+	return sheet.Faultf("status %d: %s%s", answer.Code, strings.TrimSuffix(answer.Message, "."), hint)
 }
 
 // notShared is the message of one of several refusals with 403; another is that
@@ -152,6 +172,10 @@ func newSpreadsheet(at, of string) (*spreadsheet, error) {
 	}
 	return s, nil
 }
+
+// editPage is the address that a browser shows of a spreadsheet. Others of
+// docs.google.com give CSV: …/export?format=csv, …/d/e/…/pub?output=csv.
+var editPage = regexp.MustCompile(`^https?://docs\.google\.com/spreadsheets/(?:u/[0-9]+/)?d/([A-Za-z0-9_-]{2,})/?(?:(?:edit|view|preview|htmlview)\b.*)?$`)
 
 var spreadsheetID = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
@@ -233,7 +257,7 @@ func (s *spreadsheet) readOnce(ctx context.Context) (sheet.Grid, error) {
 			return sheet.Grid{}, fmt.Errorf("%w: %s", errMoved, answer.Message) // the sheet has got smaller
 		}
 		if err != nil {
-			return sheet.Grid{}, refused(err)
+			return sheet.Grid{}, s.refused(err)
 		}
 		// Empty rows at the end and empty cells at the end of a row are left out.
 		row := func(i int) []any {
@@ -273,7 +297,7 @@ func (s *spreadsheet) properties(ctx context.Context) (*sheets.SpreadsheetProper
 	about, err := do(ctx, s.client, s.service.Spreadsheets.Get(s.id).Context(ctx).
 		Fields("properties(locale,timeZone)", "sheets(properties(title,gridProperties(rowCount,columnCount)))").Do)
 	if err != nil {
-		return nil, nil, refused(err)
+		return nil, nil, s.refused(err)
 	}
 	var titles []string
 	for _, one := range about.Sheets {

@@ -230,7 +230,11 @@ type opener struct {
 }
 
 func (o *opener) reader(at string) (reader, error) {
-	if of, ok := strings.CutPrefix(at, "google-sheets:"); ok {
+	of, google := strings.CutPrefix(at, "google-sheets:")
+	if m := editPage.FindStringSubmatch(of); m != nil {
+		return nil, fmt.Errorf("%q is the page on which a spreadsheet is edited: write google-sheets:%s", at, m[1])
+	}
+	if google {
 		s, err := newSpreadsheet(at, of)
 		if err != nil {
 			return nil, err

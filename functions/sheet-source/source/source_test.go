@@ -197,7 +197,7 @@ func TestOtherEventIsPermanent(t *testing.T) {
 func TestFullQuotaAndOutageAreWaitedFor(t *testing.T) {
 	w := open(t, Config{Placements: "google-sheets:" + id})
 	w.google.Put(id, document([]any{46083.0, "d1", "school"}))
-	w.google.Fail(sheetstest.Failure{Status: 429}, sheetstest.Failure{Status: 429, RetryAfter: 7}, sheetstest.Failure{Status: 503})
+	w.google.Fail(sheetstest.Failure{Status: 403}, sheetstest.Failure{Status: 429, RetryAfter: 7}, sheetstest.Failure{Status: 503})
 	w.replies(t, "placements.changed")
 	if diff := cmp.Diff([]time.Duration{time.Second, 7 * time.Second, 4 * time.Second}, w.waited); diff != "" {
 		t.Errorf("waited (-want +got):\n%s", diff)
@@ -231,12 +231,12 @@ func TestUnreadableSheetKeepsItsRows(t *testing.T) {
 		do   func(w *world)
 		want string
 	}{
-		"not shared":     {func(w *world) { w.google.Put(id, private) }, "status 403: The caller does not have permission: share the spreadsheet with the service account"},
+		"not shared":     {func(w *world) { w.google.Put(id, private) }, "status 403: The caller does not have permission: share the spreadsheet with the service account " + sheetstest.Email},
 		"renamed":        {func(w *world) { w.google.Put(id, renamed) }, `no sheet "It's ours": there are "Old"`},
 		"header":         {func(w *world) { w.google.Put(id, misspelled) }, `row 1: column "device" is not one of device_id, tenant_id, building, floor, room, persons, outside_co2, valid_from, valid_to; no column "device_id"`},
 		"empty":          {func(w *world) { w.google.Put(id, empty) }, "empty: the first row must name the columns device_id, tenant_id, building, floor, room, persons, outside_co2, valid_from, valid_to"},
 		"zone":           {func(w *world) { w.google.Put(id, lost) }, "time zone of the spreadsheet: unknown time zone Mars/Olympus"},
-		"key is revoked": {func(w *world) { w.google.RevokeKey() }, "status 401: Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential."},
+		"key is revoked": {func(w *world) { w.google.RevokeKey() }, "status 401: Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential: see to the key of the service account " + sheetstest.Email + " (GOOGLE_APPLICATION_CREDENTIALS)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := open(t, Config{Placements: "google-sheets:" + id + "/It's ours"})
@@ -265,8 +265,8 @@ func TestRefusedKeyIsAFinding(t *testing.T) {
 	w.google.RevokeKey()
 	w.replies(t, "placements.rejected")
 	got := w.placements.Findings()
-	if len(got) != 1 || !strings.Contains(got[0], "invalid_grant") {
-		t.Errorf("findings %q, want one that names invalid_grant", got)
+	if len(got) != 1 || !strings.Contains(got[0], "invalid_grant") || !strings.Contains(got[0], "see to the key of the service account "+sheetstest.Email) {
+		t.Errorf("findings %q, want one that names invalid_grant and whose key it is", got)
 	}
 }
 
@@ -390,13 +390,20 @@ func TestRanges(t *testing.T) {
 
 func TestConfigurationThatCannotBe(t *testing.T) {
 	for want, config := range map[string]Config{
-		`PLACEMENTS_SHEET: "google-sheets:https://docs.google.com/spreadsheets/d/x/edit": "https:" is not the id`: {Placements: "google-sheets:https://docs.google.com/spreadsheets/d/x/edit"},
-		`ACTIONS_SHEET: "google-sheets:1/A!1": "1" is not a range, such as A:I or A3:I500`:                        {Actions: "google-sheets:1/A!1"},
-		"TIMEZONE: unknown time zone Mars/Olympus":                                                                {TimeZone: "Mars/Olympus"},
+		`PLACEMENTS_SHEET: "google-sheets:my sheet": "my sheet" is not the id`:                                                                                  {Placements: "google-sheets:my sheet"},
+		`PLACEMENTS_SHEET: "google-sheets:https://docs.google.com/spreadsheets/d/xY/edit" is the page on which a spreadsheet is edited: write google-sheets:xY`: {Placements: "google-sheets:https://docs.google.com/spreadsheets/d/xY/edit"},
+		`ACTIONS_SHEET: "https://docs.google.com/spreadsheets/u/0/d/xY/edit?gid=0#gid=0" is the page on which a spreadsheet is edited: write google-sheets:xY`:  {Actions: "https://docs.google.com/spreadsheets/u/0/d/xY/edit?gid=0#gid=0"},
+		`ACTIONS_SHEET: "google-sheets:1/A!1": "1" is not a range, such as A:I or A3:I500`:                                                                      {Actions: "google-sheets:1/A!1"},
+		"TIMEZONE: unknown time zone Mars/Olympus": {TimeZone: "Mars/Olympus"},
 	} {
 		_, err := newSource(config, http.DefaultClient, slog.Default())
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("newSource(%+v) = %v, want %s", config, err, want)
+		}
+	}
+	for _, csv := range []string{"https://docs.google.com/spreadsheets/d/xY/export?format=csv", "https://docs.google.com/spreadsheets/d/e/2PACX-1/pub?output=csv"} {
+		if _, err := newSource(Config{Placements: csv}, http.DefaultClient, slog.Default()); err != nil {
+			t.Errorf("newSource(%s) = %v, want it read as CSV", csv, err)
 		}
 	}
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(t.TempDir(), "gone.json"))
@@ -446,6 +453,7 @@ func TestCSVFromURL(t *testing.T) {
 	}
 	page.status = http.StatusForbidden
 	w.replies(t, "placements.rejected")
+	same(t, "findings", w.placements.Findings(), "0 : 403 Forbidden: share the sheet with who has the link, or see to the key in its address")
 	page.status, page.text, page.kind = 0, "<html>log in", "text/html; charset=utf-8"
 	w.replies(t, "placements.rejected")
 	same(t, "findings", w.placements.Findings(), "0 : text/html; charset=utf-8 is no CSV: is the sheet shared with who has the link?")

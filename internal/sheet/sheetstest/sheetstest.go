@@ -56,7 +56,7 @@ type Sheet struct {
 
 // Failure is an answer in place of the right one.
 type Failure struct {
-	Status     int // 429 or 503
+	Status     int // 429, 403 (the same of older interfaces) or 503
 	RetryAfter int // seconds; 0: not said
 }
 
@@ -213,6 +213,12 @@ func (s *Server) authorized(answer func(http.ResponseWriter, *http.Request, Spre
 			s.failures = s.failures[1:]
 			if f.RetryAfter > 0 {
 				w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))
+			}
+			if f.Status == http.StatusForbidden {
+				reply(w, f.Status, map[string]any{"error": map[string]any{"code": f.Status, "message": "Rate Limit Exceeded", "errors": []any{
+					map[string]any{"domain": "usageLimits", "reason": "rateLimitExceeded", "message": "Rate Limit Exceeded"},
+				}}})
+				return
 			}
 			if f.Status == http.StatusTooManyRequests {
 				refuse(w, f.Status, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Read requests' and limit 'Read requests per minute per user' of service 'sheets.googleapis.com' for consumer 'project_number:1'.")
