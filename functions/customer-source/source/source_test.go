@@ -762,6 +762,25 @@ func TestCSV(t *testing.T) {
 			text = before
 		})
 	})
+	t.Run("cut off", func(t *testing.T) {
+		answers := []string{text, text, text, text[:strings.Index(text, "\"C")]}
+		unended := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(rw.(*statusWriter).ResponseWriter).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\n"+answers[0])
+			answers = answers[1:]
+		})
+		run(t, Config{URL: "http://crm.example/customers.csv"}, unended, func(t *testing.T, w *world) {
+			w.tick(want...)
+			if got, err := w.try(); err == nil || mesh.IsPermanent(err) || len(got) > 0 || !strings.Contains(err.Error(), "where they end") {
+				t.Errorf("cut off: %q, %v, want a passing error", got, err)
+			}
+		})
+	})
 	t.Run("file", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "customers.csv")
 		run(t, Config{URL: file}, nil, func(t *testing.T, w *world) {
