@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/function"
@@ -378,6 +379,36 @@ func TestTraceAmongOthers(t *testing.T) {
 		t.Errorf("events of one that was never corrected (-want +got):\n%s", diff)
 	}
 
+	post := func(e event.Event) error {
+		if err := function.Post(t.Context(), in.mesh.Client(), ingress("iot"), e); err != nil {
+			return err
+		}
+		return in.mesh.Idle(t.Context())
+	}
+	// other posts, as made of an event, a reading of another device that tells nothing of d's.
+	other := func(function string, version int64, causeSource, causeID string) {
+		t.Helper()
+		at := mesh.Instant(first * 1_000_000)
+		e := mesh.NewEvent(mesh.TelemetryEnriched, mesh.Source(function), mesh.EncodeReadings([]mesh.Reading{{
+			ReadingID: mesh.ReadingID("of-b", "co2", at), DeviceID: "of-b", Metric: "co2", Value: 1, ObservedAt: at, ReceivedAt: at, TenantID: "tenant-b", AssignmentVersion: 3,
+		}}), causeID)
+		e.SetExtension(mesh.ExtTenant, "tenant-b")
+		e.SetExtension(mesh.ExtCauseSource, causeSource)
+		e.SetExtension(mesh.ExtCauseID, causeID)
+		mesh.SetVersion(&e, version)
+		if err := post(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A repair of another device, as it would run beside that of d.
+	recorded := mesh.NewEvent(mesh.PlacementsRecorded, mesh.Source("warehouse-sink"), mesh.Encode(mesh.Placements{Placements: []mesh.Placement{
+		{DeviceID: "of-b", TenantID: "tenant-b", ValidFrom: january, Version: 1}}}), "of-b")
+	mesh.SetVersion(&recorded, 3)
+	if err := post(recorded); err != nil {
+		t.Fatal(err)
+	}
+	other("tenancy-repair", 5, recorded.Source(), recorded.ID())
+
 	change(mesh.Placement{DeviceID: "d", TenantID: "tenant-a", ValidFrom: january, ValidTo: &february, Version: 2},
 		mesh.Placement{DeviceID: "d", TenantID: "tenant-b", ValidFrom: february, Version: 2})
 	// Other readings become the same tenant's with the next version.
@@ -391,6 +422,13 @@ func TestTraceAmongOthers(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, made()); diff != "" {
 		t.Errorf("events of one that was corrected twice (-want +got):\n%s", diff)
+	}
+	// Of the flattened event, delivered again now, a reading is still tenant-b's:
+	// not that of d, which is tenant-c's by this version.
+	for _, e := range storyOf(t, data, id).Events {
+		if e.Type == mesh.TelemetryFlattened {
+			other("tenant-enrich", 9, e.Source, e.ID)
+		}
 	}
 	change(mesh.Placement{DeviceID: "d", TenantID: "tenant-c", ValidFrom: february, Version: 6, Deleted: true})
 	want["placements.changed"], want["placements.recorded"], want["tenancy.repaired"] = 3, 3, 3

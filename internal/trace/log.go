@@ -136,7 +136,7 @@ func has(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>&/`, r) }) {
 		return "data IS NOT NULL"
 	}
-	return fmt.Sprintf("contains(data, %s)", repair.Text(s))
+	return fmt.Sprintf("contains(data, %s)", repair.Text(`"`+s+`"`))
 }
 
 // extension is the value of an extension in SQL.
