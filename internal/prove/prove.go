@@ -13,8 +13,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -37,10 +39,10 @@ type Report struct {
 // Check is one comparison.
 type Check struct {
 	Name      string       `json:"name"`
-	Says      string       `json:"says"`      // what holds if nothing differs
-	Rows      int64        `json:"rows"`      // that were compared
-	Different int64        `json:"different"` // of them, on either side
-	Examples  []Difference `json:"examples,omitempty"`
+	Says      string       `json:"says"`               // what holds if nothing differs
+	Rows      int64        `json:"rows"`               // that were compared
+	Different int64        `json:"different"`          // of them, on either side
+	Examples  []Difference `json:"examples,omitempty"` // all of them, up to 100,000
 }
 
 // Difference is a row that stands on one side only.
@@ -68,8 +70,61 @@ type Side struct {
 	Digest string `json:"digest"`
 }
 
-// maxExamples is how many rows a check names.
-const maxExamples = 20
+const (
+	// maxExamples is how many rows a check names: where more differ, what is wrong
+	// is not about rows, and they would not fit in memory.
+	maxExamples = 100_000
+	// maxShown is how many of them the report as text has.
+	maxShown = 20
+)
+
+// Subject says whether there is something to prove. It is an error if nothing was
+// ever measured and placed, or if no row, placement or customer is of the tenant,
+// where one is named.
+func Subject(ctx context.Context, w warehouse.Warehouse, tenant string) error {
+	known := map[string]bool{}
+	something := false
+	err := query(ctx, w, `SELECT DISTINCT tenant_id FROM iot_metadata_internal.placements
+		UNION SELECT tenant_id FROM iot_telemetry_internal.readings
+		UNION SELECT tenant_id FROM iot_analytics_internal.readings`, func(row []any) error {
+		something = true // where nobody holds a device there is a row without a tenant
+		if name, ok := row[0].(string); ok {
+			known[name] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if !something {
+		return ErrNothing
+	}
+	if tenant == "" {
+		return nil
+	}
+	if err := query(ctx, w, "SELECT customer_id FROM customers_internal.customers", func(row []any) error {
+		known[row[0].(string)] = true
+		return nil
+	}); err != nil || known[tenant] {
+		return err
+	}
+	const most = 20
+	names := slices.Sorted(maps.Keys(known))
+	text := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		text += fmt.Sprintf(" and %d others", len(names)-most)
+	}
+	if len(names) == 0 {
+		text = "none"
+	}
+	return fmt.Errorf("%w %q: there are %s", ErrNoTenant, tenant, text)
+}
+
+// ErrNothing says that nothing was measured and placed yet.
+var ErrNothing = errors.New("nothing to prove: there are no readings and no placements")
+
+// ErrNoTenant says that nothing is of the tenant.
+var ErrNoTenant = errors.New("no tenant")
 
 // Run makes the report of a warehouse. With a tenant, only rows that are shown
 // to it, or should be, are compared.
@@ -159,9 +214,10 @@ func (p *proof) compare(name, says, expected, found string, parts ...string) err
 
 // overlaps checks what all else stands on.
 func (p *proof) overlaps() error {
-	return p.compare("placements", "no two placements of a device overlap",
-		`SELECT device_id, valid_from, tenant_id FROM iot_metadata.placements WHERE false`,
-		`SELECT a.device_id, a.valid_from, a.tenant_id FROM iot_metadata.placements AS a JOIN iot_metadata.placements AS b
+	const all = "SELECT device_id, valid_from, tenant_id FROM iot_metadata.placements"
+	// One that overlaps another is there once more in what is found.
+	return p.compare("placements", "no two placements of a device overlap", all,
+		all+` UNION ALL SELECT a.device_id, a.valid_from, a.tenant_id FROM iot_metadata.placements AS a JOIN iot_metadata.placements AS b
 			ON a.device_id = b.device_id AND a.valid_from < b.valid_from AND (a.valid_to IS NULL OR b.valid_from < a.valid_to)`)
 }
 
@@ -206,26 +262,8 @@ func (p *proof) boundaries() error {
 
 // History gives all placements that were ever recorded, in that order.
 func History(ctx context.Context, w warehouse.Warehouse) (history []tenancy.Recorded, err error) {
-	err = query(ctx, w, `SELECT device_id, tenant_id, valid_from, valid_to, version, deleted, recorded_at, building, floor, room, persons, outside_co2
-		FROM iot_metadata_internal.placements ORDER BY recorded_at`, func(row []any) error {
-		r := tenancy.Recorded{RecordedAt: mesh.At(row[6].(time.Time))}
-		r.DeviceID, r.TenantID = row[0].(string), row[1].(string)
-		r.ValidFrom = mesh.At(row[2].(time.Time))
-		if to, ok := row[3].(time.Time); ok {
-			end := mesh.At(to)
-			r.ValidTo = &end
-		}
-		r.Version, r.Deleted = row[4].(int64), row[5].(bool)
-		r.Building, _ = row[7].(string)
-		r.Floor, _ = row[8].(string)
-		r.Room, _ = row[9].(string)
-		if n, ok := row[10].(int64); ok {
-			r.Persons = &n
-		}
-		if f, ok := row[11].(float64); ok {
-			r.OutsideCO2 = &f
-		}
-		history = append(history, r)
+	err = query(ctx, w, "SELECT "+tenancy.Columns+" FROM iot_metadata_internal.placements ORDER BY recorded_at", func(row []any) error {
+		history = append(history, tenancy.FromRow(row))
 		return nil
 	})
 	return history, err

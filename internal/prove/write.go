@@ -32,11 +32,12 @@ func (r *Report) Write(w io.Writer) error {
 			continue
 		}
 		fmt.Fprintf(w, "\n%s: %d rows differ", c.Name, c.Different)
-		if int64(len(c.Examples)) < c.Different {
-			fmt.Fprintf(w, ", the first %d", len(c.Examples))
+		shown := c.Examples[:min(len(c.Examples), maxShown)]
+		if int64(len(shown)) < c.Different {
+			fmt.Fprintf(w, ", the first %d (proof.json of --report has the others)", len(shown))
 		}
 		fmt.Fprintln(w)
-		for _, d := range c.Examples {
+		for _, d := range shown {
 			fmt.Fprintf(w, "  %s", d.Side)
 			for _, name := range slices.Sorted(maps.Keys(d.Row)) {
 				fmt.Fprintf(w, " %s=%s", name, d.Row[name])

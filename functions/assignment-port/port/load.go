@@ -107,8 +107,7 @@ func (p *port) assignments(ctx context.Context, steps *tenancy.Steps, where stri
 			}
 			return true
 		}
-		const columns = "device_id, tenant_id, building, floor, room, persons, outside_co2, valid_from, valid_to, version, deleted, recorded_at"
-		rows, err := p.warehouse.Query(ctx, "SELECT "+columns+" FROM "+placements+where+" ORDER BY device_id")
+		rows, err := p.warehouse.Query(ctx, "SELECT "+tenancy.Columns+" FROM "+placements+where+" ORDER BY device_id")
 		if err != nil {
 			yield(mesh.Assignment{}, err)
 			return
@@ -118,7 +117,7 @@ func (p *port) assignments(ctx context.Context, steps *tenancy.Steps, where stri
 				yield(mesh.Assignment{}, err)
 				return
 			}
-			r := recorded(row)
+			r := tenancy.FromRow(row)
 			if len(history) > 0 && history[0].DeviceID != r.DeviceID && !end() {
 				return
 			}
@@ -126,28 +125,6 @@ func (p *port) assignments(ctx context.Context, steps *tenancy.Steps, where stri
 		}
 		end()
 	}
-}
-
-// recorded makes a row what it says. The contract has no NULL where none is
-// looked for.
-func recorded(row []any) tenancy.Recorded {
-	text := func(v any) string { s, _ := v.(string); return s }
-	r := tenancy.Recorded{RecordedAt: mesh.At(row[11].(time.Time))}
-	r.DeviceID, r.TenantID = row[0].(string), row[1].(string)
-	r.Building, r.Floor, r.Room = text(row[2]), text(row[3]), text(row[4])
-	if n, ok := row[5].(int64); ok {
-		r.Persons = &n
-	}
-	if f, ok := row[6].(float64); ok {
-		r.OutsideCO2 = &f
-	}
-	r.ValidFrom = mesh.At(row[7].(time.Time))
-	if to, ok := row[8].(time.Time); ok {
-		at := mesh.At(to)
-		r.ValidTo = &at
-	}
-	r.Version, r.Deleted = row[9].(int64), row[10].(bool)
-	return r
 }
 
 // literal is an instant in SQL that both warehouses read.
