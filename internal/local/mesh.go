@@ -164,8 +164,12 @@ func (m *Mesh) dropForeignConsumers(ctx context.Context) error {
 			if slices.ContainsFunc(b.triggers, func(t *trigger) bool { return consumerName(t.ref) == info.Name }) {
 				continue
 			}
-			m.log.Warn("trigger is gone from the manifests", "broker", b.ref.String(), "trigger", info.Name,
-				"undelivered", info.NumPending+uint64(info.NumAckPending))
+			// That of a source that does not run here this time is there all the same.
+			idle := slices.ContainsFunc(m.cfg.Manifests.Triggers, func(t *manifest.Trigger) bool { return consumerName(t.Ref()) == info.Name && m.idles(t) })
+			if !idle {
+				m.log.Warn("trigger is gone from the manifests", "broker", b.ref.String(), "trigger", info.Name,
+					"undelivered", info.NumPending+uint64(info.NumAckPending))
+			}
 			if err := stream.DeleteConsumer(ctx, info.Name); err != nil {
 				return fmt.Errorf("drop trigger %s of Broker %s: %w", info.Name, b.ref, err)
 			}
@@ -270,6 +274,7 @@ type TriggerStatus struct {
 	Delivered    int64
 	Retried      int64 // attempts that failed and are made again
 	DeadLettered int64
+	Dropped      int64 // not delivered and not kept, as the Trigger says
 }
 
 // Failure is one attempt that failed.
@@ -293,7 +298,7 @@ func (m *Mesh) Status() Status {
 		s.Triggers = append(s.Triggers, TriggerStatus{
 			Trigger: t.ref, Broker: t.broker.ref, Subscriber: t.address,
 			Pending: t.pending.Load(), InFlight: int64(len(t.slots)),
-			Delivered: t.delivered.Load(), Retried: t.retried.Load(), DeadLettered: t.deadLettered.Load(),
+			Delivered: t.delivered.Load(), Retried: t.retried.Load(), DeadLettered: t.deadLettered.Load(), Dropped: t.dropped.Load(),
 		})
 	}
 	return s

@@ -1,8 +1,10 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/internal/mesh"
 )
 
 // inBubble runs a test that has a mesh on the clock of testing/synctest. NATS
@@ -181,6 +184,52 @@ func TestASourceThatIsNotOptedIn(t *testing.T) {
 	idle(t, m)
 	if s := m.Status(); len(s.Triggers) != 2 || s.Triggers[1].Delivered != 1 {
 		t.Errorf("status %+v, want a tick delivered", s)
+	}
+	if err := m.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// Without it the next time, its Trigger is not gone; the log's is.
+	var log bytes.Buffer
+	cfg.Set, cfg.Log = nil, slog.New(slog.NewTextHandler(&log, nil))
+	cfg.Manifests = sourceManifests(t, brokerYAML, sheetYAML(""))
+	m, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if text := log.String(); strings.Count(text, "gone from the manifests") != 1 || !strings.Contains(text, "trigger=iot_log") {
+		t.Errorf("the log is\n%s\nwant that of Trigger iot/log alone said to be gone", text)
+	}
+}
+
+// A tick that cannot be answered is no dead letter where its Trigger says so: the
+// next one reads the same.
+func TestATickThatFailedIsNotKept(t *testing.T) {
+	cfg := Config{
+		Dir: t.TempDir(),
+		Functions: handlers(map[string]function.Handler{"sheet": func(context.Context, event.Event) ([]event.Event, error) {
+			return nil, mesh.Permanentf("the sheet is away")
+		}}),
+		Manifests: sourceManifests(t, brokerYAML, strings.Replace(sheetYAML(""), "kind: Trigger\nmetadata: {name: sheet, namespace: iot}",
+			"kind: Trigger\nmetadata: {name: sheet, namespace: iot, annotations: {"+manifest.Keeps+": nothing}}", 1)),
+		Set: map[manifest.Ref]map[string]string{sheetRef: {"SHEET": "placements.csv"}},
+	}
+	m := open(t, cfg)
+	if err := m.Tick(t.Context(), sheetRef); err != nil {
+		t.Fatal(err)
+	}
+	idle(t, m)
+	s := m.Status()
+	if len(s.Triggers) != 1 || s.Triggers[0].Dropped != 1 || s.Triggers[0].DeadLettered != 0 || s.Triggers[0].Pending != 0 {
+		t.Errorf("triggers %+v, want a tick dropped", s.Triggers)
+	}
+	if len(s.Failures) != 1 || s.Failures[0].Text != "the sheet is away" {
+		t.Errorf("failures %+v", s.Failures)
+	}
+	if n, err := m.DeadLetters().Count(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d dead letters, %v", n, err)
 	}
 }
 

@@ -61,12 +61,13 @@ type trigger struct {
 	address    string // of the subscriber
 	sink       subscriber
 	delivery   delivery
+	keepsNone  bool // what cannot be delivered is no dead letter
 	slots      chan struct{}
 	bytes      *semaphore.Weighted
 	consumer   jetstream.Consumer
 	messages   *puller
 
-	pending, delivered, retried, deadLettered atomic.Int64
+	pending, delivered, retried, deadLettered, dropped atomic.Int64
 
 	mu      sync.Mutex
 	failing map[uint64]*failure // events that failed, by their sequence in the stream
@@ -91,7 +92,7 @@ func (m *Mesh) newTrigger(set manifest.Set, spec *manifest.Trigger) (*trigger, e
 		mesh: m, ref: spec.Ref(), broker: m.brokers[spec.BrokerOf()],
 		log:     m.log.With("trigger", spec.Ref().String()),
 		bytes:   semaphore.NewWeighted(inFlightBytes),
-		failing: map[uint64]*failure{},
+		failing: map[uint64]*failure{}, keepsNone: spec.Annotations[manifest.Keeps] == "nothing",
 	}
 	if t.broker == nil {
 		return nil, fault(fmt.Errorf("there is no Broker %s", spec.BrokerOf()))
@@ -328,6 +329,11 @@ func (t *trigger) attempt(ctx context.Context, e event.Event, ttl int32) (result
 // keeps it where there is none or the sink fails too. e is nil if it cannot
 // be read.
 func (t *trigger) settle(ctx context.Context, msg *nats.Msg, seq uint64, f *failure, e *event.Event) {
+	if t.keepsNone {
+		t.dropped.Add(1)
+		t.done(msg, seq)
+		return
+	}
 	if t.sink != nil && e != nil {
 		dead := e.Clone()
 		dead.SetExtension(extErrorDest, f.cause.Destination)

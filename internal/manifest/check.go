@@ -20,7 +20,9 @@ const (
 	// products. Nobody here has to read them, and they may come from outside.
 	Outputs = "telemesh.dev/outputs"
 	// Keeps, on a Trigger, is "everything": its subscriber keeps whatever comes and
-	// makes nothing of it, so that what it alone reads is read by nobody.
+	// makes nothing of it, so that what it alone reads is read by nobody. Or it is
+	// "nothing": what cannot be delivered is not worth keeping, as a tick is not
+	// that another one follows.
 	Keeps = "telemesh.dev/keeps"
 	// Ends, on a Trigger, says why a circle of events that goes through it comes to
 	// an end.
