@@ -172,6 +172,9 @@ func (in *instance) control() http.Handler {
 	mux.HandleFunc("GET /idle", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, in.mesh.Idle(r.Context()))
 	})
+	mux.HandleFunc("GET /sheets/placements", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, in.placementsSheet())
+	})
 	mux.HandleFunc("POST /sheets/read", func(w http.ResponseWriter, r *http.Request) {
 		readings, err := in.readSheets(r.Context())
 		if err == nil {

@@ -62,13 +62,14 @@ func TestWhatMeasuresNothingIsKept(t *testing.T) {
 // a function reads it or not; what a Trigger brings to a second Broker is seen
 // there too. Of events with readings only the attributes are kept.
 func TestLogOfEveryBroker(t *testing.T) {
-	in := openFolder(t, t.TempDir())
-	if err := in.load(t.Context(), sheets{
+	in, err := (&options{data: t.TempDir()}).open(t.Context(), sheets{
 		placements: write(t, filepath.Join(t.TempDir(), "placements.csv"), "device_id,tenant_id,valid_from\nd1,tenant-a,2026-01-01T00:00:00Z\n"),
 		customers:  write(t, filepath.Join(t.TempDir(), "customers.csv"), "customer_id,name\ntenant-a,School\n"),
-	}); err != nil {
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer in.close()
 	post := func(url, contentType, body string, header map[string]string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
@@ -117,6 +118,8 @@ func TestLogOfEveryBroker(t *testing.T) {
 		"analytics/analytics|telemetry.enriched|false|1|true|true",
 		"crm/crm|customers.changed|true|1|true|true",
 		"crm/crm|customers.recorded|true|1|true|true",
+		"crm/crm|dev.knative.sources.ping|false|1|false|true",
+		"iot/iot|dev.knative.sources.ping|false|1|false|true",
 		"iot/iot|placements.changed|true|1|true|true",
 		"iot/iot|placements.recorded|true|1|true|true",
 		"iot/iot|telemetry.enriched|false|1|true|true",

@@ -145,7 +145,7 @@ func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 		Warehouse: in.warehouse, Set: overrides, Log: in.log,
 	}
 	if err := in.start(ctx); err != nil {
-		return nil, err
+		return nil, s.named(err)
 	}
 	if in.found, err = in.tally(ctx); err != nil {
 		return nil, err

@@ -1,14 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
+	"net/http"
+	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -18,8 +23,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	outputport "github.com/telemesh/telemesh/functions/output-port/port"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/placements"
 	"github.com/telemesh/telemesh/internal/sheet"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/products"
@@ -48,7 +55,9 @@ func placementsPlan() *cobra.Command {
 		Long: `Compares a sheet of placements (CSV: device_id, tenant_id, building, floor, room,
 persons, outside_co2, valid_from, valid_to; all rows, as --placements takes it)
 with what is stored, and says for each device and interval which readings would
-go from which tenant to which, or get another place, and which views show it.`,
+go from which tenant to which, or get another place, and which views show it.
+Rows that would be refused are named, and so is what stays because of them; and
+how many readings still follow an earlier change.`,
 		Example: `  telemesh placements plan placements.csv`,
 		Args:    arguments(cobra.ExactArgs(1), "the sheet of placements, a CSV"),
 		RunE: func(cmd *cobra.Command, files []string) error {
@@ -64,7 +73,7 @@ go from which tenant to which, or get another place, and which views show it.`,
 				if asJSON {
 					out := json.NewEncoder(cmd.OutOrStdout())
 					out.SetIndent("", "  ")
-					return out.Encode(p)
+					return out.Encode(p.Plan)
 				}
 				return p.write(cmd.OutOrStdout())
 			})
@@ -88,10 +97,11 @@ func placementsApply() *cobra.Command {
 and the readings inside the changed intervals are stamped and joined anew. Ended
 in the middle, the repair goes on by itself when the mesh runs again.
 
-A sheet that the mesh reads by itself (--placements of telemesh up, sheet-source)
-is the truth the next time it is read: change that one, not a copy.
+A sheet that the telemesh of the folder reads by itself (--placements of telemesh
+up) is the truth the next time it is read: such a file is read now, and another
+one is refused.
 
-Exits 1 if not all readings followed.`,
+Exits 1 if not all readings followed, those of an earlier change included.`,
 		Example: `  telemesh placements apply placements.csv`,
 		Args:    arguments(cobra.ExactArgs(1), "the sheet of placements, a CSV"),
 		RunE: func(cmd *cobra.Command, files []string) (err error) {
@@ -122,237 +132,129 @@ func (z *zone) flag(cmd *cobra.Command) {
 
 func (z zone) location() (*time.Location, error) { return (&sheets{zone: string(z)}).location() }
 
-// plan is what a sheet would change.
-type plan struct {
-	New     int      `json:"new"` // placements
-	Changed int      `json:"changed"`
-	Deleted int      `json:"deleted"`
-	Refused []string `json:"refused,omitempty"` // rows of the sheet
-	Moves   []move   `json:"moves"`             // by device and time
-	Views   []string `json:"views,omitempty"`   // that show other rows then
-	Tenants []string `json:"tenants,omitempty"` // who sees other rows then
-
-	changes []mesh.Placement
-}
-
-// move is an interval of a device that would be another tenant's, or have
-// another place.
-type move struct {
-	DeviceID string        `json:"device_id"`
-	From     mesh.Instant  `json:"from"`
-	To       *mesh.Instant `json:"to,omitempty"`  // nil: open
-	Now      string        `json:"now,omitempty"` // tenant; empty: nobody
-	Then     string        `json:"then,omitempty"`
-	Place    bool          `json:"place"` // it, or what is known of it, is another
-	Rows     int64         `json:"rows"`  // readings
-}
-
-func planPlacements(ctx context.Context, w warehouse.Warehouse, file string, zone *time.Location) (*plan, error) {
+// readPlacements reads the file. Tenants that are no customers are warned of as
+// sheet-source does.
+func readPlacements(ctx context.Context, ports *http.Client, file string, zone *time.Location) (none sheet.Sheet[mesh.Placement], err error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return none, hint(err, "the sheet of placements is a CSV; what is stored is written as one by `telemesh query --format csv 'FROM iot_metadata.placements'`")
 	}
 	defer f.Close()
+	if file, err = filepath.Abs(file); err != nil {
+		return none, err // findings name a sheet by a name that holds everywhere
+	}
 	grid, err := sheet.ReadCSV(file, f)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	grid.Zone = zone
 	read, err := sheet.Placements.Read(grid)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return none, fmt.Errorf("%s: %w", file, err)
 	}
-	stored, err := storedPlacements(ctx, w)
+	known, err := sheet.NewPort(sheet.Customers, ports, customersAt.port, appliedBy)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	last, err := scalar(ctx, w, "SELECT greatest(count(*), coalesce(max(version), 0)) FROM iot_metadata_internal.placements")
-	if err != nil {
-		return nil, err
+	customers, err := known.Rows(ctx)
+	if len(customers) > 0 { // else nobody keeps them here
+		sheet.WarnOfTenants(&read, customers)
 	}
-	p := &plan{changes: sheet.Placements.Changes(read, stored, last)}
-	for _, f := range read.Findings {
-		if f.Severity == mesh.SeverityError {
-			p.Refused = append(p.Refused, sheet.Describe(f))
-		}
-	}
-	before, after := map[string]map[mesh.Instant]mesh.Placement{}, map[string]map[mesh.Instant]mesh.Placement{}
-	add := func(to map[string]map[mesh.Instant]mesh.Placement, q mesh.Placement) {
-		if to[q.DeviceID] == nil {
-			to[q.DeviceID] = map[mesh.Instant]mesh.Placement{}
-		}
-		to[q.DeviceID][q.ValidFrom] = q
-	}
-	for _, q := range stored {
-		add(before, q)
-		add(after, q)
-	}
-	devices := map[string]bool{}
-	for _, q := range p.changes {
-		devices[q.DeviceID] = true
-		_, was := before[q.DeviceID][q.ValidFrom]
-		switch {
-		case q.Deleted:
-			p.Deleted++
-			delete(after[q.DeviceID], q.ValidFrom)
-			continue
-		case was:
-			p.Changed++
-		default:
-			p.New++
-		}
-		add(after, q)
-	}
-	for _, device := range slices.Sorted(maps.Keys(devices)) {
-		p.Moves = append(p.Moves, moves(device, before[device], after[device])...)
-	}
-	if err := p.count(ctx, w); err != nil {
-		return nil, err
-	}
-	return p, p.see()
+	return read, err
 }
 
-func storedPlacements(ctx context.Context, w warehouse.Warehouse) (stored []mesh.Placement, err error) {
-	rows, err := w.Query(ctx, "SELECT device_id, tenant_id, building, floor, room, persons, outside_co2, valid_from, valid_to, version FROM iot_metadata.placements")
+// appliedBy is the source of what apply tells.
+const appliedBy = "placements-apply"
+
+// portsOf serves the output ports of a warehouse as their Services do, also where
+// no mesh runs.
+func portsOf(w warehouse.Warehouse) (*http.Client, error) {
+	all, err := contract.Load(products.FS)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read contracts: %w", err)
 	}
-	for row, err := range rows.All {
+	hosts := outputPorts{}
+	for _, at := range []source{placementsAt, customersAt} {
+		u, err := url.Parse(at.port)
 		if err != nil {
 			return nil, err
 		}
-		var q mesh.Placement
-		q.DeviceID, q.TenantID = row[0].(string), row[1].(string)
-		q.Building, _ = row[2].(string)
-		q.Floor, _ = row[3].(string)
-		q.Room, _ = row[4].(string)
-		if n, ok := row[5].(int64); ok {
-			q.Persons = &n
-		}
-		if f, ok := row[6].(float64); ok {
-			q.OutsideCO2 = &f
-		}
-		q.ValidFrom = mesh.At(row[7].(time.Time))
-		if to, ok := row[8].(time.Time); ok {
-			at := mesh.At(to)
-			q.ValidTo = &at
-		}
-		q.Version = row[9].(int64)
-		stored = append(stored, q)
-	}
-	return stored, nil
-}
-
-// moves compares the placements of a device by the pieces of time that all
-// their beginnings and ends make.
-func moves(device string, before, after map[mesh.Instant]mesh.Placement) (out []move) {
-	var cuts []mesh.Instant
-	for _, rows := range []map[mesh.Instant]mesh.Placement{before, after} {
-		for from, q := range rows {
-			cuts = append(cuts, from)
-			if q.ValidTo != nil {
-				cuts = append(cuts, *q.ValidTo)
+		schema := map[source]string{placementsAt: "iot_metadata", customersAt: "customers"}[at]
+		var tables []contract.Table
+		for _, p := range all {
+			if p.Schema != schema {
+				continue
+			}
+			for _, t := range p.Tables {
+				if t.Schema == schema {
+					tables = append(tables, t)
+				}
 			}
 		}
+		hosts[u.Host] = outputport.New(tables, w, slog.New(slog.DiscardHandler))
 	}
-	slices.Sort(cuts)
-	cuts = slices.Compact(cuts)
-	at := func(rows map[mesh.Instant]mesh.Placement, t mesh.Instant) (q mesh.Placement) {
-		for _, row := range rows {
-			if row.ValidFrom <= t && (row.ValidTo == nil || t < *row.ValidTo) {
-				q = row
-			}
-		}
-		return q
-	}
-	for i, from := range cuts {
-		now, then := at(before, from), at(after, from)
-		m := move{DeviceID: device, From: from, Now: now.TenantID, Then: then.TenantID}
-		m.Place = now.Building != then.Building || now.Floor != then.Floor || now.Room != then.Room ||
-			!equal(now.Persons, then.Persons) || !equal(now.OutsideCO2, then.OutsideCO2)
-		if i+1 < len(cuts) {
-			m.To = &cuts[i+1]
-		}
-		if m.Now == m.Then && !m.Place {
-			continue
-		}
-		if n := len(out); n > 0 && out[n-1].To != nil && *out[n-1].To == from && out[n-1].Now == m.Now && out[n-1].Then == m.Then && out[n-1].Place == m.Place {
-			out[n-1].To = m.To
-			continue
-		}
-		out = append(out, m)
-	}
-	return out
+	return &http.Client{Transport: hosts}, nil
 }
 
-func equal[T comparable](a, b *T) bool {
-	return a == nil && b == nil || a != nil && b != nil && *a == *b
+// outputPorts are the handlers of Services by their host.
+type outputPorts map[string]http.Handler
+
+func (o outputPorts) RoundTrip(r *http.Request) (*http.Response, error) {
+	handler := o[r.URL.Host]
+	if handler == nil {
+		return nil, fmt.Errorf("there is no output port %s", r.URL.Host)
+	}
+	w := &answer{header: http.Header{}, status: http.StatusOK}
+	handler.ServeHTTP(w, r)
+	return &http.Response{StatusCode: w.status, Status: http.StatusText(w.status), Header: w.header, Body: io.NopCloser(&w.body), Request: r}, r.Context().Err()
 }
 
-// maxCounted bounds a statement that counts the rows of moves.
-const maxCounted = 500
-
-// inMoves joins the readings of moves: m.n is the number of the move.
-func inMoves(moves []move, first int) string {
-	var list strings.Builder
-	for i, m := range moves {
-		if i > 0 {
-			list.WriteString(" UNION ALL ")
-		}
-		to := "TIMESTAMP '9999-12-31 23:59:59.999999'"
-		if m.To != nil {
-			to = fmt.Sprintf("make_timestamp(%d)", int64(*m.To))
-		}
-		then := "CAST(NULL AS VARCHAR)"
-		if m.Then != "" {
-			then = quoted(m.Then)
-		}
-		fmt.Fprintf(&list, "SELECT %d AS n, %s AS device_id, make_timestamp(%d) AS since, %s AS until, %s AS tenant_id", first+i, quoted(m.DeviceID), int64(m.From), to, then)
-	}
-	return "FROM (" + list.String() + ") AS m JOIN iot_telemetry.readings AS r ON r.device_id = m.device_id AND r.observed_at >= m.since AND r.observed_at < m.until"
+// answer is a handler's answer in memory.
+type answer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
 }
 
-func (p *plan) count(ctx context.Context, w warehouse.Warehouse) error {
-	for first := 0; first < len(p.Moves); first += maxCounted {
-		some := p.Moves[first:min(first+maxCounted, len(p.Moves))]
-		rows, err := w.Query(ctx, "SELECT m.n, count(*) "+inMoves(some, first)+" GROUP BY m.n")
-		if err != nil {
-			return err
-		}
-		for row, err := range rows.All {
-			if err != nil {
-				return err
-			}
-			p.Moves[row[0].(int64)].Rows = row[1].(int64)
-		}
-	}
-	return nil
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(status int)      { a.status = status }
+func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
+
+// change is a sheet of placements beside what is stored.
+type change struct {
+	*placements.Plan
+	read   sheet.Sheet[mesh.Placement]
+	port   *sheet.Port[mesh.Placement]
+	client *http.Client // of the output ports
 }
 
-// behind counts the readings that are not the tenant's yet whose they are to be.
-func (p *plan) behind(ctx context.Context, w warehouse.Warehouse) (n int64, err error) {
-	for some := range slices.Chunk(p.Moves, maxCounted) {
-		one, err := scalar(ctx, w, "SELECT count(*) "+inMoves(some, 0)+" WHERE r.tenant_id IS DISTINCT FROM m.tenant_id")
-		if err != nil {
-			return 0, err
-		}
-		n += one
+func planPlacements(ctx context.Context, w warehouse.Warehouse, file string, zone *time.Location) (*change, error) {
+	client, err := portsOf(w)
+	if err != nil {
+		return nil, err
 	}
-	return n, nil
+	read, err := readPlacements(ctx, client, file, zone)
+	if err != nil {
+		return nil, err
+	}
+	c := &change{read: read, client: client}
+	if c.port, err = sheet.NewPort(sheet.Placements, client, placementsAt.port, appliedBy); err != nil {
+		return nil, err
+	}
+	stored, err := c.port.Rows(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.Plan = placements.Make(read, stored)
+	if err := c.Count(ctx, w); err != nil {
+		return nil, err
+	}
+	return c, c.see()
 }
 
-// see finds who sees the change and where.
-func (p *plan) see() error {
-	seen := map[string]bool{}
-	for _, m := range p.Moves {
-		for _, tenant := range []string{m.Now, m.Then} {
-			if tenant != "" && m.Rows > 0 {
-				seen[tenant] = true
-			}
-		}
-	}
-	p.Tenants = slices.Sorted(maps.Keys(seen))
-	if len(seen) == 0 {
+// see finds where the change is seen.
+func (c *change) see() error {
+	if len(c.Tenants) == 0 {
 		return nil
 	}
 	all, err := contract.Load(products.FS)
@@ -362,25 +264,36 @@ func (p *plan) see() error {
 	for _, product := range all {
 		for _, v := range product.Views {
 			if strings.Contains(v.SQL, "iot_analytics.readings") || strings.Contains(v.SQL, "iot_telemetry.readings") {
-				p.Views = append(p.Views, v.Schema+"."+v.Name)
+				c.Views = append(c.Views, v.Schema+"."+v.Name)
 			}
 		}
 	}
 	return nil
 }
 
-func (p *plan) write(out io.Writer) error {
-	for _, refused := range p.Refused {
-		fmt.Fprintf(out, "refused: %s\n", refused)
+func (c *change) write(out io.Writer) error {
+	for _, refused := range c.Refused {
+		fmt.Fprintf(out, "refused: %s\n", plain(refused))
 	}
-	if len(p.changes) == 0 {
+	for _, warning := range c.Warnings {
+		fmt.Fprintf(out, "warning: %s\n", plain(warning))
+	}
+	for _, held := range c.HeldBack {
+		fmt.Fprintf(out, "held back: device %s from %s is not deleted, nor is its device changed, while a refused row may be about it\n", plain(held.DeviceID), held.From)
+	}
+	if c.Behind > 0 {
+		fmt.Fprintf(out, "%d readings still follow an earlier change: `telemesh placements apply` waits for them\n", c.Behind)
+	}
+	if c.Empty() {
 		_, err := fmt.Fprintln(out, "nothing changes")
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DEVICE\tFROM\tTO\tTENANT NOW\tTHEN\tPLACE\tREADINGS")
+	if len(c.Moves) > 0 {
+		fmt.Fprintln(table, "DEVICE\tFROM\tTO\tTENANT NOW\tTHEN\tPLACE\tREADINGS")
+	}
 	hands := map[[2]string]int64{}
-	for _, m := range p.Moves {
+	for _, m := range c.Moves {
 		to, place := "(open)", ""
 		if m.To != nil {
 			to = m.To.String()
@@ -394,17 +307,22 @@ func (p *plan) write(out io.Writer) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\nplacements  %d new, %d changed, %d deleted\n", p.New, p.Changed, p.Deleted)
+	if len(c.Moves) > 0 {
+		fmt.Fprintln(out)
+	}
+	fmt.Fprintf(out, "placements  %d new, %d changed, %d deleted\n", c.New, c.Changed, c.Deleted)
 	for _, pair := range slices.SortedFunc(maps.Keys(hands), func(a, b [2]string) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) }) {
 		what := fmt.Sprintf("from %s to %s", holder(pair[0]), holder(pair[1]))
 		if pair[0] == pair[1] {
 			what = "of " + holder(pair[0]) + " get another place"
 		}
-		fmt.Fprintf(out, "readings    %d %s\n", hands[pair], what)
+		if hands[pair] > 0 {
+			fmt.Fprintf(out, "readings    %d %s\n", hands[pair], what)
+		}
 	}
-	if len(p.Views) > 0 {
-		fmt.Fprintf(out, "views       %s\n", strings.Join(p.Views, ", "))
-		fmt.Fprintf(out, "tenants     %s\n", strings.Join(p.Tenants, ", "))
+	if len(c.Views) > 0 {
+		fmt.Fprintf(out, "views       %s\n", strings.Join(c.Views, ", "))
+		fmt.Fprintf(out, "tenants     %s\n", strings.Join(c.Tenants, ", "))
 	}
 	return nil
 }
@@ -416,51 +334,108 @@ func holder(tenant string) string {
 	return plain(tenant)
 }
 
+// applyPlacements makes the file what holds. Nothing is said to be done before
+// the placements that are stored are those of the file and all readings follow
+// them.
 func (r *running) applyPlacements(ctx context.Context, file string, zone *time.Location, out io.Writer) error {
-	p, err := planPlacements(ctx, r.warehouse, file, zone)
+	mine, err := r.readsPlacements(ctx, file)
 	if err != nil {
 		return err
 	}
-	if err := p.write(out); err != nil {
+	c, err := planPlacements(ctx, r.warehouse, file, zone)
+	if err != nil {
 		return err
 	}
-	if len(p.changes) == 0 {
-		// What an earlier call began and did not end is repaired all the same.
-		return r.idle(ctx)
+	if err := c.write(out); err != nil {
+		return err
 	}
 	began := time.Now()
-	for _, e := range sheet.Placements.Events("placements-apply", p.changes) {
-		if err := r.post(ctx, e); err != nil {
+	if mine {
+		// One process tells of a sheet: two would give one version to two contents.
+		if err := r.tellSheets(ctx); err != nil {
 			return err
 		}
+	} else {
+		events, err := c.port.Changes(ctx, c.read)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if err := r.post(ctx, e); err != nil {
+				return err
+			}
+		}
 	}
-	all, err := p.behind(ctx, r.warehouse)
-	if err != nil {
-		return err
+	all := c.Behind
+	for _, m := range c.Moves {
+		if m.Now != m.Then {
+			all += m.Rows
+		}
 	}
 	var bar *progressbar.ProgressBar
-	if term.IsTerminal(int(os.Stderr.Fd())) {
+	if all > 0 && term.IsTerminal(int(os.Stderr.Fd())) {
 		bar = progressbar.Default(all, "readings")
 	}
-	var left int64
+	var unlike, left int64
 	missing := func() (int, error) {
-		n, err := p.behind(ctx, r.warehouse)
-		if err == nil && bar != nil {
-			bar.Set64(all - n)
+		if unlike, err = c.unlike(ctx); err != nil {
+			return 0, err
 		}
-		left = n
-		return int(n), err
+		if left, err = placements.Behind(ctx, r.warehouse); err != nil {
+			return 0, err
+		}
+		if bar != nil && unlike == 0 {
+			bar.Set64(max(all-left, 0))
+		}
+		return int(unlike + left), nil
 	}
 	if err := r.wait(ctx, missing); err != nil {
 		return err
 	}
-	if left > 0 {
-		return hint(fmt.Errorf("%d readings did not follow", left), "`telemesh deadletters list` shows what failed; `telemesh prove` names the rows")
+	const causes = "`telemesh deadletters list` shows what failed; another source (a sheet that `telemesh up` or a cluster reads) may have changed the same rows meanwhile: " +
+		"`telemesh placements plan` says what differs now, and `telemesh prove` names the rows"
+	switch {
+	case unlike > 0:
+		return hint(fmt.Errorf("%d placements are not stored as the sheet has them", unlike), causes)
+	case left > 0:
+		return hint(fmt.Errorf("%d readings did not follow", left), causes)
 	}
 	// What is joined follows.
-	if err := r.idle(ctx); err != nil {
+	if err := r.idle(ctx); err != nil || c.Empty() && c.Behind == 0 {
 		return err
 	}
 	_, err = fmt.Fprintf(out, "\ndone        in %.1f s\n", time.Since(began).Seconds())
 	return err
+}
+
+// unlike counts the placements that are not stored as the sheet has them.
+func (c *change) unlike(ctx context.Context) (int64, error) {
+	now, err := sheet.NewPort(sheet.Placements, c.client, placementsAt.port, appliedBy) // knows only what is stored
+	if err != nil {
+		return 0, err
+	}
+	stored, err := now.Rows(ctx)
+	return int64(len(sheet.Placements.Changes(c.read, stored, 0))), err
+}
+
+// readsPlacements says whether the process that holds the folder reads the file
+// by itself. It is an error if it reads another sheet: that one would undo what
+// the file says, the next time it is read.
+func (r *running) readsPlacements(ctx context.Context, file string) (bool, error) {
+	if r.placementsSheet == nil {
+		return false, nil
+	}
+	at, err := r.placementsSheet(ctx)
+	if err != nil || at == "" {
+		return false, err
+	}
+	own, err := os.Stat(at)
+	if err == nil {
+		given, err := os.Stat(file)
+		if err == nil && os.SameFile(own, given) {
+			return true, nil
+		}
+	}
+	return false, hint(fmt.Errorf("the telemesh that runs on this folder reads its placements from %s: what %s says would be undone within a minute", at, file),
+		"change %s itself and run `telemesh sheets read`, or start that telemesh without this sheet", at)
 }

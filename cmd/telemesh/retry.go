@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,11 @@ type running struct {
 	broker    string                      // where events of broker iot/iot go in
 	idle      func(context.Context) error // waits until nothing is on its way
 	close     func() error
+
+	// Of another process that holds the folder, else nil: which sheet of
+	// placements it reads by itself (empty: none), and how it is told to.
+	placementsSheet func(context.Context) (string, error)
+	tellSheets      func(context.Context) error
 }
 
 // run reaches the mesh of a folder, or starts it.
@@ -58,25 +64,44 @@ func (o *options) run(ctx context.Context) (*running, error) {
 
 // elsewhere reaches the process that holds a folder by what control serves.
 func elsewhere(client *http.Client) *running {
-	idle := func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://telemesh/idle", nil)
+	ask := func(ctx context.Context, method, path string) ([]byte, error) {
+		req, err := http.NewRequestWithContext(ctx, method, "http://telemesh/"+path, nil)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		resp, err := client.Do(req)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode >= 300 {
-			return function.StatusError(resp)
+			return nil, function.StatusError(resp)
 		}
-		return nil
+		return io.ReadAll(resp.Body)
+	}
+	idle := func(ctx context.Context) error {
+		_, err := ask(ctx, http.MethodGet, "idle")
+		return err
 	}
 	return &running{
 		warehouse: remote.Open("http://telemesh/warehouse", client, ""), client: client,
 		broker: "http://telemesh/brokers/iot/iot", idle: idle,
 		close: func() error { client.CloseIdleConnections(); return nil },
+		placementsSheet: func(ctx context.Context) (string, error) {
+			at, err := ask(ctx, http.MethodGet, "sheets/placements")
+			return string(at), err
+		},
+		tellSheets: func(ctx context.Context) error {
+			body, err := ask(ctx, http.MethodPost, "sheets/read")
+			if err != nil {
+				return err
+			}
+			var read sheetsReading
+			if err := json.Unmarshal(body, &read); err != nil {
+				return fmt.Errorf("read what changed: %w", err)
+			}
+			return read.err()
+		},
 	}
 }
 

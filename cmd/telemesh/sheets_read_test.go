@@ -60,7 +60,13 @@ func TestEditedSheetIsTakenWhileTheMeshRuns(t *testing.T) {
 	if err := os.Rename(placements, placements+".away"); err != nil {
 		t.Fatal(err)
 	}
-	read("0", "0", "1")
+	out, err := command(t.Context(), t, "sheets", "read", "--data", data).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "telemesh: sheet "+placements+" was not read: ") || !strings.Contains(string(out), "hint: ") {
+		t.Errorf("telemesh sheets read without the sheet: %v\n%s", err, out)
+	}
+	if got := rows(t, data, "SELECT device_id FROM iot_metadata.placements"); !cmp.Equal(got, []string{"d"}) {
+		t.Errorf("placements %v, want d", got)
+	}
 	stop(t, cmd)
 }
 
