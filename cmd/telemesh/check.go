@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -60,6 +61,9 @@ mapping that does not make of its examples what they say. Exits 1 if there is an
 			}
 			for _, f := range findings {
 				fmt.Fprintln(cmd.OutOrStdout(), f)
+			}
+			if len(findings) == 1 {
+				return errors.New("1 finding")
 			}
 			if len(findings) > 0 {
 				return fmt.Errorf("%d findings", len(findings))

@@ -21,6 +21,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
 // rejectedSQL is what the table of rejected messages says: rows are what was
@@ -250,7 +251,15 @@ func withWarehouse(ctx context.Context, data string, do func(warehouse.Warehouse
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(w), w.Close())
+	err = do(w)
+	if _, elsewhere := w.(*remote.Warehouse); elsewhere && err != nil && ctx.Err() == nil && !errors.As(err, new(hinted)) {
+		if client, gone := dialFolder(ctx, data); gone == nil {
+			client.CloseIdleConnections()
+		} else {
+			err = hint(fmt.Errorf("the telemesh that held %s ended meanwhile: %w", data, err), "run the command again: it opens the folder itself then")
+		}
+	}
+	return errors.Join(err, w.Close())
 }
 
 const noRejected = "no rejected messages"

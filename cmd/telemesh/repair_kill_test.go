@@ -19,7 +19,7 @@ func TestKilledRepairEndsTheSame(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills 20 processes")
 	}
-	args := sample(t, "--timeless", "0", "--duration", "48h")
+	args := sample(t, "--timeless", "0", "--duration", "12h")
 	before := filepath.Join(t.TempDir(), "before")
 	telemesh(t, append([]string{"replay", "--data", before}, args...)...)
 	// Every placement was another tenant's, and began an hour later.
