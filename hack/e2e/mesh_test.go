@@ -1,6 +1,7 @@
 // Package e2e shows on a real cluster what cannot be shown elsewhere: that the
 // manifests are what Knative takes, that the functions start from zero and go
-// back to it, and that the mesh gives there what it gives in one process.
+// back to it, and that the mesh gives there what it gives in one process, also
+// when the placements are corrected afterwards.
 //
 // hack/e2e.sh puts the mesh on a cluster and runs it; without a cluster its
 // test is skipped.
@@ -13,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -35,14 +37,15 @@ import (
 )
 
 // TestClusterGivesWhatOneProcessGives sends the same micro-batch through the
-// embedded runtime and through the cluster.
+// embedded runtime and through the cluster, and then lets both read the same
+// corrected sheet.
 func TestClusterGivesWhatOneProcessGives(t *testing.T) {
 	host, err := netip.ParseAddr(os.Getenv("E2E_HOST"))
 	if err != nil {
 		t.Skipf("no cluster: hack/e2e.sh sets E2E_HOST: %v", err)
 	}
 	s := newScenario(t)
-	wantJoined, wantRows := embedded(t, s)
+	wantJoined, wantRows, wantCorrected := embedded(t, s)
 	tenants := map[string]int{}
 	actions := map[string]int{}
 	for _, r := range wantJoined {
@@ -92,11 +95,18 @@ func TestClusterGivesWhatOneProcessGives(t *testing.T) {
 	if n := got.count(); n != 0 {
 		t.Errorf("%d readings came after all had", n)
 	}
-	for _, fault := range got.faults {
-		t.Error(fault)
-	}
 	if rows := countRows(t, store); rows != wantRows {
 		t.Errorf("rows in the warehouse: cluster %+v, embedded runtime %+v", rows, wantRows)
+	}
+
+	correct(t, s, host, set, store, wantCorrected)
+	for id := range got.reset() {
+		if !slices.Contains(wantCorrected.TelemetryAgain, id) {
+			t.Errorf("reading %s was joined again: its tenant is the same", id)
+		}
+	}
+	for _, fault := range got.faults {
+		t.Error(fault)
 	}
 }
 
@@ -111,7 +121,8 @@ func manifests(t *testing.T, more ...string) manifest.Set {
 	}
 	set, err := manifest.Load(
 		manifest.Folder{Name: "brokers", FS: brokers.FS}, manifest.Folder{Name: "triggers", FS: triggers.FS},
-		manifest.Folder{Name: "config", FS: config.FS}, manifest.Folder{Name: "test", FS: extra})
+		manifest.Folder{Name: "config", FS: config.FS}, manifest.Folder{Name: "config/sources", FS: config.Sources},
+		manifest.Folder{Name: "test", FS: extra})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +150,7 @@ spec:
 // the events of the last Broker a subscriber.
 func putOnCluster(t *testing.T, host netip.Addr, warehousePort, subscriberPort int) {
 	t.Helper()
-	kubectl(t, "", "delete", "service,endpointslice,trigger", "-A", "-l", mine+"=e2e")
+	kubectl(t, "", "delete", "service,endpointslice,trigger,ksvc,pingsource,serviceaccount,configmap", "-A", "-l", mine+"=e2e")
 	family := "IPv4"
 	if host.Is6() {
 		family = "IPv6"
@@ -192,14 +203,16 @@ func openWarehouse(t *testing.T) warehouse.Warehouse {
 	return db
 }
 
-// embedded gives what the mesh makes of the scenario in this process.
-func embedded(t *testing.T, s scenario) (map[string]mesh.JoinedReading, rows) {
+// embedded gives what the mesh makes of the scenario in this process, before
+// and after the correction.
+func embedded(t *testing.T, s scenario) (map[string]mesh.JoinedReading, rows, readings) {
 	t.Helper()
 	got := newSubscriber()
 	trigger := toSubscriber(netip.MustParseAddr("127.0.0.1"), serve(t, got))
 	store := openWarehouse(t)
 	m, err := local.Open(t.Context(), local.Config{
 		Dir: t.TempDir(), Manifests: manifests(t, trigger), Functions: functions.Table, Warehouse: store,
+		Set: map[manifest.Ref]map[string]string{sheetSource: {"PLACEMENTS_SHEET": newPage(t, s.corrected).at(netip.MustParseAddr("127.0.0.1"))}},
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -213,10 +226,31 @@ func embedded(t *testing.T, s scenario) (map[string]mesh.JoinedReading, rows) {
 		t.Fatal(err)
 	}
 	t.Logf("embedded: %d messages, %d readings joined and stored after %v", len(s.messages), got.count(), since(start))
+	joined, stored, before := got.reset(), countRows(t, store), readingsOf(t, store)
+
+	start = time.Now()
+	if err := m.Tick(t.Context(), sheetSource); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Idle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after := readingsOf(t, store)
+	withdrawn := len(before.Analytics) - len(after.Analytics)
+	moved := len(after.TelemetryAgain) - withdrawn
+	t.Logf("embedded: of %d readings %d moved and %d withdrawn after %v", len(after.Telemetry), moved, withdrawn, since(start))
+	if moved <= 0 || withdrawn <= 0 || moved+withdrawn > len(before.Analytics)/2 {
+		t.Fatal("the correction shows too little, or touches most of the readings")
+	}
+	for id, row := range before.Telemetry {
+		if changed := !gocmp.Equal(row, after.Telemetry[id]); changed != slices.Contains(after.TelemetryAgain, id) {
+			t.Errorf("reading %s was shown as %v, is as %v, but stored again: %t", id, row, after.Telemetry[id], !changed)
+		}
+	}
 	if len(got.faults) > 0 {
 		t.Fatal(strings.Join(got.faults, "\n"))
 	}
-	return got.reset(), countRows(t, store)
+	return joined, stored, after
 }
 
 // rows is how many rows stand where.
@@ -230,16 +264,22 @@ func countRows(t *testing.T, store warehouse.Warehouse) (r rows) {
 		"SELECT count(*) FROM iot_telemetry_internal.rejected":                &r.rejected,
 		"SELECT count(*) FROM iot_analytics_internal.readings":                &r.joined,
 	} {
-		answer, err := store.Query(t.Context(), sql)
+		*n = query(t, store, sql)[0][0].(int64)
+	}
+	return r
+}
+
+func query(t *testing.T, store warehouse.Warehouse, sql string) (rows [][]any) {
+	t.Helper()
+	answer, err := store.Query(t.Context(), sql)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, err := range answer.All {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for row, err := range answer.All {
-			if err != nil {
-				t.Fatal(err)
-			}
-			*n = row[0].(int64)
-		}
+		rows = append(rows, slices.Clone(row))
 	}
-	return r
+	return rows
 }

@@ -38,28 +38,48 @@ const (
 const patience = time.Minute
 
 // scenario is one device that three tenants' days pass by: nobody's at first,
-// then a school's, then an office's, with an action in each of their rooms.
+// then a school's, then an office's, with an action in each of their rooms. A
+// spare one is the school's for an afternoon. Then it turns out that the office
+// had the device for six hours in between, and that the spare one was nobody's.
 type scenario struct {
 	messages   [][]byte // one micro-batch
 	placements []mesh.Placement
+	corrected  []mesh.Placement // without version
 	actions    []mesh.Action
 	customers  []mesh.Customer
 }
 
 const (
 	batch  = 500 // BATCH_MAX_MESSAGES of config/telemetry-ingest.yaml
+	spares = 20  // of them are of the spare device
 	device = "925038/CO2-meter-SCD4x"
+	spare  = "spare"
 )
 
-// newScenario takes the first 500 messages of a real room, four days from
+// newScenario takes the first messages of a real room, four days from
 // 2022-10-06 13:23 on, or of one that is made up where the data set is not
 // there.
 func newScenario(t *testing.T) scenario {
+	school := mesh.Placement{DeviceID: device, TenantID: "school", Building: "T", Floor: "5", Room: "T5.38", Persons: ptr[int64](28), OutsideCO2: ptr(415.5)}
+	office := mesh.Placement{DeviceID: device, TenantID: "office", Building: "Kantoor", Room: "12"}
+	during := func(p mesh.Placement, version int64, from, to string) mesh.Placement {
+		p.Version, p.ValidFrom = version, at(t, from)
+		if to != "" {
+			p.ValidTo = ptr(at(t, to))
+		}
+		return p
+	}
 	s := scenario{
 		placements: []mesh.Placement{
-			{DeviceID: device, TenantID: "school", Building: "T", Floor: "5", Room: "T5.38", Persons: ptr[int64](28), OutsideCO2: ptr(415.5),
-				ValidFrom: at(t, "2022-10-06T14:00:00+02:00"), ValidTo: ptr(at(t, "2022-10-08T12:00:00+02:00")), Version: 1},
-			{DeviceID: device, TenantID: "office", Building: "Kantoor", Room: "12", ValidFrom: at(t, "2022-10-08T12:00:00+02:00"), Version: 2},
+			during(school, 1, "2022-10-06T14:00:00+02:00", "2022-10-08T12:00:00+02:00"),
+			during(office, 2, "2022-10-08T12:00:00+02:00", ""),
+			during(mesh.Placement{DeviceID: spare, TenantID: "school", Building: "T", Room: "T5.40"}, 3, "2022-10-07T08:00:00+02:00", ""),
+		},
+		corrected: []mesh.Placement{
+			during(school, 0, "2022-10-06T14:00:00+02:00", "2022-10-07T10:00:00+02:00"),
+			during(office, 0, "2022-10-07T10:00:00+02:00", "2022-10-07T16:00:00+02:00"),
+			during(school, 0, "2022-10-07T16:00:00+02:00", "2022-10-08T12:00:00+02:00"),
+			during(office, 0, "2022-10-08T12:00:00+02:00", ""),
 		},
 		actions: []mesh.Action{
 			{ActionID: "a1", TenantID: "school", Building: "T", Room: "T5.38", Action: "open window", TakenAt: at(t, "2022-10-07T09:00:00+02:00"), Version: 1},
@@ -70,15 +90,12 @@ func newScenario(t *testing.T) scenario {
 			{CustomerID: "office", Name: "Kantoor Zuid", Country: "NL", Version: 1},
 		},
 	}
+	s.messages = madeUp(spare, at(t, "2022-10-07T12:00:00+02:00"), spares)
 	data := cmp.Or(os.Getenv("TELEMESH_DATASETS"), filepath.Join(dataset.Root(t), "..", "shared", "data"))
 	path := filepath.Join(data, "indoor-air", "windesheim-b4b2022", "925038_raw_properties.csv")
 	if _, err := os.Stat(path); err != nil {
 		t.Logf("the Windesheim data set is not here, the messages are made up: %v", err)
-		for i := range batch {
-			when := s.placements[0].ValidFrom.Time().Add(time.Duration(i-4) * 10 * time.Minute)
-			s.messages = append(s.messages, fmt.Appendf(nil, `{"device_id":%q,"timestamp":%q,"metrics":{"co2__ppm":%d,"temp_in__degC":%.1f,"occupied":%t}}`,
-				device, when.Format(time.RFC3339), 400+i, 18+float64(i%50)/10, i%3 == 0))
-		}
+		s.messages = append(s.messages, madeUp(device, at(t, "2022-10-06T13:20:00+02:00"), batch-spares)...)
 		return s
 	}
 	f, err := feed.Open(path, feed.Columns{Device: []string{"id", "source"}, Time: "timestamp"})
@@ -95,6 +112,15 @@ func newScenario(t *testing.T) scenario {
 		}
 	}
 	return s
+}
+
+// madeUp gives messages of a device, one every ten minutes.
+func madeUp(device string, from mesh.Instant, n int) (messages [][]byte) {
+	for i := range n {
+		messages = append(messages, fmt.Appendf(nil, `{"device_id":%q,"timestamp":%q,"metrics":{"co2__ppm":%d,"temp_in__degC":%.1f,"occupied":%t}}`,
+			device, from.Time().Add(time.Duration(i)*10*time.Minute).Format(time.RFC3339), 400+i, 18+float64(i%50)/10, i%3 == 0))
+	}
+	return messages
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -121,7 +147,7 @@ func (s *scenario) tell(t *testing.T, client *http.Client) {
 	post("iot/iot", mesh.PlacementsChanged, mesh.Encode(mesh.Placements{Placements: s.placements}))
 	post("iot/iot", mesh.ActionsLogged, mesh.Encode(mesh.Actions{Actions: s.actions}))
 	post("crm/crm", mesh.CustomersChanged, mesh.Encode(mesh.Customers{Customers: s.customers}))
-	shown(t, client, placementsURL, s.placements, func(p mesh.Placement) string { return p.ValidFrom.String() })
+	shown(t, client, placementsURL, s.placements, func(p mesh.Placement) string { return p.DeviceID + p.ValidFrom.String() })
 	shown(t, client, actionsURL, s.actions, func(a mesh.Action) string { return a.ActionID })
 	shown(t, client, customersURL, s.customers, func(c mesh.Customer) string { return c.CustomerID })
 }
