@@ -171,6 +171,41 @@ func TestPortDeletesOnlyWhatWasShown(t *testing.T) {
 	}
 }
 
+// A finding that is told is told again when another reason or severity holds of
+// the same place, and taken back when none does; those that could not be looked
+// up stay.
+func TestPortFindings(t *testing.T) {
+	stored := sheetstest.NewPort(t, "placements")
+	port := newPort(t, http.DefaultClient, stored.URL)
+	of := func(reason string, severity mesh.Severity) sheet.Sheet[mesh.Placement] {
+		return sheet.Sheet[mesh.Placement]{Findings: []mesh.RejectedRow{{Sheet: "s", Row: 2, Column: "c", Reason: reason, Severity: severity}}}
+	}
+	for i, step := range []struct {
+		sheet sheet.Sheet[mesh.Placement]
+		told  int
+		want  []string
+	}{
+		{of("x", mesh.SeverityWarning), 1, []string{"2 c: x (warning)"}},
+		{of("x", mesh.SeverityWarning), 0, []string{"2 c: x (warning)"}},
+		{of("x", mesh.SeverityError), 1, []string{"2 c: x"}},
+		{of("y", mesh.SeverityError), 1, []string{"2 c: y"}},
+		{sheet.Sheet[mesh.Placement]{Unreadable: true}, 0, []string{"2 c: y"}},
+		{sheet.Sheet[mesh.Placement]{Unchecked: true}, 1, nil},
+		{of("x", mesh.SeverityWarning), 1, []string{"2 c: x (warning)"}},
+		{sheet.Sheet[mesh.Placement]{Unchecked: true}, 0, []string{"2 c: x (warning)"}},
+		{sheet.Sheet[mesh.Placement]{}, 1, nil},
+	} {
+		events, err := port.Changes(t.Context(), step.sheet)
+		if err != nil || len(events) != step.told {
+			t.Errorf("step %d: %v, %v, want %d events", i, types(events), err, step.told)
+		}
+		stored.Store(t, events...)
+		if diff := cmp.Diff(step.want, stored.Findings()); diff != "" {
+			t.Errorf("step %d: findings (-want +got):\n%s", i, diff)
+		}
+	}
+}
+
 // Another writer gave the same version out, and its rows came: what the port
 // shows counts, and not what was told and is overtaken.
 func TestPortWithAnotherWriter(t *testing.T) {

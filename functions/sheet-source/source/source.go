@@ -12,7 +12,8 @@
 //
 // A sheet that nobody may read any more, that is gone, or whose header cannot
 // be read is a finding about the sheet as a whole (row 0): nothing is known of
-// its rows, and what is stored stays. A service that does not answer is tried
+// its rows, and what is stored stays. So is one that has lost all its rows, unless
+// SHEETS_ALLOW_EMPTY says that it may. A service that does not answer is tried
 // again, within the tick for a while, then at the next one. What keeps one sheet
 // from being read does not keep the other.
 //

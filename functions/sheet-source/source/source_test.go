@@ -566,14 +566,22 @@ func TestSheetsDoNotKeepEachOther(t *testing.T) {
 // A server that takes the request and never answers, or begins to and stops, has
 // its share of the tick and no more: the other sheet is taken.
 func TestServerThatNeverAnswers(t *testing.T) {
-	for name, c := range map[string]struct{ placements, actions, want string }{
-		"placements": {"http://silent/p.csv", "http://server/a.csv", mesh.ActionsLogged},
-		"actions":    {"http://server/p.csv", "http://stuck/a.csv", mesh.PlacementsChanged},
-		"both":       {"http://silent/p.csv", "http://stuck/a.csv", ""},
+	for name, c := range map[string]struct{ placements, actions, port, want string }{
+		"placements":      {"http://silent/p.csv", "http://server/a.csv", "http://p", mesh.ActionsLogged},
+		"actions":         {"http://server/p.csv", "http://stuck/a.csv", "http://p", mesh.PlacementsChanged},
+		"both":            {"http://silent/p.csv", "http://stuck/a.csv", "http://p", ""},
+		"the output port": {"http://server/p.csv", "", "http://silent", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			placements, actions := sheetstest.NewPort(t, "placements"), sheetstest.NewPort(t, "actions")
 			client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+				if err := r.Context().Err(); err != nil {
+					return nil, err
+				}
+				if r.URL.Host == "silent" {
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				}
 				w := httptest.NewRecorder()
 				switch r.URL.Path {
 				case "/p.csv":
@@ -584,18 +592,14 @@ func TestServerThatNeverAnswers(t *testing.T) {
 					map[string]*sheetstest.Port{"p": placements, "a": actions}[r.URL.Host].ServeHTTP(w, r)
 				}
 				answer := w.Result()
-				switch r.URL.Host {
-				case "silent":
-					<-r.Context().Done()
-					return nil, r.Context().Err()
-				case "stuck":
+				if r.URL.Host == "stuck" {
 					answer.Body = io.NopCloser(io.MultiReader(answer.Body, untilDone{r.Context()}))
 				}
 				return answer, nil
 			})}
 			synctest.Test(t, func(t *testing.T) {
 				s, err := newSource(Config{
-					Placements: c.placements, Actions: c.actions, PlacementsPort: "http://p/placements", ActionsPort: "http://a/actions",
+					Placements: c.placements, Actions: c.actions, PlacementsPort: c.port + "/placements", ActionsPort: "http://a/actions",
 				}, client, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
