@@ -284,12 +284,16 @@ func (f *Fleet) ActionsUntil(until time.Time) []mesh.Action {
 			if in.open == in.shut || at.Before(f.Start) || !at.Before(until) {
 				continue
 			}
+			d := f.occupant(i, at)
+			if d == nil {
+				continue // who holds no device in a room sees no air to log for
+			}
 			r := &f.rooms[i]
 			a := mesh.Action{
 				ActionID: fmt.Sprintf("%s/%s/%s/%s", f.tenants[r.tenant].id, r.building, r.name, at.UTC().Format("20060102T1504Z")),
 				TenantID: f.tenants[r.tenant].id, Action: "window opened", TakenAt: mesh.At(at),
 			}
-			if d := f.occupant(i, at); r.airedByDevice && d != nil {
+			if r.airedByDevice {
 				a.DeviceID = d.id
 			} else {
 				a.Building, a.Room = r.building, r.name
