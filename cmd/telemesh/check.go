@@ -62,11 +62,8 @@ mapping that does not make of its examples what they say. Exits 1 if there is an
 			for _, f := range findings {
 				fmt.Fprintln(cmd.OutOrStdout(), f)
 			}
-			if len(findings) == 1 {
-				return errors.New("1 finding")
-			}
 			if len(findings) > 0 {
-				return fmt.Errorf("%d findings", len(findings))
+				return errors.New(counted(int64(len(findings)), "finding"))
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "ok: %d brokers, %d triggers, %d services, %d products, %d mappings\n",
 				len(set.Brokers), len(set.Triggers), len(set.Services), len(all), formats.Mappings()+len(customers))

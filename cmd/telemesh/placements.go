@@ -282,7 +282,11 @@ func (c *change) write(out io.Writer) error {
 		fmt.Fprintf(out, "held back: device %s from %s is not deleted, nor is its device changed, while a refused row may be about it\n", plain(held.DeviceID), held.From)
 	}
 	if c.Behind > 0 {
-		fmt.Fprintf(out, "%d readings still follow an earlier change: `telemesh placements apply` waits for them\n", c.Behind)
+		verb := "follow"
+		if c.Behind == 1 {
+			verb = "follows"
+		}
+		fmt.Fprintf(out, "%s still %s an earlier change: `telemesh placements apply` waits for it to be done\n", counted(c.Behind, "reading"), verb)
 	}
 	if c.Empty() {
 		_, err := fmt.Fprintln(out, "nothing changes")
@@ -325,6 +329,13 @@ func (c *change) write(out io.Writer) error {
 		fmt.Fprintf(out, "tenants     %s\n", strings.Join(c.Tenants, ", "))
 	}
 	return nil
+}
+
+func counted(n int64, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func holder(tenant string) string {
@@ -396,9 +407,9 @@ func (r *running) applyPlacements(ctx context.Context, file string, zone *time.L
 		"`telemesh placements plan` says what differs now, and `telemesh prove` names the rows"
 	switch {
 	case unlike > 0:
-		return hint(fmt.Errorf("%d placements are not stored as the sheet has them", unlike), causes)
+		return hint(fmt.Errorf("not stored as the sheet has it: %s", counted(unlike, "placement")), causes)
 	case left > 0:
-		return hint(fmt.Errorf("%d readings did not follow", left), causes)
+		return hint(fmt.Errorf("%s did not follow", counted(left, "reading")), causes)
 	}
 	// What is joined follows.
 	if err := r.idle(ctx); err != nil || c.Empty() && c.Behind == 0 {

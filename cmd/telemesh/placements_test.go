@@ -41,7 +41,7 @@ func TestInterruptedApplyIsTold(t *testing.T) {
 	// The warehouse of a mesh whose repair was not yet woken.
 	tamper(t, data, "UPDATE iot_metadata_internal.placements_current SET tenant_id = 'office'")
 	plan := telemesh(t, "placements", "plan", "--data", data, office)
-	if !strings.Contains(plan, "1 readings still follow an earlier change") || !strings.Contains(plan, "nothing changes") {
+	if !strings.Contains(plan, "1 reading still follows an earlier change") || !strings.Contains(plan, "nothing changes") {
 		t.Errorf("the plan:\n%s", plan)
 	}
 	var p placements.Plan
@@ -50,7 +50,7 @@ func TestInterruptedApplyIsTold(t *testing.T) {
 	}
 	// Nobody repairs what nobody told of: it must not be said to be done.
 	out, err := command(t.Context(), t, "placements", "apply", "--data", data, office).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "1 readings did not follow") || strings.Contains(string(out), "done ") ||
+	if err == nil || !strings.Contains(string(out), "1 reading did not follow") || strings.Contains(string(out), "done ") ||
 		!strings.Contains(string(out), "deadletters list") || !strings.Contains(string(out), "another source") {
 		t.Errorf("apply of what no repair follows: %v\n%s", err, out)
 	}
@@ -192,7 +192,7 @@ func TestApplyOfWhatAnotherSourceChanges(t *testing.T) {
 	}
 	var said strings.Builder
 	err = r.applyPlacements(t.Context(), office, nil, &said)
-	if err == nil || !strings.Contains(err.Error(), "1 placements are not stored as the sheet has them") || strings.Contains(said.String(), "done ") {
+	if err == nil || !strings.Contains(err.Error(), "not stored as the sheet has it: 1 placement") || strings.Contains(said.String(), "done ") {
 		t.Errorf("apply: %v\n%s", err, &said)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -86,6 +87,9 @@ func openFeeds(files []string, columns feed.Columns) ([]*feed.Feed, error) {
 				"for example --device-columns id,source --time-column timestamp")
 		}
 		f, err := feed.Open(file, columns)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, hint(err, "`telemesh replay` takes files of messages; `telemesh simulate --out FOLDER` makes some")
+		}
 		if err != nil {
 			return nil, err
 		}

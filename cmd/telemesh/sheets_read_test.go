@@ -1,12 +1,18 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
 const placementsHead = "device_id,tenant_id,room,valid_from,valid_to\n"
@@ -123,5 +129,54 @@ func TestSheetsAreSettings(t *testing.T) {
 	}
 	if overrides, err := o.overrides(set, sheets{zone: "Europe/Amsterdam"}); err != nil || len(overrides) != 1 {
 		t.Errorf("of a time zone alone: %v, %v; want what --set says", overrides, err)
+	}
+}
+
+// An interrupt while the other process reads is told as that, and that the other
+// process ends as that.
+func TestSheetsReadInterrupted(t *testing.T) {
+	data := t.TempDir()
+	path, err := socketPath(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil { // the second request
+			panic(http.ErrAbortHandler)
+		}
+		cancel()
+		<-over
+	})}
+	go server.Serve(listener)
+	cmd := root()
+	cmd.SetArgs([]string{"sheets", "read", "--data", data})
+	err = cmd.ExecuteContext(ctx)
+	if h := (hinted{}); !errors.As(err, &h) || err.Error() != "interrupted" {
+		t.Errorf("an interrupt: %v", err)
+	}
+	close(over)
+	cmd = root()
+	cmd.SetArgs([]string{"sheets", "read", "--data", data})
+	err = cmd.ExecuteContext(t.Context())
+	if h := (hinted{}); !errors.As(err, &h) || !strings.Contains(err.Error(), "ended meanwhile") {
+		t.Errorf("the other process ends: %v", err)
+	}
+
+	// So does a command that only looks.
+	err = withWarehouse(t.Context(), data, func(w warehouse.Warehouse) error {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+		_, err := w.Query(t.Context(), "SELECT 1")
+		return err
+	})
+	if h := (hinted{}); !errors.As(err, &h) || !strings.Contains(err.Error(), "that held "+data+" ended meanwhile") {
+		t.Errorf("the other process ends while it is asked: %v", err)
 	}
 }
