@@ -207,7 +207,9 @@ func (t *table[R]) read(ctx context.Context) (rows []R, last int64, err error) {
 			return nil, 0, fmt.Errorf("header %s: %w", name, err)
 		}
 	}
-	if shown >= t.last || time.Since(t.at) > forgetAfter {
+	// What has a later version was made by another writer, who knew what the port
+	// showed. Several events may carry one version, so that each row is waited for.
+	if shown > t.last || time.Since(t.at) > forgetAfter {
 		t.recent = nil
 	}
 	t.shown = map[string]bool{}
@@ -222,9 +224,11 @@ func (t *table[R]) read(ctx context.Context) (rows []R, last int64, err error) {
 		}
 		key := t.key(&row)
 		t.shown[key] = true
-		if _, newer := t.recent[key]; !newer {
-			rows = append(rows, row)
+		if told, ok := t.recent[key]; ok && *t.version(&row) < *t.version(&told) {
+			continue
 		}
+		delete(t.recent, key)
+		rows = append(rows, row)
 	}
 	for _, row := range t.recent {
 		if !*t.deleted(&row) {

@@ -1,6 +1,7 @@
 package sheet_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -203,6 +204,46 @@ func TestPortFindings(t *testing.T) {
 		if diff := cmp.Diff(step.want, stored.Findings()); diff != "" {
 			t.Errorf("step %d: findings (-want +got):\n%s", i, diff)
 		}
+	}
+}
+
+// Of the events of one change some are stored before the others: what the others
+// carry is not told again, and not deleted.
+func TestPortThatShowsAPartOfAChange(t *testing.T) {
+	stored := sheetstest.NewPort(t, "placements")
+	port := newPort(t, http.DefaultClient, stored.URL)
+	csv := head
+	for i := range 10_000 {
+		csv += fmt.Sprintf("d%05d,a,2026-01-01T00:00:00Z\n", i)
+	}
+	events := changes(t, port, csv)
+	if len(events) < 2 {
+		t.Fatalf("%d events, want several", len(events))
+	}
+	stored.Store(t, events[0])
+	if again := changes(t, port, csv); len(again) > 0 {
+		t.Errorf("when one of %d events is stored: %v, want nothing", len(events), types(again))
+	}
+	stored.Store(t, events[1:]...)
+	if again := changes(t, port, csv); len(again) > 0 {
+		t.Errorf("when all are stored: %v, want nothing", types(again))
+	}
+	// All of them have come: another row is told alone, and one taken out goes.
+	last := changes(t, port, strings.Replace(csv, "d00000,a", "e,a", 1))
+	stored.Store(t, last...)
+	if rows := stored.Rows("device_id"); len(last) != 1 || len(rows) != 10_000 || rows[0] != "d00001" || rows[9_999] != "e" {
+		t.Errorf("%d events, %d rows from %s, want d00000 gone and e come", len(last), len(rows), rows[0])
+	}
+}
+
+// A later version is another writer's, who took out what this one told.
+func TestPortOvertaken(t *testing.T) {
+	stored := sheetstest.NewPort(t, "placements")
+	one, other := newPort(t, http.DefaultClient, stored.URL), newPort(t, http.DefaultClient, stored.URL)
+	stored.Store(t, changes(t, one, head+"d,a,2026-01-01T00:00:00Z\n")...)
+	stored.Store(t, changes(t, other, head)...)
+	if rows, err := one.Rows(t.Context()); err != nil || len(rows) > 0 {
+		t.Errorf("rows %v, %v, want none", rows, err)
 	}
 }
 
