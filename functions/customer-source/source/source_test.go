@@ -491,6 +491,7 @@ func TestCRMThatNeverAnswers(t *testing.T) {
 	run(t, Config{}, silent, func(t *testing.T, w *world) {
 		began := time.Now()
 		got, err := w.try()
+		synctest.Wait() // for the CRM, which is told later that nobody listens
 		if took := time.Since(began); err == nil || mesh.IsPermanent(err) || len(got) > 0 || took > tickTimeout {
 			t.Errorf("tick: %q, %v after %s, want a passing error within %s", got, err, took, tickTimeout)
 		}
