@@ -51,5 +51,5 @@ func TestGoogleSheetEndsInTheWarehouse(t *testing.T) {
 	google.Put("1", document([]any{"office", "d", 46083.5, 102.0}))
 	read("d office 102 2026-03-02 11:00:00", "")
 	google.RevokeKey()
-	read("d office 102 2026-03-02 11:00:00", "0 : status 401: Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential.")
+	read("d office 102 2026-03-02 11:00:00", "0 : status 401: Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential: see to the key of the service account "+sheetstest.Email+" (GOOGLE_APPLICATION_CREDENTIALS)")
 }
