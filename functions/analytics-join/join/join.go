@@ -50,9 +50,20 @@ func New(metadata *Metadata) function.Handler {
 				return nil, nil
 			}
 		}
+		version, err := mesh.Version(in)
+		if err != nil {
+			return nil, mesh.Permanentf("%s %s: %w", in.Type(), in.ID(), err)
+		}
 		known, err := metadata.Get(ctx)
 		if err != nil {
 			return nil, err
+		}
+		// Who knows less of the placements than who stamped the readings makes what
+		// is outdated when it is stored.
+		if known.places.version < version {
+			if known, err = metadata.placed(ctx, known); err != nil {
+				return nil, err
+			}
 		}
 		if in.Type() == mesh.TelemetryUnassigned {
 			return []event.Event{derive(in, mesh.AnalyticsWithdrawn, known, withdraw(readings, known))}, nil

@@ -159,6 +159,29 @@ func TestNewPlacementIsAskedFor(t *testing.T) {
 	}
 }
 
+// Readings that were stamped with later placements than are at hand are joined
+// with those, also where the tenant's name for the room is the only change.
+func TestLaterStampIsJoinedWithLaterPlacements(t *testing.T) {
+	in := enriched("school", reading("school", "d", 1))
+	for version, room := range map[int64]string{placementsVersion: "R1", placementsVersion + 1: "R2"} {
+		newer, err := join.NewPlaces(slog.New(slog.DiscardHandler))([]mesh.Placement{{DeviceID: "d", TenantID: "school", Room: "R2"}}, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := metadata(nil, actions(t), customers(t, mesh.Customer{CustomerID: "school", Name: "The School"}))
+		known.Placements = source[*join.Places]{value: places(t, mesh.Placement{DeviceID: "d", TenantID: "school", Room: "R1"}), newer: &newer}
+		mesh.SetVersion(&in, version)
+		out, err := join.New(known)(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined, err := mesh.DecodeJoined(out[0].Data())
+		if err != nil || joined[0].Room != room {
+			t.Errorf("stamped with version %d: %+v, %v, want room %s", version, joined, err, room)
+		}
+	}
+}
+
 // A redelivery makes the same event; once more is known it is another one, which
 // nobody takes for the first.
 func TestEventIsOfWhatIsKnown(t *testing.T) {

@@ -104,6 +104,18 @@ func (m *Metadata) logbookOf(k *Known) *logbook {
 	return l
 }
 
+// placed gives what is known with placements that were asked for after the call
+// began.
+func (m *Metadata) placed(ctx context.Context, k *Known) (*Known, error) {
+	next := *k
+	var err error
+	if next.places, err = m.Placements.Fresh(ctx); err != nil {
+		return nil, err
+	}
+	next.logbook = m.logbookOf(&next)
+	return &next, nil
+}
+
 // newer gives what is known once the placements, or the customers, were asked
 // for again.
 func (m *Metadata) newer(ctx context.Context, k *Known, placements, customers bool) (*Known, error) {
