@@ -764,7 +764,10 @@ func TestCSV(t *testing.T) {
 		})
 	})
 	t.Run("cut off", func(t *testing.T) {
-		answers := []string{text, text, text, text[:strings.Index(text, "\"C")]}
+		answers := make(chan string, 4)
+		for _, answer := range []string{text, text, text, text[:strings.Index(text, "\"C")]} {
+			answers <- answer
+		}
 		unended := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			conn, _, err := http.NewResponseController(rw.(*statusWriter).ResponseWriter).Hijack()
 			if err != nil {
@@ -772,8 +775,7 @@ func TestCSV(t *testing.T) {
 				return
 			}
 			defer conn.Close()
-			io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\n"+answers[0])
-			answers = answers[1:]
+			io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\n"+<-answers)
 		})
 		run(t, Config{URL: "http://crm.example/customers.csv"}, unended, func(t *testing.T, w *world) {
 			w.tick(want...)

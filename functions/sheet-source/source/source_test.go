@@ -496,7 +496,7 @@ func TestEmptySheetDeletesNothing(t *testing.T) {
 func TestPageThatDoesNotSayWhereItEnds(t *testing.T) {
 	full := "device_id,tenant_id,valid_from\nd1,school,2026-03-02T08:30:00Z\nd2,school,2026-03-02T08:30:00Z\n"
 	cut := full[:strings.Index(full, "d2")]
-	var answers []string
+	answers := make(chan string, 2)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -504,19 +504,22 @@ func TestPageThatDoesNotSayWhereItEnds(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Type: text/csv\r\n\r\n"+answers[0])
-		answers = answers[1:]
+		io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Type: text/csv\r\n\r\n"+<-answers)
 	}))
 	defer server.Close()
 	w := open(t, Config{Placements: server.URL + "/p.csv"})
-	answers = []string{full, full}
+	answers <- full
+	answers <- full
 	w.replies(t, "placements.changed")
-	for _, answers = range [][]string{{cut, full}, {full, cut}} {
+	for _, two := range [][]string{{cut, full}, {full, cut}} {
+		answers <- two[0]
+		answers <- two[1]
 		if _, types, err := w.tick(t); err == nil || mesh.IsPermanent(err) || len(types) > 0 {
 			t.Errorf("cut off: replies %v, %v, want an error that passes", types, err)
 		}
 	}
-	answers = []string{cut, cut}
+	answers <- cut
+	answers <- cut
 	w.replies(t, "placements.changed")
 	same(t, "rows", w.placements.Rows("device_id"), "d1")
 }
