@@ -14,6 +14,12 @@ step() { printf '\n== %s\n' "$1"; }
 step "the whole mesh"
 go test ./cmd/telemesh -run '^$' -bench Replay -benchtime 3x -count "$count"
 
+step "tenancy: a million readings, 5,000 relocations, 500 corrections"
+go test ./cmd/telemesh -run '^$' -bench Tenancy -benchtime 1x -count "$count" -timeout 30m
+
+step "the index of assignments"
+go test ./internal/tenancy -run '^$' -bench . -count "$count"
+
 step "functions and codecs"
 go test ./functions/... ./internal/mesh -run '^$' -bench . -count "$count" | grep -v '^?'
 
