@@ -34,14 +34,15 @@ source mqtt-source, once it knows the address; other sources likewise.
 
 The sheets (--placements, --actions, --customers) are read when it starts, and every
 minute after: what is edited is taken then, or at once by ` + "`telemesh sheets read`" + `,
-and what cannot be taken is told by ` + "`telemesh sheets errors`" + `. A sheet of Google is
-read by --set sheet-source.PLACEMENTS_SHEET=google-sheets:ID (and ACTIONS_SHEET), a
-CRM by --set customer-source.CRM_URL=URL.`,
+and what cannot be taken is told by ` + "`telemesh sheets errors`" + `. Each is a
+file, an address (https://…), or, of placements and actions, a sheet of Google
+(google-sheets:ID/Sheet), whose credentials --set sheet-source.GOOGLE_APPLICATION_CREDENTIALS
+names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 		Example: `  telemesh up --simulate
   telemesh up --placements placements.csv --actions actions.csv --customers customers.csv
   curl -d '{"device_id": "desk-1", "metrics": {"co2": 812}}' localhost:8082
   mosquitto_pub -t desk-1/co2 -m 812
-  telemesh up --set sheet-source.PLACEMENTS_SHEET=google-sheets:ID/Placements
+  telemesh up --placements google-sheets:ID/Placements --customers https://crm.example.com/customers
   telemesh up --mqtt '' --set mqtt-source.MQTT_URL=mqtts://USER:PASSWORD@HOST --set mqtt-source.MQTT_TOPICS=zigbee2mqtt/+`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
