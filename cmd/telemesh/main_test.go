@@ -43,9 +43,15 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, session, ok := strings.Cut(string(readme), "\n```sh\n")
-	session, _, closed := strings.Cut(session, "```")
-	if !ok || !closed {
+	var session string
+	for _, block := range strings.Split(string(readme), "\n```sh\n")[1:] {
+		commands, _, closed := strings.Cut(block, "```")
+		if !closed {
+			t.Fatal("a block of shell commands in README.md does not end")
+		}
+		session += commands
+	}
+	if session == "" {
 		t.Fatal("README.md has no block of shell commands")
 	}
 	bin := t.TempDir()
@@ -61,7 +67,7 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the README's commands: %v\n%s", err, out)
 	}
-	for _, want := range []string{"dead-lettered          0", "linden-school", "ok: "} {
+	for _, want := range []string{"dead-lettered          0", "linden-school", "ok: ", "from linden-school to harbour-offices", "holds: every row"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the README's commands do not print %q:\n%s", want, out)
 		}
