@@ -23,6 +23,10 @@ import (
 // which other actions it may lack. What a row lacks or has wrongly because of
 // another change is found by who works on that one.
 func (c *change) touched(ctx context.Context, w warehouse.Warehouse, known *join.Known) ([]repair.Range, error) {
+	// The sheets of a new mesh come before its readings.
+	if some, err := shows(ctx, w); err != nil || !some {
+		return nil, err
+	}
 	var f finder
 	f.placements(c.placements, known)
 	for i := range c.actions {
@@ -38,6 +42,18 @@ func (c *change) touched(ctx context.Context, w warehouse.Warehouse, known *join
 		}
 	}
 	return slices.Collect(maps.Values(found)), nil
+}
+
+// shows says whether the output port shows anything.
+func shows(ctx context.Context, w warehouse.Warehouse) (bool, error) {
+	answer, err := w.Query(ctx, "SELECT 1 AS one FROM iot_analytics.readings LIMIT 1")
+	if err != nil {
+		return false, err
+	}
+	for _, err := range answer.All {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 // find adds the devices for whose readings as the port shows them a condition
