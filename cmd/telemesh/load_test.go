@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,13 +58,16 @@ func TestLoadedSheetHoldsForAll(t *testing.T) {
 // A sheet may stand behind an address, in the flags as in the settings of the
 // functions; one that cannot be read fails the command, which names the flag.
 func TestSheetsAtAddresses(t *testing.T) {
+	var mu sync.Mutex // held while pages are read or changed
 	pages := map[string]string{
 		"/placements.csv": placementsHead + "d,school,R1,2026-01-01T00:00:00Z,\n",
 		"/actions.csv":    "action_id,device_id,action,taken_at\n1,d,window opened,2026-02-01T09:00:00Z\n",
 		"/customers":      `{"customers": [{"customer_id": "school", "name": "The School"}]}`,
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
 		page, ok := pages[r.URL.Path]
+		mu.Unlock()
 		if !ok {
 			http.Error(w, "away", http.StatusServiceUnavailable)
 			return
@@ -85,8 +89,10 @@ func TestSheetsAtAddresses(t *testing.T) {
 	}
 
 	// What the one sheet says anew is taken, and that the other one is away is told.
+	mu.Lock()
 	pages["/placements.csv"] = placementsHead + "d,office,R1,2026-01-01T00:00:00Z,\n"
 	delete(pages, "/actions.csv")
+	mu.Unlock()
 	out, err := command(t.Context(), t, args...).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "503") || !strings.Contains(string(out), "/actions.csv") || strings.Contains(string(out), "secret") {
 		t.Errorf("replay with a sheet that is away: %v\n%s", err, out)

@@ -24,13 +24,13 @@ func TestProve(t *testing.T) {
 	wrong := write(t, filepath.Join(dir, "placements.csv"), header+
 		first+`2022-10-01T00:00:00+02:00,2022-10-20T12:00:00+02:00
 `+device+`,office,South,2,S2.02,6,430,2022-10-20T12:00:00+02:00,2022-11-01T00:00:00Z
-`+device+`,library,South,3,S3.03,6,430,2022-11-02T00:00:00Z,
+`+device+`,library,South,3,S3.03,6,430,2022-11-02T00:00:00Z,9999-12-31T00:00:00Z
 925038/bms,school,North,1,N1.01,24,421,2022-10-01T00:00:00+02:00,
 `)
 	right := write(t, filepath.Join(dir, "corrected.csv"), header+
 		first+`2022-10-01T00:00:00+02:00,2022-10-18T12:00:00+02:00
 `+device+`,office,South,2,S2.02,6,430,2022-10-18T12:00:00+02:00,2022-11-01T00:00:00Z
-`+device+`,library,South,3,S3.03,6,430,2022-11-02T00:00:00Z,
+`+device+`,library,South,3,S3.03,6,430,2022-11-02T00:00:00Z,9999-12-31T00:00:00Z
 925038/bms,school,North,1,N1.01,24,421,2022-10-01T00:00:00+02:00,2022-10-25T00:00:00Z
 `)
 	actions := write(t, filepath.Join(dir, "actions.csv"), `action_id,tenant_id,device_id,building,room,action,taken_at
@@ -68,8 +68,8 @@ func TestProve(t *testing.T) {
 		t.Errorf("prove of no tenant: %v\n%s", err, out)
 	}
 	before := holds("--tables-only")
-	if got := len(before.Relocations); got != 5 {
-		t.Errorf("%d relocations, want 5: the meter's first, to the office, to nobody, to the library; the bms' first", got)
+	if got := len(before.Relocations); got != 6 {
+		t.Errorf("%d relocations, want 6: the meter's first, to the office, to nobody, to the library, and at the end of all times; the bms' first", got)
 	}
 
 	tenant := func() []string {
@@ -115,6 +115,17 @@ func TestProve(t *testing.T) {
 	out, err := command(t.Context(), t, "prove", "--data", data, "--tables-only").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), id) || !strings.Contains(string(out), "tenant_id=library") {
 		t.Errorf("prove after a joined row was changed by hand: %v\n%s", err, out)
+	}
+
+	// A reading of nobody is lost, another one altered: no tenant sees it, and the
+	// messages tell.
+	tamper(t, data, "UPDATE iot_analytics_internal.readings_current SET tenant_id = 'office' WHERE reading_id = '"+id+"'")
+	parked := rows(t, data, `SELECT reading_id FROM iot_telemetry.readings WHERE tenant_id IS NULL AND value IS NOT NULL ORDER BY observed_at LIMIT 2`)
+	tamper(t, data, "DELETE FROM iot_telemetry_internal.readings_current WHERE reading_id = '"+parked[0]+"'")
+	tamper(t, data, "UPDATE iot_telemetry_internal.readings_current SET value = value + 1 WHERE reading_id = '"+parked[1]+"'")
+	out, err = command(t.Context(), t, "prove", "--data", data, "--tables-only").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "expected device_id") || !strings.Contains(string(out), parked[0]) || !strings.Contains(string(out), parked[1]) {
+		t.Errorf("prove after a parked row was lost and one altered: %v\n%s", err, out)
 	}
 }
 

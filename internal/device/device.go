@@ -277,7 +277,7 @@ func (p *Parser) message() error {
 	switch {
 	case p.m.ReceivedAt == 0:
 		return errors.New("the message has no received_at")
-	case !inRange(p.m.ReceivedAt):
+	case !InRange(p.m.ReceivedAt):
 		return fmt.Errorf("received_at %s is not in the years 1970 to 2261", p.m.ReceivedAt)
 	case len(p.m.Source) > maxIdentity:
 		return fmt.Errorf("the message's source has %d bytes, at most %d are read", len(p.m.Source), maxIdentity)

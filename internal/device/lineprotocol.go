@@ -160,7 +160,7 @@ func (p *Parser) line(lines *lineprotocol.Decoder, unit int64, assumed bool, fro
 	}
 	at := mesh.Instant(t * unit / 1000)
 	switch {
-	case t < 0 || !inRange(at):
+	case t < 0 || !InRange(at):
 		return fmt.Errorf("time %s is not in the years 1970 to 2261", quote(stamp))
 	case assumed && t < 1e17:
 		return fmt.Errorf("time %s is %s if it is in ns: say its unit in the attribute precision", quote(stamp), at)

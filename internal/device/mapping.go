@@ -361,7 +361,7 @@ func (s *scope) time(e *expression) error {
 	switch v := v.(type) {
 	case types.Timestamp:
 		at := mesh.At(v.Time)
-		if !inRange(at) {
+		if !InRange(at) {
 			return e.cause(fmt.Errorf("%s is not in the years 1970 to 2261", at))
 		}
 		s.p.observed(at)

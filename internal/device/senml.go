@@ -353,7 +353,7 @@ func (p *Parser) senMLTime(base, time int32) error {
 	if sum < senMLRelative*1e9 {
 		at += p.m.ReceivedAt
 	}
-	if !inRange(at) {
+	if !InRange(at) {
 		return fmt.Errorf("time %s is not in the years 1970 to 2261", at)
 	}
 	p.observed(at)

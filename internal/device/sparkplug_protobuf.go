@@ -93,7 +93,7 @@ func placed(at int, err error) error {
 // millis gives a timestamp; 0 is that of a clock that is not set.
 func millis(v uint64) (at mesh.Instant, set bool, err error) {
 	at = mesh.Instant(v) * 1000
-	if v > math.MaxInt64/1000 || !inRange(at) {
+	if v > math.MaxInt64/1000 || !InRange(at) {
 		return 0, false, fmt.Errorf("timestamp %d is not in the years 1970 to 2261", v)
 	}
 	return at, v != 0, nil

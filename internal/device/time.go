@@ -41,7 +41,7 @@ func parseTime(s []byte, zone *time.Location) (at mesh.Instant, set bool, err er
 	switch {
 	case at == yearOne:
 		return 0, false, nil
-	case !inRange(at):
+	case !InRange(at):
 		return 0, false, fmt.Errorf("%s is not in the years 1970 to 2261", quote(s))
 	}
 	return at, true, nil
@@ -52,9 +52,9 @@ var (
 	year2262 = mesh.At(time.Date(2262, 1, 1, 0, 0, 0, 0, time.UTC))
 )
 
-// inRange says whether an instant is one that devices may tell: since 1970, and
+// InRange says whether an instant is one that devices may tell: since 1970, and
 // as long as ns since then fit 64 bits.
-func inRange(at mesh.Instant) bool { return at >= 0 && at < year2262 }
+func InRange(at mesh.Instant) bool { return at >= 0 && at < year2262 }
 
 // field consumes n digits.
 func field(s *[]byte, n int) (value int, ok bool) {
