@@ -28,9 +28,10 @@ type seen struct {
 	first   int64
 	last    int64 // first > last: the table is empty
 	buckets map[int64]*bucket
-	held    int // rows in buckets, and a constant for each bucket
-	limit   int // of held; 0: maxHeld
-	worth   int // 0: worthReading
+	held    int   // rows in buckets, and a constant for each bucket
+	limit   int   // of held; 0: maxHeld
+	worth   int   // rows that have to fall into a bucket until it is read; 0: worthReading
+	rows    int64 // of the table, or somewhat more
 	round   uint64
 }
 
@@ -50,12 +51,17 @@ type mark struct {
 const (
 	minute     = 60 * 1_000_000 // of a bucket, in µs
 	hour       = 60 * minute
-	bucketCost = 16 // rows that an empty bucket weighs
-	// worthReading is how many rows have to fall into a bucket: to ask for so many
-	// keys takes about as long as to read a tenth of a million rows.
-	worthReading = 4096
-	maxHeld      = 4 << 20 // rows; about 40 bytes each
+	bucketCost = 16      // rows that an empty bucket weighs
+	maxHeld    = 4 << 20 // rows; about 40 bytes each
 )
+
+// worthReading is how many rows have to fall into a bucket until it is read. To
+// ask for a key takes about as long as to read 25 rows; so it is an eighth of what
+// a bucket has on average, since some of what is read is not asked for later.
+func (s *seen) worthReading() int {
+	const least, most = 64, 4096
+	return cmp.Or(s.worth, int(min(max(s.rows/(s.last-s.first+1)/8, least), most)))
+}
 
 func bucketOf(at, width int64) int64 {
 	if at < 0 {
@@ -83,10 +89,14 @@ func (t *table) prepare(c conn, prints [][]print) error {
 		if err != nil {
 			return err
 		}
-		if row[0] > 0 {
+		if s.rows = row[0]; s.rows > 0 {
 			s.first, s.last = bucketOf(row[1], t.width), bucketOf(row[2], t.width)
 		}
 		s.loaded = true
+	}
+	worth := 0
+	if s.first <= s.last { // else no bucket is to be read
+		worth = s.worthReading()
 	}
 	missing := map[int64]bool{}
 	for _, event := range prints {
@@ -102,7 +112,7 @@ func (t *table) prepare(c conn, prints [][]print) error {
 				s.held += bucketCost
 			}
 			if b.rows == nil {
-				if b.asked++; b.asked >= cmp.Or(s.worth, worthReading) {
+				if b.asked++; b.asked >= worth {
 					missing[n] = true
 				}
 			}
@@ -118,6 +128,7 @@ func (t *table) prepare(c conn, prints [][]print) error {
 		}
 	}
 	for _, event := range prints {
+		s.rows += int64(len(event))
 		for i := range event {
 			s.first, s.last = min(s.first, event[i].bucket), max(s.last, event[i].bucket)
 		}
