@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,7 +24,7 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/prove"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/products"
 	"github.com/telemesh/telemesh/triggers"
 )
@@ -46,14 +45,7 @@ func TestTablesEqualTheModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "warehouse.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	if err := db.Apply(t.Context(), all); err != nil {
-		t.Fatal(err)
-	}
+	db := duckdbtest.Open(t)
 	histories := 0
 	rapid.Check(t, func(r *rapid.T) {
 		// One warehouse for all: names keep the histories apart.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,30 +13,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
-	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 )
-
-func open(t testing.TB) *duckdb.DB {
-	t.Helper()
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	if err := db.Apply(t.Context(), list); err != nil {
-		t.Fatal(err)
-	}
-	return db
-}
 
 // store has the sink store the data of an event.
 func store(t testing.TB, w warehouse.Warehouse, eventType string, data []byte) {
@@ -66,7 +46,7 @@ func collect(t testing.TB, rows func(func([]mesh.JoinedReading, error) bool)) (a
 
 // What was stored is read as it was, from either table.
 func TestRowsAreAsTheyWereStored(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	persons, co2 := int64(30), 420.5
 	full := reading("a", "co2", 1)
 	full.Value, full.ValueString, full.Unit, full.Quality = 412.5, "412.50", "ppm", mesh.QualityNoTime
@@ -103,7 +83,7 @@ var names = []string{"a", "b", "it's", `back\slash`, `'; DROP TABLE x; --`, "lin
 // Whatever the size of the pages, each reading comes once, with all its rows,
 // in order.
 func TestPagesJoinUp(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	random := rand.New(rand.NewPCG(4, 2))
 	var stored []mesh.Reading
 	for range 400 {
@@ -143,7 +123,7 @@ func TestPagesJoinUp(t *testing.T) {
 
 // Conditions hold for the readings in the ranges and for no other.
 func TestConditionsHoldInTheRanges(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	var stored []mesh.Reading
 	for _, name := range names {
 		for at := range mesh.Instant(10) {
@@ -214,7 +194,7 @@ func TestConditionsAreBounded(t *testing.T) {
 }
 
 func TestRowsEndsWithTheError(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	for range 2 {
 		var last error
 		for _, err := range repair.Rows(t.Context(), db, repair.Telemetry, "no_such_column = 1") {

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,11 +23,10 @@ import (
 	"github.com/telemesh/telemesh/functions/analytics-repair/repair"
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
-	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 )
 
 // world is a warehouse, the output ports of the metadata over HTTP, and the
@@ -47,18 +45,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	if err := db.Apply(t.Context(), list); err != nil {
-		t.Fatal(err)
-	}
+	db := duckdbtest.Open(t)
 	t.Setenv("TABLES", "iot_metadata.placements,iot_actions.actions,customers.customers")
 	ports := function.Ports{Client: http.DefaultClient, Warehouse: db, Log: slog.New(slog.DiscardHandler)}
 	fn, err := port.Start(ports)

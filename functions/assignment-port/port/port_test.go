@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,14 +23,12 @@ import (
 
 	"github.com/telemesh/telemesh/functions/assignment-port/port"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/tenancy"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
-	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 )
 
 // counted counts the queries of a warehouse, those of them that read rows, and
@@ -54,18 +51,7 @@ func (c *counted) Query(ctx context.Context, sql string) (*warehouse.Rows, error
 
 func open(t *testing.T) *counted {
 	t.Helper()
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	if err := db.Apply(t.Context(), list); err != nil {
-		t.Fatal(err)
-	}
+	db := duckdbtest.Open(t)
 	return &counted{Warehouse: db}
 }
 

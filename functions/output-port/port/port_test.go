@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,31 +15,12 @@ import (
 
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
-	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 )
-
-func open(t *testing.T) *duckdb.DB {
-	t.Helper()
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	if err := db.Apply(t.Context(), list); err != nil {
-		t.Fatal(err)
-	}
-	return db
-}
 
 func start(t *testing.T, table string, w warehouse.Warehouse) http.Handler {
 	t.Helper()
@@ -93,7 +73,7 @@ func read[Row any](t *testing.T, body io.Reader) []Row {
 func pointer[T any](v T) *T { return &v }
 
 func TestRowsAreWhatWasSent(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	placements := []mesh.Placement{
 		{DeviceID: "d1", TenantID: "a", Building: "B \"1\"", Floor: "0", Room: "r<1>", Persons: pointer[int64](30), OutsideCO2: pointer(420.25),
 			ValidFrom: 0, ValidTo: pointer[mesh.Instant](1_700_000_000_000_001), Version: 1},
@@ -129,7 +109,7 @@ func TestRowsAreWhatWasSent(t *testing.T) {
 }
 
 func TestETag(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	h := start(t, "customers.customers", db)
 	tags := map[string]bool{}
 	// Each change, whatever it is, gives another tag: also one that leaves the
@@ -170,7 +150,7 @@ func TestETag(t *testing.T) {
 }
 
 func TestEncodings(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	store(t, db, mesh.CustomersChanged, "1", mesh.Customers{Customers: []mesh.Customer{{CustomerID: "a", Name: "A", Version: 5}}})
 	h := start(t, "customers.customers", db)
 	plain := get(h, http.MethodGet)
@@ -209,7 +189,7 @@ func TestEncodings(t *testing.T) {
 }
 
 func TestWarehouseAway(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	h := start(t, "customers.customers", db)
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
@@ -223,7 +203,7 @@ func TestWarehouseAway(t *testing.T) {
 func TestStartNamesWhatIsWrong(t *testing.T) {
 	for _, table := range []string{"", "iot_metadata.nothing", "iot_telemetry_internal.rejected", "iot_metadata.placements,iot_metadata.nothing"} {
 		t.Setenv("TABLES", table)
-		_, err := port.Start(function.Ports{Warehouse: open(t)})
+		_, err := port.Start(function.Ports{Warehouse: duckdbtest.Open(t)})
 		if err == nil || !strings.Contains(err.Error(), "TABLES") || table != "" && !strings.Contains(err.Error(), "iot_metadata.placements") {
 			t.Errorf("TABLES=%q: Start() = %v, want an error that names TABLES and the output ports", table, err)
 		}
@@ -261,7 +241,7 @@ func TestVersionsAreThoseOfTheRows(t *testing.T) {
 		return mesh.Customers{Customers: []mesh.Customer{{CustomerID: id, Name: id, Version: version, Deleted: deleted}}}
 	}
 	for _, after := range []string{"nothing", "SELECT COUNT", "SELECT s.*"} {
-		db := open(t)
+		db := duckdbtest.Open(t)
 		b := &between{Warehouse: db, after: after}
 		h := start(t, "customers.customers", b)
 		if r := get(h, http.MethodGet); r.Header.Get(snapshot.VersionHeader) != "0" || r.Header.Get(snapshot.LastRowHeader) != "0" {
@@ -291,7 +271,7 @@ func TestVersionsAreThoseOfTheRows(t *testing.T) {
 
 func TestTablesByPath(t *testing.T) {
 	t.Setenv("TABLES", "customers.customers, customers.rejected_rows")
-	fn, err := port.Start(function.Ports{Warehouse: open(t), Log: slog.New(slog.DiscardHandler)})
+	fn, err := port.Start(function.Ports{Warehouse: duckdbtest.Open(t), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -22,14 +21,13 @@ import (
 	"github.com/telemesh/telemesh/functions/assignment-port/port"
 	"github.com/telemesh/telemesh/functions/tenancy-repair/repair"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/tenancy"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
-	"github.com/telemesh/telemesh/products"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -59,18 +57,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	if err := db.Apply(t.Context(), list); err != nil {
-		t.Fatal(err)
-	}
+	db := duckdbtest.Open(t)
 	w := &world{t: t, db: db, sink: sink.New(db), within: time.Hour}
 	w.port = tenancy.NewClient(http.DefaultClient, servePort(t, db), time.Hour, quiet)
 	w.served = httptest.NewServer(remote.Handler(db, ""))

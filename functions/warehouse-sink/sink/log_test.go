@@ -16,6 +16,7 @@ import (
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
@@ -37,7 +38,7 @@ func TestAnyEventIsARow(t *testing.T) {
 	for i := range 256 {
 		every = append(every, byte(i))
 	}
-	db := open(t)
+	db := duckdbtest.Open(t)
 	served := httptest.NewServer(remote.Handler(db, ""))
 	defer served.Close()
 	at := time.Date(2024, 3, 1, 13, 0, 0, 123456789, time.FixedZone("", 3600))
@@ -128,7 +129,7 @@ func present(row map[string]any) map[string]any {
 // A delivery again adds nothing, nor does what its sender posts again. What
 // another Broker brings, another sender or with another id, is another row.
 func TestLoggedOnce(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	iot, crm := sink.NewLog(db, "iot/iot", nil), sink.NewLog(db, "crm/crm", nil)
 	same := func(*event.Event) {}
 	for range 2 {
@@ -162,7 +163,7 @@ func TestLoggedOnce(t *testing.T) {
 func TestStartLog(t *testing.T) {
 	t.Setenv("BROKER", "iot/iot")
 	t.Setenv("WITHOUT_DATA", mesh.TelemetryFlattened+","+mesh.TelemetryEnriched)
-	db := open(t)
+	db := duckdbtest.Open(t)
 	fn, err := sink.Start(function.Ports{Client: http.DefaultClient, Warehouse: db, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +187,7 @@ func TestStartLog(t *testing.T) {
 
 // What cannot be stored goes to the dead letters at once.
 func TestLogRefuses(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	handle := sink.NewLog(db, "iot/iot", nil)
 	if _, err := handle(t.Context(), eventOf("1.0", func(e *event.Event) { e.SetSubject("\xff") })); !mesh.IsPermanent(err) {
 		t.Errorf("a subject that is not UTF-8: handler = %v, want a permanent error", err)

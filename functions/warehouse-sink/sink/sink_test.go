@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,27 +22,9 @@ import (
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
-	"github.com/telemesh/telemesh/products"
 )
-
-func open(t testing.TB) *duckdb.DB {
-	t.Helper()
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "test.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	if err := db.Apply(t.Context(), list); err != nil {
-		t.Fatal(err)
-	}
-	return db
-}
 
 // all gives the rows of a table as JSON would.
 func all(t testing.TB, w warehouse.Warehouse, sql string) []map[string]any {
@@ -122,7 +103,7 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 			`"received_at":"2024-03-01T12:00:02Z","payload_base64":"/wA="}`},
 	} {
 		t.Run(test.eventType, func(t *testing.T) {
-			db := open(t)
+			db := duckdbtest.Open(t)
 			in := mesh.NewEvent(test.eventType, "/telemesh/test", fmt.Appendf(nil, `{"%s":[%s]}`, test.member, test.row), "1")
 			for range 2 { // a redelivery changes nothing
 				if _, err := sink.New(db)(t.Context(), in); err != nil {
@@ -182,7 +163,7 @@ func TestRejectedBytesSurvive(t *testing.T) {
 	other.Attributes = map[string]string{"topic": "a\x00"}
 	rejections = append(rejections, same, other)
 
-	db := open(t)
+	db := duckdbtest.Open(t)
 	served := httptest.NewServer(remote.Handler(db, ""))
 	defer served.Close()
 	handle := sink.New(remote.Open(served.URL, nil, ""))
@@ -225,7 +206,7 @@ func TestRejectedBytesSurvive(t *testing.T) {
 }
 
 func TestWhatIsPermanent(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	handle := sink.New(db)
 	for name, in := range map[string]event.Event{
 		"type":    mesh.NewEvent(mesh.TelemetryReceived, "/s", []byte(`{"messages":[]}`), "1"),
@@ -266,7 +247,7 @@ func instant(t testing.TB, s string) mesh.Instant {
 // with the version of the table that has it first: also when it is sent again,
 // and when others recorded more in between.
 func TestRecorded(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	handle := sink.New(db)
 	from, to := instant(t, "2024-01-01T00:00:00Z"), instant(t, "2024-03-01T00:00:00.000001Z")
 	persons, co2 := int64(30), 420.25
@@ -340,7 +321,7 @@ func TestRecordedMany(t *testing.T) {
 		data.Actions = append(data.Actions, mesh.Action{ActionID: fmt.Sprintf("%05d", i), Action: "a", Version: 1})
 	}
 	in := mesh.NewEvent(mesh.ActionsLogged, "/test", mesh.Encode(data), "1")
-	out, err := sink.New(open(t))(t.Context(), in)
+	out, err := sink.New(duckdbtest.Open(t))(t.Context(), in)
 	if err != nil || len(out) != 1 {
 		t.Fatalf("handler = %v, %v, want an event", out, err)
 	}
@@ -352,7 +333,7 @@ func TestRecordedMany(t *testing.T) {
 // Readings that were made with less than is recorded when they are stored are
 // told of; those that were made with all of it are not.
 func TestOutdated(t *testing.T) {
-	db := open(t)
+	db := duckdbtest.Open(t)
 	handle := sink.New(db)
 	move := func(version int64) {
 		t.Helper()
@@ -411,7 +392,7 @@ func TestStart(t *testing.T) {
 	}
 
 	// The warehouse comes up after the function.
-	db := open(t)
+	db := duckdbtest.Open(t)
 	var up http.Handler
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if up == nil {
