@@ -3,21 +3,40 @@
 // (*.odcs.yaml, ODCS v3.1.0) and views (views/*.sql).
 package contract
 
+import "time"
+
 // Product is a unit of data with an owner, ports and contracts.
 type Product struct {
-	Name   string // iot-telemetry
-	Domain string // iot
-	Schema string // iot_telemetry: dataset in BigQuery, schema in DuckDB
-	Owner  string // the team
-	Tables []Table
-	Views  []View
-	Events []string // types of the output ports that are events
+	Name    string // iot-telemetry
+	Version string // of the descriptor: 1.0.0
+	Domain  string // iot
+	Schema  string // iot_telemetry: dataset in BigQuery, schema in DuckDB
+	Owner   string // the team
+	Purpose string
+	Tables  []Table
+	Views   []View
+	Events  []string // types of the output ports that are events
+	Feeds   []Feed   // Pub/Sub topics that messages come in by
+}
+
+// Feed is a Pub/Sub topic of an input port, and the subscription that a
+// function reads.
+type Feed struct {
+	Topic           string // telemetry
+	Subscription    string // telemetry-ingest
+	DeadLetterTopic string // what could not be delivered MaxDeliveries times goes there
+	Push            bool   // to an endpoint that a deployment names, with an OIDC token; else it is pulled
+	AckDeadline     time.Duration
+	MaxDeliveries   int
+	Retention       time.Duration // of messages that nobody has acknowledged
 }
 
 // Table is what one contract describes.
 type Table struct {
 	Schema  string // iot_telemetry of an output port; iot_telemetry_internal of what is none
 	Name    string // readings
+	Version string // of the contract: 1.0.0
+	Purpose string
 	Columns []Column
 	Key     []string // columns of the primary key
 	Order   string   // Revision or Version: of rows with the same key the highest counts; empty: a key is sent once
@@ -35,6 +54,17 @@ type Table struct {
 	// made with; empty: none. It is no part of what the row says: of rows that
 	// say the same, the one that knew most counts.
 	Knowledge string
+
+	// Ordered: another table is made from this one, so its rows are recorded one
+	// batch after the other, and their order is that of recorded_at.
+	Ordered bool
+
+	// Tenant is the column that says whose a row is: a tenant sees its rows in the
+	// output port. Empty: only the platform sees them.
+	Tenant    string
+	Clustered []string      // columns that BigQuery clusters by, at most four
+	Retention time.Duration // how long rows are kept after their Time; 0: for ever
+	Roles     []Role
 
 	// Tombstones: a row may say that its key is gone. Rows have one more cell
 	// than Columns, the last: deleted, a BOOL. The output port does not show it
@@ -73,9 +103,18 @@ type Column struct {
 	Name     string
 	Type     Type
 	Required bool
+	Purpose  string
+	// Classification of what the column holds: public, internal, confidential.
+	Classification string
 	// Provenance: how the row came, not what it says. Two rows that differ in
 	// nothing else say the same.
 	Provenance bool
+}
+
+// Role is who may do what with a table.
+type Role struct {
+	Name   string // tenant, platform, writer
+	Access string // read, write
 }
 
 // Type is a column type that both warehouses know.

@@ -65,7 +65,7 @@ func TestColumns(t *testing.T) {
 func TestLoad(t *testing.T) {
 	got := find(t, "iot_metadata.placements")
 	got.Columns = nil
-	want := contract.Table{Schema: "iot_metadata", Name: "placements", Key: []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true}
+	want := contract.Table{Schema: "iot_metadata", Name: "placements", Key: []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true, Ordered: true}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("placements: (-want +got)\n%s", diff)
 	}

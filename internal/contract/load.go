@@ -41,13 +41,19 @@ func Load(folder fs.FS) ([]Product, error) {
 // where knowledge has a row take another's place, its version would not tell.
 func checkMadeFrom(products []Product, contracts map[string]string) error {
 	knowledge := map[string]string{}
+	ordered := map[string]bool{}
 	for _, p := range products {
 		for _, t := range p.Tables {
 			knowledge[t.FullName()] = t.Knowledge
+			for _, from := range t.MadeFrom {
+				ordered[from] = true
+			}
 		}
 	}
 	for _, p := range products {
-		for _, t := range p.Tables {
+		for i := range p.Tables {
+			t := &p.Tables[i]
+			t.Ordered = ordered[t.FullName()]
 			for i, from := range t.MadeFrom {
 				file, field := contracts[t.FullName()], fmt.Sprintf("schema[0].customProperties.madeFrom[%d]", i)
 				switch column, ok := knowledge[from]; {

@@ -9,7 +9,9 @@ package warehouse
 
 import (
 	"context"
+	"fmt"
 	"iter"
+	"strings"
 
 	"github.com/telemesh/telemesh/internal/contract"
 )
@@ -30,9 +32,10 @@ type Warehouse interface {
 	// were before.
 	Apply(ctx context.Context, products []contract.Product) error
 
-	// Append stores the rows of a batch, all or none, and returns once they are
-	// durable. An event that was stored before changes nothing. Neither does a
-	// row that says what a row of its key says already: provenance (how it came,
+	// Append stores the rows of a batch and returns once they are durable. After
+	// an error any of them may be stored: the same batch, appended again, stores
+	// the others. An event that was stored before, and is remembered, changes
+	// nothing. Neither does a row that says what a row of its key says already: provenance (how it came,
 	// contract.Column) and knowledge (what it was made with, contract.Table) are
 	// no part of what a row says. Of rows that say the same the one that knew most
 	// counts, among these the one that was received first.
@@ -53,7 +56,9 @@ type Warehouse interface {
 	// too. What is recorded in them later finds these rows stored; what these rows
 	// were made without was recorded before. 0 if its table is made from none.
 	//
-	// An error is mesh.Permanent if these rows can never be stored.
+	// An error is mesh.Permanent if the batch can never be stored as it is.
+	// Rejected are those of its rows that cannot: all others are stored, and the
+	// version is given. Of a table that others are made from, none is.
 	Append(ctx context.Context, batch Batch) (version int64, err error)
 
 	// Query runs one statement that only reads. An error marked mesh.Permanent
@@ -88,4 +93,32 @@ type Rows struct {
 	// answer. The slice is valid until the next row. Leaving the loop ends the
 	// query. Nothing is held before the loop starts.
 	All iter.Seq2[[]any, error]
+}
+
+// Rejected are the rows of a batch that can never be stored, and why. It comes
+// marked mesh.Permanent.
+type Rejected []RejectedRow
+
+// RejectedRow is a row that can never be stored.
+type RejectedRow struct {
+	Row int // its place in the batch
+	Err error
+}
+
+// maxNamed bounds how many rows an error names.
+const maxNamed = 10
+
+func (r Rejected) Error() string {
+	var b strings.Builder
+	for i, row := range r {
+		if i == maxNamed {
+			fmt.Fprintf(&b, "; and %d rows more", len(r)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "row %d: %v", row.Row, row.Err)
+	}
+	return b.String()
 }
