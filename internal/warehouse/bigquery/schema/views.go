@@ -1,0 +1,222 @@
+package schema
+
+import (
+	"fmt"
+	"strings"
+
+	"cloud.google.com/go/bigquery"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+// generator makes the objects of one table.
+type generator struct {
+	project string
+	table   *contract.Table
+	warehouse.Ranking
+}
+
+// storage is what is in the internal dataset: the table that rows are appended
+// to and the view of each distinct content of it or, of an ordered table, the
+// log.
+func (g *generator) storage() []Object {
+	appended := Object{Dataset: Internal(g.table), Name: Appended(g.table), Contract: g.table}
+	internal := Object{Dataset: Internal(g.table), Name: g.table.Name, Contract: g.table}
+	if g.table.Ordered {
+		appended.Metadata = &bigquery.TableMetadata{
+			Description:      "Rows that wait to be recorded in " + g.table.Name + ", and those of the last days.",
+			Schema:           Fields(AppendedColumns(g.table)),
+			TimePartitioning: &bigquery.TimePartitioning{Type: bigquery.DayPartitioningType, Field: AppendedAt, Expiration: stagedFor},
+			Clustering:       &bigquery.Clustering{Fields: []string{Batch}},
+		}
+		internal.Metadata = &bigquery.TableMetadata{
+			Description: "Rows of " + g.table.FullName() + " in the order of their recording. " + g.table.Purpose,
+			Schema:      Fields(RecordedColumns(g.table)),
+			Clustering:  g.clustering(),
+			// BigQuery plans with a key as if it were kept, so only this table has one:
+			// of one that rows are appended to, a row may be there twice.
+			TableConstraints: &bigquery.TableConstraints{PrimaryKey: &bigquery.PrimaryKey{Columns: append(g.key(), Content)}},
+		}
+		return []Object{appended, internal}
+	}
+	appended.Metadata = &bigquery.TableMetadata{
+		Description: "Rows of " + g.table.FullName() + " as they were appended, each at least once. " + g.table.Purpose,
+		Schema:      Fields(AppendedColumns(g.table)),
+		Clustering:  g.clustering(),
+	}
+	if g.table.Time != "" {
+		appended.Metadata.TimePartitioning = &bigquery.TimePartitioning{
+			Type: bigquery.DayPartitioningType, Field: g.table.Time, Expiration: g.table.Retention}
+	}
+	internal.Reads = []string{appended.FullName()}
+	internal.Metadata = &bigquery.TableMetadata{
+		Description: "Each distinct row of " + g.table.FullName() + " once.",
+		ViewQuery:   g.distinct(),
+	}
+	return []Object{appended, internal}
+}
+
+func (g *generator) clustering() *bigquery.Clustering {
+	if len(g.table.Clustered) == 0 {
+		return nil
+	}
+	return &bigquery.Clustering{Fields: g.table.Clustered}
+}
+
+// distinct gives of the rows that say the same the one that knew most; of these
+// the one that was received first.
+func (g *generator) distinct() string {
+	return fmt.Sprintf("SELECT %s\nFROM %s\n%s", columns(g.Stored), g.name(Internal(g.table), Appended(g.table)), g.once())
+}
+
+// once is the QUALIFY of distinct. A filter on what is partitioned by is
+// applied before the rows are compared, so a query that asks for some days
+// reads no others.
+func (g *generator) once() string {
+	by := g.key()
+	var order []string
+	if !g.table.AppendOnly {
+		by = append(by, Content)
+		if g.Knowledge >= 0 {
+			order = append(order, g.column(g.Knowledge)+" DESC")
+		}
+		if g.Received >= 0 {
+			order = append(order, g.column(g.Received))
+		}
+		order = append(order, Origin)
+	}
+	return window("QUALIFY ROW_NUMBER()", by, append(order, contract.RecordedAt)) + " = 1"
+}
+
+// key is what rows are of one key by; the time first, which they share.
+func (g *generator) key() []string {
+	var key []string
+	if g.Time >= 0 {
+		key = append(key, g.column(g.Time))
+	}
+	for _, i := range g.Key {
+		if i != g.Time {
+			key = append(key, g.column(i))
+		}
+	}
+	return key
+}
+
+func (g *generator) column(i int) string { return g.Stored[i].Name }
+
+func window(function string, by, order []string) string {
+	return function + " OVER (PARTITION BY " + strings.Join(by, ", ") + " ORDER BY " + strings.Join(order, ", ") + ")"
+}
+
+// port is the output port: of each key the row that counts, and of these only
+// those that the reader may see. Whose a row is is asked after it was chosen:
+// who had a device before does not see the row that another one replaced.
+func (g *generator) port() Object {
+	o := Object{Dataset: g.table.Schema, Name: g.table.Name, Contract: g.table, Reads: []string{Members}}
+	var from string
+	if g.table.Ordered {
+		o.Reads = append(o.Reads, Internal(g.table)+"."+g.table.Name)
+		from = "SELECT *\n  FROM " + g.name(Internal(g.table), g.table.Name)
+	} else {
+		o.Reads = append(o.Reads, Internal(g.table)+"."+Appended(g.table))
+		from = fmt.Sprintf("SELECT *\n  FROM %s\n  %s", g.name(Internal(g.table), Appended(g.table)), g.once())
+	}
+	where := g.visible()
+	if g.table.Tombstones {
+		where = "NOT " + contract.Deleted + " AND " + where
+	}
+	if !g.table.AppendOnly {
+		from = g.counts(from)
+	}
+	o.Metadata = &bigquery.TableMetadata{
+		Description: g.table.Purpose,
+		ViewQuery:   fmt.Sprintf("SELECT %s\nFROM (\n  %s\n)\nWHERE %s", g.shown(), from, where),
+	}
+	return o
+}
+
+// counts gives the row of each key that counts, of distinct rows.
+func (g *generator) counts(distinct string) string {
+	var rank, assigned, values []string
+	add := func(i int) {
+		if i >= 0 {
+			rank = append(rank, g.descending(i))
+		}
+	}
+	add(g.Order)
+	add(g.Assigned)
+	assigned = rank
+	for _, i := range g.Values {
+		add(i)
+	}
+	values = rank
+	add(g.Knowledge)
+	rank = append(rank, Content+" DESC")
+	key := g.key()
+	if g.table.Order != contract.Revision {
+		return fmt.Sprintf("SELECT *\n  FROM (\n  %s\n  )\n  %s = 1", distinct, window("QUALIFY ROW_NUMBER()", key, rank))
+	}
+	// A row counts one revision more than the one that ranks below it, or has the
+	// higher one that it came with.
+	by := strings.Join(key, ", ")
+	return fmt.Sprintf(`SELECT *,
+    MAX(%[1]s + place - 1) OVER (PARTITION BY %[2]s) AS counted,
+    LOGICAL_OR(assigned_place = 1 AND value_place > 1) OVER (PARTITION BY %[2]s) AS conflict
+  FROM (
+    SELECT *,
+      %[3]s AS place,
+      %[4]s AS assigned_place,
+      %[5]s AS value_place
+    FROM (
+  %[6]s
+    )
+  )
+  QUALIFY place = 1`, contract.Revision, by, window("ROW_NUMBER()", key, rank), window("DENSE_RANK()", key, assigned),
+		window("DENSE_RANK()", key, values), distinct)
+}
+
+// descending orders by a column, the greatest first and NULL last.
+func (g *generator) descending(i int) string { return g.column(i) + " DESC" }
+
+// shown are the columns of the port.
+func (g *generator) shown() string {
+	if g.table.Order != contract.Revision {
+		return columns(g.table.Columns)
+	}
+	var list []string
+	for i, c := range g.table.Columns {
+		switch i {
+		case g.Order:
+			list = append(list, "counted AS "+c.Name)
+		case g.Quality:
+			list = append(list, "IF(conflict, 'conflict', quality) AS quality")
+		default:
+			list = append(list, c.Name)
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// visible is the condition that the reader may see a row.
+func (g *generator) visible() string {
+	members := g.name(strings.Split(Members, ".")[0], strings.Split(Members, ".")[1])
+	const member = "member IN (SESSION_USER(), CONCAT('domain:', SPLIT(SESSION_USER(), '@')[SAFE_OFFSET(1)]))"
+	all := fmt.Sprintf("EXISTS (SELECT 1 FROM %s WHERE %s AND tenant_id = '%s')", members, member, Everyone)
+	if g.table.Tenant == "" {
+		return all
+	}
+	return fmt.Sprintf("(%s IN (SELECT tenant_id FROM %s WHERE %s) OR %s)", g.table.Tenant, members, member, all)
+}
+
+func (g *generator) name(dataset, table string) string {
+	return "`" + g.project + "." + dataset + "." + table + "`"
+}
+
+func columns(list []contract.Column) string {
+	names := make([]string, len(list))
+	for i, c := range list {
+		names[i] = c.Name
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,99 @@
+package warehouse
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+
+	"github.com/telemesh/telemesh/internal/contract"
+)
+
+// Ranking says which of the rows of one key counts, for every warehouse alike.
+// Columns are given by their place in Stored; -1: the table has none.
+//
+// The row counts that is the greatest by Order, Assigned, Values and Knowledge,
+// in this order, NULL being the least; where all are equal and the rows do not
+// say the same, it is the one with the greater Content. Of rows that say the same
+// and knew the same the one counts that was Received first, else that with the
+// lesser Origin.
+type Ranking struct {
+	Stored     []contract.Column // the cells of a row, and recorded_at behind them if it is not among them
+	RecordedAt int
+	Key        []int
+	Order      int
+	Assigned   int   // assignment_version
+	Values     []int // what must not differ between rows of one Order and Assigned
+	Quality    int   // where it is said that they do
+	Knowledge  int
+	Received   int   // the first column of provenance, where that is a TIMESTAMP
+	Time       int   // a TIMESTAMP that a key is always with
+	Says       []int // what a row says of its key: neither key, provenance, knowledge nor recorded_at
+	Provenance []int // but Received
+}
+
+// NewRanking gives the ranking of a table.
+func NewRanking(t *contract.Table) Ranking {
+	r := Ranking{Stored: t.Cells(), Received: -1}
+	index := func(name string) int {
+		return slices.IndexFunc(r.Stored, func(c contract.Column) bool { return c.Name == name })
+	}
+	if r.RecordedAt = index(contract.RecordedAt); r.RecordedAt < 0 {
+		r.RecordedAt = len(r.Stored)
+		r.Stored = append(r.Stored[:r.RecordedAt:r.RecordedAt],
+			contract.Column{Name: contract.RecordedAt, Type: contract.Timestamp, Required: true})
+	}
+	for _, k := range t.Key {
+		r.Key = append(r.Key, index(k))
+	}
+	r.Order, r.Knowledge, r.Time, r.Assigned, r.Quality = index(t.Order), index(t.Knowledge), -1, -1, -1
+	if t.Order == contract.Revision {
+		// The id of a reading is a hash of observed_at among others.
+		r.Time, r.Assigned, r.Quality = index(t.Time), index("assignment_version"), index("quality")
+		for _, name := range []string{"value", "value_string", "value_bool"} {
+			if i := index(name); i >= 0 {
+				r.Values = append(r.Values, i)
+			}
+		}
+	}
+	if slices.Contains(t.Key, t.Time) {
+		r.Time = index(t.Time)
+	}
+	for i, c := range r.Stored {
+		switch {
+		case c.Provenance && r.Received < 0 && r.Provenance == nil && c.Type == contract.Timestamp:
+			r.Received = i
+		case c.Provenance:
+			r.Provenance = append(r.Provenance, i)
+		case i != r.RecordedAt && i != r.Knowledge && !slices.Contains(r.Key, i):
+			r.Says = append(r.Says, i)
+		}
+	}
+	return r
+}
+
+// Content is a digest of what a row says: rows of one key that say the same
+// have the same, others have not, but for one in 2^64.
+func (r *Ranking) Content(row []Cell) int64 { return digest(row, r.Says) }
+
+// Origin is a digest of how a row came.
+func (r *Ranking) Origin(row []Cell) int64 { return digest(row, r.Provenance) }
+
+// digest is the first 64 bits of a SHA-256.
+func digest(row []Cell, columns []int) int64 {
+	var buf [512]byte
+	b := buf[:0]
+	for _, i := range columns {
+		c := &row[i]
+		b = append(b, byte(c.kind))
+		switch c.kind {
+		case NullKind:
+		case StringKind:
+			b = binary.AppendUvarint(b, uint64(len(c.str)))
+			b = append(b, c.str...)
+		default:
+			b = binary.BigEndian.AppendUint64(b, c.bits)
+		}
+	}
+	sum := sha256.Sum256(b)
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
