@@ -169,7 +169,29 @@ func Of(project string, products []contract.Product) ([]Dataset, error) {
 	if err := addViews(project, ports, products); err != nil {
 		return nil, err
 	}
-	return append(datasets, ports...), nil
+	ports, err := inOrder(ports)
+	return append(datasets, ports...), err
+}
+
+// inOrder gives the ports so that one comes after those that it reads.
+func inOrder(ports []Dataset) (sorted []Dataset, err error) {
+	waiting := slices.Clone(ports)
+	for len(waiting) > 0 {
+		ready := slices.IndexFunc(waiting, func(d Dataset) bool {
+			return !slices.ContainsFunc(d.Objects, func(o Object) bool {
+				return slices.ContainsFunc(o.Reads, func(read string) bool {
+					dataset, _, _ := strings.Cut(read, ".")
+					return dataset != d.Name && slices.ContainsFunc(waiting, func(other Dataset) bool { return other.Name == dataset })
+				})
+			})
+		})
+		if ready < 0 {
+			return nil, fmt.Errorf("the views of %s and of other products read each other", waiting[0].Name)
+		}
+		sorted = append(sorted, waiting[ready])
+		waiting = slices.Delete(waiting, ready, ready+1)
+	}
+	return sorted, nil
 }
 
 func platform() Dataset {
