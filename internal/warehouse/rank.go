@@ -11,9 +11,9 @@ import (
 // Ranking says which of the rows of one key counts, for every warehouse alike.
 // Columns are given by their place in Stored; -1: the table has none.
 //
-// The row counts that is the greatest by Order, Assigned, Values and Knowledge,
-// in this order, NULL being the least; where all are equal and the rows do not
-// say the same, it is the one with the greater Content. Of rows that say the same
+// The row counts that is the greatest by Order, Assigned, Values, Knowledge and
+// Flags, in this order, NULL being the least; where all are equal and the rows do
+// not say the same, it is the one with the greater Content. Of rows that say the same
 // and knew the same the one counts that was Received first, else that with the
 // lesser Origin.
 type Ranking struct {
@@ -25,6 +25,7 @@ type Ranking struct {
 	Values     []int // what must not differ between rows of one Order and Assigned
 	Quality    int   // where it is said that they do
 	Knowledge  int
+	Flags      []int // what is said of a value: unit and quality
 	Received   int   // the first column of provenance, where that is a TIMESTAMP
 	Time       int   // a TIMESTAMP that a key is always with
 	Says       []int // what a row says of its key: neither key, provenance, knowledge nor recorded_at
@@ -49,11 +50,8 @@ func NewRanking(t *contract.Table) Ranking {
 	if t.Order == contract.Revision {
 		// The id of a reading is a hash of observed_at among others.
 		r.Time, r.Assigned, r.Quality = index(t.Time), index("assignment_version"), index("quality")
-		for _, name := range []string{"value", "value_string", "value_bool"} {
-			if i := index(name); i >= 0 {
-				r.Values = append(r.Values, i)
-			}
-		}
+		r.Values = existing(index, "value", "value_string", "value_bool")
+		r.Flags = existing(index, "unit", "quality")
 	}
 	if slices.Contains(t.Key, t.Time) {
 		r.Time = index(t.Time)
@@ -69,6 +67,15 @@ func NewRanking(t *contract.Table) Ranking {
 		}
 	}
 	return r
+}
+
+func existing(index func(string) int, names ...string) (columns []int) {
+	for _, name := range names {
+		if i := index(name); i >= 0 {
+			columns = append(columns, i)
+		}
+	}
+	return columns
 }
 
 // Content is a digest of what a row says: rows of one key that say the same

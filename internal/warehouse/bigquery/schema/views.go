@@ -152,6 +152,9 @@ func (g *generator) counts(distinct string) string {
 	}
 	values = rank
 	add(g.Knowledge)
+	for _, i := range g.Flags {
+		add(i)
+	}
 	rank = append(rank, Content+" DESC")
 	key := g.key()
 	if g.table.Order != contract.Revision {
