@@ -15,9 +15,11 @@ import (
 	"fmt"
 	"strings"
 
+	"cloud.google.com/go/bigquery"
 	"github.com/goccy/go-googlesql"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
 )
 
 // features of GoogleSQL that BigQuery documents in its reference of query
@@ -51,6 +53,7 @@ var features = []googlesql.LanguageFeature{
 
 // Catalog is what statements may name. It is for one goroutine.
 type Catalog struct {
+	project  string
 	root     *googlesql.SimpleCatalog
 	datasets map[string]*googlesql.SimpleCatalog
 	options  *googlesql.AnalyzerOptions
@@ -59,12 +62,37 @@ type Catalog struct {
 	keep []any
 }
 
-// New gives an empty catalog.
-func New() (*Catalog, error) {
+// Of gives a catalog of what the products are in a project. The queries of their
+// views are analysed on the way; an error names all that are refused.
+func Of(project string, products []contract.Product) (*Catalog, error) {
+	datasets, err := schema.Of(project, products)
+	if err != nil {
+		return nil, err
+	}
+	c, err := New(project)
+	if err != nil {
+		return nil, err
+	}
+	var refused []error
+	for _, d := range datasets {
+		for _, o := range d.Objects {
+			if o.Metadata.ViewQuery != "" {
+				_, err = c.AddView(o.Dataset, o.Name, o.Metadata.ViewQuery)
+			} else {
+				err = c.addFields(o.Dataset, o.Name, o.Metadata.Schema)
+			}
+			refused = append(refused, err)
+		}
+	}
+	return c, errors.Join(refused...)
+}
+
+// New gives an empty catalog of a project.
+func New(project string) (*Catalog, error) {
 	if err := googlesql.Init(); err != nil {
 		return nil, fmt.Errorf("start the engine of GoogleSQL: %w", err)
 	}
-	c := &Catalog{datasets: map[string]*googlesql.SimpleCatalog{}}
+	c := &Catalog{project: project, datasets: map[string]*googlesql.SimpleCatalog{}}
 	language, err := googlesql.NewLanguageOptions()
 	if err != nil {
 		return nil, err
@@ -120,10 +148,23 @@ func (c *Catalog) AddTable(dataset, name string, columns []contract.Column) erro
 	}
 	// BigQuery takes a path in one pair of backticks too, where GoogleSQL sees a
 	// single name.
-	if err := errors.Join(in.AddTable(table), c.root.AddTable2(dataset+"."+name, table)); err != nil {
-		return fmt.Errorf("table %s.%s: %w", dataset, name, err)
+	path := dataset + "." + name
+	if err := errors.Join(in.AddTable(table), c.root.AddTable2(path, table), c.root.AddTable2(c.project+"."+path, table)); err != nil {
+		return fmt.Errorf("table %s: %w", path, err)
 	}
 	return nil
+}
+
+func (c *Catalog) addFields(dataset, name string, fields bigquery.Schema) error {
+	types := map[bigquery.FieldType]contract.Type{
+		bigquery.StringFieldType: contract.String, bigquery.FloatFieldType: contract.Float64, bigquery.IntegerFieldType: contract.Int64,
+		bigquery.BooleanFieldType: contract.Bool, bigquery.TimestampFieldType: contract.Timestamp, bigquery.JSONFieldType: contract.JSON,
+	}
+	var columns []contract.Column
+	for _, f := range fields {
+		columns = append(columns, contract.Column{Name: f.Name, Type: types[f.Type]})
+	}
+	return c.AddTable(dataset, name, columns)
 }
 
 func (c *Catalog) addColumn(table *googlesql.SimpleTable, name string, column contract.Column) error {

@@ -7,11 +7,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/products"
 )
 
 func catalog(t *testing.T) *Catalog {
 	t.Helper()
-	c, err := New()
+	c, err := New("my-project")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,11 +41,41 @@ func TestQueryGivesColumns(t *testing.T) {
 	}
 }
 
+func TestOfKnowsTheProducts(t *testing.T) {
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Of("my-project", all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		for _, table := range p.Tables {
+			if table.Schema != p.Schema {
+				continue
+			}
+			got, err := c.Query("SELECT * FROM `my-project." + table.FullName() + "`")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []contract.Column
+			for _, column := range table.Columns {
+				want = append(want, contract.Column{Name: column.Name, Type: column.Type})
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s: the port's columns differ from the contract's (-contract +port):\n%s", table.FullName(), diff)
+			}
+		}
+	}
+}
+
 // What BigQuery documents, and what other dialects have beside it.
 func TestQueryKnowsTheDialect(t *testing.T) {
 	for _, tt := range []struct{ sql, refused string }{
 		{"SELECT * FROM `iot.readings`", ""},
 		{"SELECT * FROM `iot`.readings", ""},
+		{"SELECT * FROM `my-project.iot.readings`", ""},
 		{"SELECT * EXCEPT (value) FROM iot.readings QUALIFY ROW_NUMBER() OVER (PARTITION BY tenant_id ORDER BY revision DESC NULLS LAST) = 1", ""},
 		{"SELECT ANY_VALUE(tenant_id HAVING MAX observed_at) FROM iot.readings", ""},
 		{"SELECT 1 FROM iot.readings WHERE tenant_id IS NOT DISTINCT FROM SESSION_USER()", ""},
