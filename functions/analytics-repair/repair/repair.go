@@ -39,12 +39,12 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/internal/warehouse/connect"
 )
 
 // Config is the function's environment, with the output ports of join.Config.
 type Config struct {
-	remote.Config
+	connect.Config
 	Sink string `envconfig:"K_SINK" required:"true"` // the Broker's ingress
 	// Less than the Service's timeoutSeconds: what is left goes on in another delivery.
 	Within time.Duration `envconfig:"REPAIR_WITHIN" default:"5m"`

@@ -40,12 +40,12 @@ import (
 	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/tenancy"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/internal/warehouse/connect"
 )
 
 // Start makes the function.
 func Start(ports function.Ports) (*function.Function, error) {
-	config, err := function.Config[remote.Config]()
+	config, err := function.Config[connect.Config]()
 	if err != nil {
 		return nil, err
 	}

@@ -36,14 +36,14 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/products"
 )
 
 // Config is the configuration of the function.
 type Config struct {
 	Tables []string `envconfig:"TABLES" required:"true"` // output ports, as iot_metadata.placements
-	remote.Config
+	connect.Config
 }
 
 // Start makes the function.

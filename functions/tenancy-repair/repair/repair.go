@@ -38,12 +38,12 @@ import (
 	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/tenancy"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/internal/warehouse/connect"
 )
 
 // Config is the function's environment.
 type Config struct {
-	remote.Config
+	connect.Config
 	AssignmentsURL string `envconfig:"ASSIGNMENTS_URL" required:"true"` // output port of iot-metadata
 	Sink           string `envconfig:"K_SINK" required:"true"`          // the Broker's ingress
 	// Less than the Service's timeoutSeconds: what is left goes on in another delivery.

@@ -43,12 +43,12 @@ import (
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/internal/warehouse/connect"
 )
 
 // Config of the function.
 type Config struct {
-	remote.Config
+	connect.Config
 	Broker      string   `envconfig:"BROKER"`       // NAMESPACE/NAME whose events are stored as rows of event_log.events; empty: what they carry is stored
 	WithoutData []string `envconfig:"WITHOUT_DATA"` // types of events whose data are not stored in event_log.events
 }

@@ -387,6 +387,7 @@ func TestOutdated(t *testing.T) {
 
 func TestStart(t *testing.T) {
 	ports := function.Ports{Client: http.DefaultClient, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	t.Setenv("WAREHOUSE_URL", "")
 	if _, err := sink.Start(ports); err == nil || !strings.Contains(err.Error(), "WAREHOUSE_URL") {
 		t.Errorf("Start() without a warehouse = %v, want an error that names WAREHOUSE_URL", err)
 	}

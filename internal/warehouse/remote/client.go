@@ -35,23 +35,6 @@ func Open(url string, client *http.Client, token string) *Warehouse {
 	return &Warehouse{url: strings.TrimSuffix(url, "/"), client: client, token: token}
 }
 
-// Config names a warehouse in the environment of a function.
-type Config struct {
-	URL   string `envconfig:"WAREHOUSE_URL"`
-	Token string `envconfig:"WAREHOUSE_TOKEN"` // empty: the warehouse asks for none
-}
-
-// Open gives the warehouse that the function was handed, else the one named.
-func (c Config) Open(handed warehouse.Warehouse, client *http.Client) (warehouse.Warehouse, error) {
-	switch {
-	case handed != nil:
-		return handed, nil
-	case c.URL == "":
-		return nil, errors.New("WAREHOUSE_URL is not set, and there is no other warehouse")
-	}
-	return Open(c.URL, client, c.Token), nil
-}
-
 // Close refuses what comes after it. The warehouse itself stays open.
 func (w *Warehouse) Close() error {
 	w.closed.Store(true)
@@ -73,16 +56,20 @@ func (w *Warehouse) Append(ctx context.Context, batch warehouse.Batch) (version 
 	if err != nil {
 		return 0, err
 	}
-	response, err := w.post(ctx, "/append", ndjson, body)
+	response, err := w.do(ctx, "/append", ndjson, body)
 	if err != nil {
 		return 0, err
 	}
 	defer response.Body.Close()
 	var a appended
-	if err := json.NewDecoder(response.Body).Decode(&a); err != nil {
+	text, err := io.ReadAll(response.Body)
+	switch {
+	case err != nil:
 		return 0, fmt.Errorf("append to %s: read the answer: %w", batch.Table, err)
+	case json.Unmarshal(text, &a) != nil || response.StatusCode >= 300 && a.Error == "":
+		return 0, fmt.Errorf("warehouse at %s answers %s: %.200q", w.url, response.Status, text)
 	}
-	return a.Version, nil
+	return a.Version, a.err()
 }
 
 func (w *Warehouse) send(ctx context.Context, path, contentType string, body []byte) error {
@@ -93,8 +80,8 @@ func (w *Warehouse) send(ctx context.Context, path, contentType string, body []b
 	return response.Body.Close()
 }
 
-// post sends a request, and gives the response if it is a good one.
-func (w *Warehouse) post(ctx context.Context, path, contentType string, body []byte) (*http.Response, error) {
+// do sends a request, and gives the response.
+func (w *Warehouse) do(ctx context.Context, path, contentType string, body []byte) (*http.Response, error) {
 	if w.closed.Load() {
 		return nil, errClosed
 	}
@@ -113,8 +100,14 @@ func (w *Warehouse) post(ctx context.Context, path, contentType string, body []b
 		}
 		return nil, fmt.Errorf("reach the warehouse: %w", err)
 	}
-	if response.StatusCode < 300 {
-		return response, nil
+	return response, nil
+}
+
+// post sends a request, and gives the response if it is a good one.
+func (w *Warehouse) post(ctx context.Context, path, contentType string, body []byte) (*http.Response, error) {
+	response, err := w.do(ctx, path, contentType, body)
+	if err != nil || response.StatusCode < 300 {
+		return response, err
 	}
 	defer response.Body.Close()
 	var e end
