@@ -20,14 +20,17 @@ type Product struct {
 }
 
 // Feed is a Pub/Sub topic of an input port, and the subscription that a
-// function reads.
+// function reads. Each subscription of a topic brings all its messages: where a
+// topic has one to push and one to pull, a deployment uses one of them.
 type Feed struct {
 	Topic           string // telemetry
-	Subscription    string // telemetry-ingest
+	Subscription    string // telemetry-ingest: the function that reads it
 	DeadLetterTopic string // what could not be delivered MaxDeliveries times goes there
 	Push            bool   // to an endpoint that a deployment names, with an OIDC token; else it is pulled
 	AckDeadline     time.Duration
 	MaxDeliveries   int
+	MinBackoff      time.Duration // before a message is delivered again, at first
+	MaxBackoff      time.Duration // and at last
 	Retention       time.Duration // of messages that nobody has acknowledged
 }
 
@@ -62,9 +65,14 @@ type Table struct {
 	// Tenant is the column that says whose a row is: a tenant sees its rows in the
 	// output port. Empty: only the platform sees them.
 	Tenant    string
-	Clustered []string      // columns that BigQuery clusters by, at most four
-	Retention time.Duration // how long rows are kept after their Time; 0: for ever
+	Clustered []string // columns that BigQuery clusters by, at most four
 	Roles     []Role
+	Quality   []Rule
+
+	// The service levels. Latency and Freshness are of output ports.
+	Latency   time.Duration // from what a row tells of to the row
+	Freshness time.Duration // how often the port is brought up to date
+	Retention time.Duration // how long rows are kept after their Time; 0: for ever
 
 	// Tombstones: a row may say that its key is gone. Rows have one more cell
 	// than Columns, the last: deleted, a BOOL. The output port does not show it
@@ -115,6 +123,26 @@ type Column struct {
 type Role struct {
 	Name   string // tenant, platform, writer
 	Access string // read, write
+}
+
+// The roles.
+const (
+	TenantRole   = "tenant"   // reads its rows of an output port
+	PlatformRole = "platform" // reads all rows
+	WriterRole   = "writer"   // the product's service account
+)
+
+// Rule is a quality rule: a number that is counted, and what it has to be.
+type Rule struct {
+	Column  string   // whose values are counted; empty: rows of the table are
+	Metric  string   // nullValues, invalidValues, duplicateValues or rowCount; empty: Query gives the number
+	Query   string   // SQL that both warehouses understand
+	Columns []string // of duplicateValues of the table: no two rows have the same in all of them
+	Values  []string // of invalidValues: those that are valid. NULL always is
+	Pattern string   // of invalidValues: a regular expression of those that are valid
+	Min     *float64 // nil: no bound
+	Max     *float64
+	Purpose string
 }
 
 // Type is a column type that both warehouses know.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -64,8 +65,16 @@ func TestColumns(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	got := find(t, "iot_metadata.placements")
-	got.Columns = nil
-	want := contract.Table{Schema: "iot_metadata", Name: "placements", Key: []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true, Ordered: true}
+	if len(got.Quality) != 3 {
+		t.Errorf("placements: rules %+v", got.Quality)
+	}
+	got.Columns, got.Quality = nil, nil
+	all := []contract.Role{{Name: "tenant", Access: "read"}, {Name: "platform", Access: "read"}, {Name: "writer", Access: "write"}}
+	want := contract.Table{
+		Schema: "iot_metadata", Name: "placements", Version: "1.0.0", Purpose: "Says which tenant held a device at any instant, and where it stood.",
+		Key: []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true, Ordered: true,
+		Tenant: "tenant_id", Clustered: []string{"tenant_id", "device_id"}, Roles: all, Latency: time.Minute, Freshness: time.Minute,
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("placements: (-want +got)\n%s", diff)
 	}
@@ -83,8 +92,26 @@ func TestLoad(t *testing.T) {
 	if joined.Knowledge != "join_version" || !joined.Tombstones || joined.Order != contract.Revision {
 		t.Errorf("joined readings: %+v", joined)
 	}
-	if c := got.Columns[9]; c != (contract.Column{Name: "received_at", Type: contract.Timestamp, Required: true, Provenance: true}) {
-		t.Errorf("received_at: %+v", c)
+	received := contract.Column{
+		Name: "received_at", Type: contract.Timestamp, Required: true, Provenance: true,
+		Purpose: "Ingest time: when Telemesh first saw the message.", Classification: "internal",
+	}
+	if diff := cmp.Diff(received, got.Columns[9]); diff != "" {
+		t.Errorf("received_at: (-want +got)\n%s", diff)
+	}
+	if year := 366 * 24 * time.Hour; got.Retention != 10*year || got.Tenant != "tenant_id" || !slices.Equal(got.Clustered, []string{"tenant_id", "device_id", "metric"}) {
+		t.Errorf("readings are kept for %s, are those of %s and clustered by %v", got.Retention, got.Tenant, got.Clustered)
+	}
+	zero := 0.0
+	flags := contract.Rule{
+		Column: "quality", Metric: "invalidValues", Values: []string{"no_time", "conflict"}, Min: &zero, Max: &zero, Purpose: "Only the flags above.",
+	}
+	if diff := cmp.Diff(flags, got.Quality[len(got.Quality)-1]); diff != "" {
+		t.Errorf("last rule of the readings: (-want +got)\n%s", diff)
+	}
+	log := find(t, "event_log.events")
+	if diff := cmp.Diff(all[1:], log.Roles); diff != "" || log.Tenant != "" || log.Retention != 30*24*time.Hour {
+		t.Errorf("events: tenant %q, kept for %s, roles (-want +got)\n%s", log.Tenant, log.Retention, diff)
 	}
 	list := load(t)
 	names := []string{}
@@ -100,6 +127,15 @@ func TestLoad(t *testing.T) {
 		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1 dev.telemesh.tenancy.repaired.v1",
 	}, names); diff != "" {
 		t.Errorf("products: (-want +got)\n%s", diff)
+	}
+	pull := contract.Feed{
+		Topic: "telemetry", Subscription: "pubsub-source", DeadLetterTopic: "telemetry-dead-letters", AckDeadline: time.Minute,
+		MaxDeliveries: 100, MinBackoff: 10 * time.Second, MaxBackoff: 10 * time.Minute, Retention: 7 * 24 * time.Hour,
+	}
+	push := pull
+	push.Subscription, push.Push = "telemetry-ingest", true
+	if diff := cmp.Diff([]contract.Feed{pull, push}, list[5].Feeds); diff != "" {
+		t.Errorf("feeds of %s: (-want +got)\n%s", list[5].Name, diff)
 	}
 	for _, v := range list[3].Views {
 		if !strings.Contains(v.SQL, "iot_analytics.readings") || v.DuckDB == v.SQL || v.DuckDB == "" {

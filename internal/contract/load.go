@@ -1,7 +1,6 @@
 package contract
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,8 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"sigs.k8s.io/yaml"
+	"time"
 )
 
 // Load reads all products of a folder, ordered by name. It reads strictly: a
@@ -24,22 +22,36 @@ func Load(folder fs.FS) ([]Product, error) {
 	if len(files) == 0 {
 		return nil, errors.New("load products: no */product.odps.yaml")
 	}
+	l := loader{folder: folder, tables: map[string]string{}, contracts: map[string]string{}}
 	products := make([]Product, 0, len(files))
-	contracts := map[string]string{}
 	for _, file := range files {
-		p, err := loadProduct(folder, file, contracts)
+		p, err := l.loadProduct(file)
 		if err != nil {
 			return nil, err
 		}
 		products = append(products, p)
 	}
-	return products, checkMadeFrom(products, contracts)
+	if err := l.checkInputs(); err != nil {
+		return nil, err
+	}
+	return products, l.checkMadeFrom(products)
 }
+
+// loader knows of the products that it has read what the others have to fit to.
+type loader struct {
+	folder    fs.FS
+	tables    map[string]string // the file that describes it, by FullName
+	contracts map[string]string // versions by id
+	inputs    []input
+}
+
+// input is what an input port says of a contract.
+type input struct{ file, field, contract, version string }
 
 // checkMadeFrom looks for the tables that others are made from. Such a table
 // has to grow with each row that says something new or is better informed:
 // where knowledge has a row take another's place, its version would not tell.
-func checkMadeFrom(products []Product, contracts map[string]string) error {
+func (l *loader) checkMadeFrom(products []Product) error {
 	knowledge := map[string]string{}
 	ordered := map[string]bool{}
 	for _, p := range products {
@@ -55,7 +67,7 @@ func checkMadeFrom(products []Product, contracts map[string]string) error {
 			t := &p.Tables[i]
 			t.Ordered = ordered[t.FullName()]
 			for i, from := range t.MadeFrom {
-				file, field := contracts[t.FullName()], fmt.Sprintf("schema[0].customProperties.madeFrom[%d]", i)
+				file, field := l.tables[t.FullName()], fmt.Sprintf("schema[0].customProperties.madeFrom[%d]", i)
 				switch column, ok := knowledge[from]; {
 				case !ok:
 					return fieldError(file, field, from, "a table of a product")
@@ -70,122 +82,12 @@ func checkMadeFrom(products []Product, contracts map[string]string) error {
 	return nil
 }
 
-// The documents hold what the two standards have and Telemesh uses.
-
-type descriptor struct {
-	APIVersion       string           `json:"apiVersion"`
-	Kind             string           `json:"kind"`
-	ID               string           `json:"id"`
-	Name             string           `json:"name"`
-	Version          string           `json:"version"`
-	Status           string           `json:"status"`
-	Domain           string           `json:"domain"`
-	Description      description      `json:"description"`
-	CustomProperties customProperties `json:"customProperties"`
-	InputPorts       []port           `json:"inputPorts"`
-	OutputPorts      []port           `json:"outputPorts"`
-	Team             team             `json:"team"`
-}
-
-type description struct {
-	Purpose     string `json:"purpose"`
-	Usage       string `json:"usage"`
-	Limitations string `json:"limitations"`
-}
-
-type port struct {
-	Name        string `json:"name"`
-	Type        string `json:"type"`
-	Version     string `json:"version"`
-	ContractID  string `json:"contractId"`
-	Description string `json:"description"`
-}
-
-type team struct {
-	Name string `json:"name"`
-}
-
-type dataContract struct {
-	APIVersion    string         `json:"apiVersion"`
-	Kind          string         `json:"kind"`
-	ID            string         `json:"id"`
-	Name          string         `json:"name"`
-	Version       string         `json:"version"`
-	Status        string         `json:"status"`
-	Domain        string         `json:"domain"`
-	DataProduct   string         `json:"dataProduct"`
-	Description   description    `json:"description"`
-	Schema        []schemaObject `json:"schema"`
-	SLAProperties []sla          `json:"slaProperties"`
-	Team          team           `json:"team"`
-}
-
-type schemaObject struct {
-	Name             string           `json:"name"`
-	PhysicalName     string           `json:"physicalName"`
-	PhysicalType     string           `json:"physicalType"`
-	LogicalType      string           `json:"logicalType"`
-	Description      string           `json:"description"`
-	Granularity      string           `json:"dataGranularityDescription"`
-	CustomProperties customProperties `json:"customProperties"`
-	Quality          []quality        `json:"quality"`
-	Properties       []property       `json:"properties"`
-}
-
-type property struct {
-	Name                 string           `json:"name"`
-	LogicalType          string           `json:"logicalType"`
-	PhysicalType         Type             `json:"physicalType"`
-	PrimaryKey           bool             `json:"primaryKey"`
-	PrimaryKeyPosition   int              `json:"primaryKeyPosition"`
-	Partitioned          bool             `json:"partitioned"`
-	PartitionKeyPosition int              `json:"partitionKeyPosition"`
-	Required             bool             `json:"required"`
-	Classification       string           `json:"classification"`
-	Description          string           `json:"description"`
-	Quality              []quality        `json:"quality"`
-	CustomProperties     customProperties `json:"customProperties"`
-}
-
-type quality struct {
-	Type        string         `json:"type"`
-	Metric      string         `json:"metric"`
-	Query       string         `json:"query"`
-	Arguments   map[string]any `json:"arguments"`
-	MustBe      *float64       `json:"mustBe"`
-	Dimension   string         `json:"dimension"`
-	Description string         `json:"description"`
-}
-
-type sla struct {
-	Property    string `json:"property"`
-	Value       any    `json:"value"`
-	Unit        string `json:"unit"`
-	Element     string `json:"element"`
-	Driver      string `json:"driver"`
-	Description string `json:"description"`
-}
-
-type customProperties []struct {
-	Property string `json:"property"`
-	Value    any    `json:"value"`
-}
-
-// flag is false where the property is missing; ok says whether it is a boolean.
-func (c customProperties) flag(name string) (value, ok bool) {
-	switch v := c.get(name).(type) {
-	case nil:
-		return false, true
-	case bool:
-		return v, true
-	}
-	return false, false
-}
-
-func (c customProperties) get(name string) any {
-	for _, p := range c {
-		if p.Property == name {
-			return p.Value
+// checkInputs holds the input ports against the contracts that they name, where
+// those are of a table: which port a product reads is a matter of the major version.
+func (l *loader) checkInputs() error {
+	for _, in := range l.inputs {
+		if version, ok := l.contracts[in.contract]; ok && (grown(in.version, version) || grown(version, in.version)) {
+			return fieldError(in.file, in.field+".version", in.version, "a version that fits "+version+", that of "+in.contract)
 		}
 	}
 	return nil
@@ -196,16 +98,22 @@ var logical = map[Type]string{
 	String: "string", Float64: "number", Int64: "integer", Bool: "boolean", Timestamp: "timestamp", JSON: "object",
 }
 
-var identifier = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+var (
+	identifier = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	// resource is a name that Pub/Sub takes of a topic or a subscription.
+	resource = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._~+%-]{2,254}$`)
+)
 
-// loadProduct adds to contracts which file describes each of the tables.
-func loadProduct(folder fs.FS, file string, contracts map[string]string) (Product, error) {
+func (l *loader) loadProduct(file string) (Product, error) {
 	var d descriptor
-	if err := read(folder, file, &d); err != nil {
+	if err := read(l.folder, file, &d); err != nil {
 		return Product{}, err
 	}
 	dir := path.Dir(file)
-	p := Product{Name: d.Name, Domain: d.Domain, Schema: strings.ReplaceAll(d.Name, "-", "_"), Owner: d.Team.Name}
+	p := Product{
+		Name: d.Name, Version: d.Version, Domain: d.Domain, Schema: strings.ReplaceAll(d.Name, "-", "_"),
+		Owner: d.Team.Name, Purpose: d.Description.Purpose,
+	}
 	switch {
 	case d.APIVersion != "v1.0.0":
 		return p, fieldError(file, "apiVersion", d.APIVersion, "v1.0.0")
@@ -217,184 +125,182 @@ func loadProduct(folder fs.FS, file string, contracts map[string]string) (Produc
 		return p, fmt.Errorf("%s: id %q and name %q: want the name of the folder, %s", file, d.ID, d.Name, dir)
 	case !identifier.MatchString(p.Schema):
 		return p, fieldError(file, "name", d.Name, "lower-case words joined by -")
+	case !isVersion(d.Version):
+		return p, fieldError(file, "version", d.Version, "a version as 1.0.0")
 	case d.Domain == "":
 		return p, fieldError(file, "domain", "", "a domain")
 	case p.Owner == "":
 		return p, fieldError(file, "team.name", "", "the team that owns the product")
 	}
+	if err := d.Description.check(file); err != nil {
+		return p, err
+	}
+	if err := d.CustomProperties.check(file, "customProperties", "kind"); err != nil {
+		return p, err
+	}
+	if kind := d.CustomProperties.get("kind"); kind != "source-aligned" && kind != "consumer-aligned" {
+		return p, fieldError(file, "customProperties.kind", text(kind), "source-aligned or consumer-aligned")
+	}
 
-	ports := map[string]bool{} // tables of the descriptor; true: has its contract or file
-	ids := map[string]string{} // of the contracts that the descriptor names
+	for i, in := range d.InputPorts {
+		field := fmt.Sprintf("inputPorts[%d]", i)
+		switch {
+		case in.Name == "":
+			return p, fieldError(file, field+".name", "", "a name")
+		case !isVersion(in.Version):
+			return p, fieldError(file, field+".version", in.Version, "a version as 1.0.0")
+		case in.ContractID == "":
+			return p, fieldError(file, field+".contractId", "", "the id of a contract or the type of an event")
+		}
+		l.inputs = append(l.inputs, input{file, field, in.ContractID, in.Version})
+		feeds, err := in.feeds(file, field)
+		if err != nil {
+			return p, err
+		}
+		p.Feeds = append(p.Feeds, feeds...)
+	}
+
+	ports := map[string]*port{} // those that are a table or a view
 	for i, out := range d.OutputPorts {
-		switch field := fmt.Sprintf("outputPorts[%d]", i); {
+		field := fmt.Sprintf("outputPorts[%d]", i)
+		switch {
+		case !isVersion(out.Version):
+			return p, fieldError(file, field+".version", out.Version, "a version as 1.0.0")
+		case ports[out.Name] != nil || slices.Contains(p.Events, out.Name):
+			return p, fieldError(file, field+".name", out.Name, "each name once")
 		case out.Type == "event":
 			p.Events = append(p.Events, out.Name)
 		case out.Type == "table" && out.ContractID == "":
 			return p, fieldError(file, field+".contractId", "", "the id of the table's contract")
 		case out.Type == "table" || out.Type == "view":
-			ports[out.Name] = false
-			ids[out.Name] = out.ContractID
+			ports[out.Name] = &port{outputPort: out, field: field}
 		default:
 			return p, fieldError(file, field+".type", out.Type, "event, table or view")
 		}
 	}
 
-	files, err := fs.Glob(folder, dir+"/*.odcs.yaml")
+	files, err := fs.Glob(l.folder, dir+"/*.odcs.yaml")
 	if err != nil {
 		return p, err
 	}
-	for _, file := range files {
-		t, id, err := loadTable(folder, file, &p)
+	for _, from := range files {
+		t, id, err := l.loadTable(from, &p)
 		if err != nil {
 			return p, err
 		}
-		if other, ok := contracts[t.FullName()]; ok {
-			return p, fmt.Errorf("%s: table %s is also that of %s", file, t.FullName(), other)
+		if other, ok := l.tables[t.FullName()]; ok {
+			return p, fmt.Errorf("%s: table %s is also that of %s", from, t.FullName(), other)
 		}
-		contracts[t.FullName()] = file
-		if t.Schema == p.Schema {
-			if ids[t.FullName()] != id {
-				return p, fmt.Errorf("%s: id %q: no output port %s of %s has this contractId",
-					file, id, t.FullName(), path.Join(dir, "product.odps.yaml"))
+		l.tables[t.FullName()] = from
+		l.contracts[id] = t.Version
+		if t.port() {
+			out := ports[t.FullName()]
+			switch {
+			case out == nil || out.ContractID != id:
+				return p, fmt.Errorf("%s: id %q: no output port %s of %s has this contractId", from, id, t.FullName(), file)
+			case out.Version != t.Version:
+				return p, fieldError(file, out.field+".version", out.Version, t.Version+", the version of "+from)
 			}
-			ports[t.FullName()] = true
+			out.found = true
 		}
 		p.Tables = append(p.Tables, t)
 	}
-	if err := loadViews(folder, dir, &p, ports); err != nil {
+	if err := l.loadViews(dir, &p, ports); err != nil {
 		return p, err
 	}
-	for name, found := range ports {
-		if !found {
-			return p, fmt.Errorf("%s: output port %s: no contract and no view of that name in %s", file, name, dir)
+	for _, out := range d.OutputPorts {
+		if port := ports[out.Name]; port != nil && !port.found {
+			return p, fmt.Errorf("%s: output port %s: no contract and no view of that name in %s", file, out.Name, dir)
 		}
 	}
 	return p, nil
 }
 
-func loadTable(folder fs.FS, file string, p *Product) (t Table, id string, err error) {
-	var c dataContract
-	if err := read(folder, file, &c); err != nil {
-		return t, "", err
-	}
-	switch {
-	case c.APIVersion != "v3.1.0":
-		return t, "", fieldError(file, "apiVersion", c.APIVersion, "v3.1.0")
-	case c.Kind != "DataContract":
-		return t, "", fieldError(file, "kind", c.Kind, "DataContract")
-	case c.ID == "":
-		return t, "", fieldError(file, "id", "", "an id")
-	case c.Status == "":
-		return t, "", fieldError(file, "status", "", "a status")
-	case c.DataProduct != p.Name:
-		return t, "", fieldError(file, "dataProduct", c.DataProduct, p.Name)
-	case c.Domain != p.Domain:
-		return t, "", fieldError(file, "domain", c.Domain, p.Domain)
-	case len(c.Schema) != 1:
-		return t, "", fmt.Errorf("%s: field schema: %d objects, want one", file, len(c.Schema))
-	}
-	s := c.Schema[0]
-	schema, name, _ := strings.Cut(s.PhysicalName, ".")
-	if name != s.Name || !identifier.MatchString(name) || schema != p.Schema && schema != p.Schema+internalSuffix {
-		return t, "", fieldError(file, "schema[0].physicalName", s.PhysicalName,
-			fmt.Sprintf("%s.%s or %s%s.%[2]s", p.Schema, s.Name, p.Schema, internalSuffix))
-	}
-	t = Table{Schema: schema, Name: name}
-	for property, to := range map[string]*bool{"tombstones": &t.Tombstones, "appendOnly": &t.AppendOnly} {
-		var ok bool
-		if *to, ok = s.CustomProperties.flag(property); !ok {
-			return t, "", fieldError(file, "schema[0].customProperties."+property, fmt.Sprint(s.CustomProperties.get(property)), "true or false")
-		}
-	}
-	if made := s.CustomProperties.get("madeFrom"); made != nil {
-		list, _ := made.([]any)
-		for _, one := range list {
-			name, _ := one.(string)
-			t.MadeFrom = append(t.MadeFrom, name)
-		}
-		if len(list) == 0 || slices.Contains(t.MadeFrom, "") {
-			return t, "", fieldError(file, "schema[0].customProperties.madeFrom", fmt.Sprint(made), "a list of tables")
-		}
-	}
-	type position struct {
-		column string
-		at     int
-	}
-	var key []position
-	for i, c := range s.Properties {
-		field := fmt.Sprintf("schema[0].properties[%d]", i)
-		want, ok := logical[c.PhysicalType]
-		switch {
-		case !identifier.MatchString(c.Name) || c.Name == Deleted:
-			return t, "", fieldError(file, field+".name", c.Name, "a lower-case name")
-		case !ok:
-			return t, "", fieldError(file, field+".physicalType", string(c.PhysicalType),
-				"STRING, FLOAT64, INT64, BOOL, TIMESTAMP or JSON")
-		case c.LogicalType != want:
-			return t, "", fieldError(file, field+".logicalType", c.LogicalType, want)
-		case c.PrimaryKey && !c.Required:
-			return t, "", fieldError(file, field+".required", "false", "true, since "+c.Name+" is part of the key")
-		case c.Partitioned && c.PhysicalType != Timestamp:
-			return t, "", fieldError(file, field+".partitioned", "true", "false, since the type is not TIMESTAMP")
-		case c.Partitioned && t.Time != "":
-			return t, "", fieldError(file, field+".partitioned", "true", "one column that partitions; "+t.Time+" does")
-		case slices.ContainsFunc(t.Columns, func(other Column) bool { return other.Name == c.Name }):
-			return t, "", fieldError(file, field+".name", c.Name, "each name once")
-		}
-		if c.PrimaryKey {
-			key = append(key, position{c.Name, c.PrimaryKeyPosition})
-		}
-		if c.Partitioned {
-			t.Time = c.Name
-		}
-		column := Column{Name: c.Name, Type: c.PhysicalType, Required: c.Required}
-		knowledge := false
-		for property, to := range map[string]*bool{"provenance": &column.Provenance, "knowledge": &knowledge} {
-			var ok bool
-			if *to, ok = c.CustomProperties.flag(property); !ok {
-				return t, "", fieldError(file, field+".customProperties."+property, fmt.Sprint(c.CustomProperties.get(property)), "true or false")
-			}
-		}
-		if knowledge {
-			if t.Knowledge != "" || c.PhysicalType != Int64 || !c.Required || c.PrimaryKey || column.Provenance || t.MadeFrom == nil {
-				return t, "", fieldError(file, field+".customProperties.knowledge", "true",
-					"one required column of type INT64, neither key nor provenance, of a table with madeFrom")
-			}
-			t.Knowledge = c.Name
-		}
-		t.Columns = append(t.Columns, column)
-	}
-	if len(key) == 0 {
-		return t, "", fmt.Errorf("%s: field schema[0].properties: no primaryKey", file)
-	}
-	slices.SortFunc(key, func(a, b position) int { return cmp.Compare(a.at, b.at) })
-	for _, k := range key {
-		t.Key = append(t.Key, k.column)
-	}
-	switch field := "schema[0].customProperties.appendOnly"; {
-	case !t.AppendOnly:
-	case !slices.Contains(t.Key, t.Time):
-		// What is known of the rows that are there is kept by the time.
-		return t, "", fieldError(file, field, "true", "a column that partitions as part of the key")
-	case t.Tombstones || t.Knowledge != "" || s.CustomProperties.get("order") != nil:
-		return t, "", fieldError(file, field, "true", "neither order, tombstones nor knowledge: nothing takes a row's place")
-	}
-	switch order := s.CustomProperties.get("order"); order {
-	case nil:
-	case Revision, Version:
-		t.Order = order.(string)
-		at := slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == t.Order })
-		if at < 0 || t.Knowledge == t.Order || t.Columns[at].Type != Int64 || !t.Columns[at].Required {
-			return t, "", fieldError(file, "schema[0].customProperties.order", t.Order, "a required column of type INT64")
-		}
-	default:
-		return t, "", fieldError(file, "schema[0].customProperties.order", fmt.Sprint(order), "revision or version")
-	}
-	return t, c.ID, nil
+// port is an output port of a descriptor.
+type port struct {
+	outputPort
+	field string
+	found bool // its contract or view is there
 }
 
-func loadViews(folder fs.FS, dir string, p *Product, ports map[string]bool) error {
-	files, err := fs.Glob(folder, dir+"/views/*.sql")
+func (d description) check(file string) error {
+	for _, part := range []struct{ name, text string }{{"purpose", d.Purpose}, {"usage", d.Usage}, {"limitations", d.Limitations}} {
+		if part.text == "" {
+			return fieldError(file, "description."+part.name, "", "a text")
+		}
+	}
+	return nil
+}
+
+// feeds gives a Feed for each subscription of the property pubsub. The limits
+// are those of Pub/Sub.
+func (in *inputPort) feeds(file, field string) ([]Feed, error) {
+	field += ".customProperties"
+	if err := in.CustomProperties.check(file, field, "pubsub"); err != nil {
+		return nil, err
+	}
+	var s *pubsub
+	err := in.CustomProperties.decode(file, field, "pubsub", &s, "a topic and its subscriptions")
+	if err != nil || s == nil {
+		return nil, err
+	}
+	field += ".pubsub"
+	switch {
+	case !resource.MatchString(s.Topic):
+		return nil, fieldError(file, field+".topic", s.Topic, "the name of a topic")
+	case !resource.MatchString(s.DeadLetterTopic) || s.DeadLetterTopic == s.Topic:
+		return nil, fieldError(file, field+".deadLetterTopic", s.DeadLetterTopic, "the name of another topic")
+	case s.MaxDeliveries < 5 || s.MaxDeliveries > 100:
+		return nil, fieldError(file, field+".maxDeliveryAttempts", fmt.Sprint(s.MaxDeliveries), "5 to 100")
+	case len(s.Subscriptions) == 0:
+		return nil, fieldError(file, field+".subscriptions", "", "at least one")
+	}
+	feed := Feed{Topic: s.Topic, DeadLetterTopic: s.DeadLetterTopic, MaxDeliveries: s.MaxDeliveries}
+	for _, d := range []struct {
+		member, text string
+		into         *time.Duration
+		low, high    time.Duration
+	}{
+		{"retention", s.Retention, &feed.Retention, 10 * time.Minute, 31 * 24 * time.Hour},
+		{"minBackoff", s.MinBackoff, &feed.MinBackoff, 0, 10 * time.Minute},
+		{"maxBackoff", s.MaxBackoff, &feed.MaxBackoff, 0, 10 * time.Minute},
+	} {
+		if err := duration(file, field+"."+d.member, d.text, d.into, d.low, d.high); err != nil {
+			return nil, err
+		}
+	}
+	if feed.MaxBackoff < feed.MinBackoff {
+		return nil, fieldError(file, field+".maxBackoff", s.MaxBackoff, "at least minBackoff, "+s.MinBackoff)
+	}
+	feeds := make([]Feed, len(s.Subscriptions))
+	for i, sub := range s.Subscriptions {
+		field := fmt.Sprintf("%s.subscriptions[%d]", field, i)
+		feeds[i] = feed
+		feeds[i].Subscription, feeds[i].Push = sub.Name, sub.Delivery == "push"
+		switch {
+		case !resource.MatchString(sub.Name) || slices.ContainsFunc(feeds[:i], func(f Feed) bool { return f.Subscription == sub.Name }):
+			return nil, fieldError(file, field+".name", sub.Name, "the name of a subscription, each once")
+		case sub.Delivery != "push" && sub.Delivery != "pull":
+			return nil, fieldError(file, field+".delivery", sub.Delivery, "push or pull")
+		}
+		if err := duration(file, field+".ackDeadline", sub.AckDeadline, &feeds[i].AckDeadline, 10*time.Second, 10*time.Minute); err != nil {
+			return nil, err
+		}
+	}
+	return feeds, nil
+}
+
+func duration(file, field, text string, into *time.Duration, low, high time.Duration) error {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < low || d > high {
+		return fieldError(file, field, text, fmt.Sprintf("a duration from %s to %s", low, high))
+	}
+	*into = d
+	return nil
+}
+
+func (l *loader) loadViews(dir string, p *Product, ports map[string]*port) error {
+	files, err := fs.Glob(l.folder, dir+"/views/*.sql")
 	if err != nil {
 		return err
 	}
@@ -410,16 +316,17 @@ func loadViews(folder fs.FS, dir string, p *Product, ports map[string]bool) erro
 			return fmt.Errorf("%s: want a lower-case name", file)
 		}
 		v := View{Schema: p.Schema, Name: name}
-		if _, ok := ports[v.Schema+"."+v.Name]; !ok {
+		out := ports[v.Schema+"."+v.Name]
+		if out == nil {
 			return fmt.Errorf("%s: %s.%s is no output port of %s", file, v.Schema, v.Name, path.Join(dir, "product.odps.yaml"))
 		}
-		ports[v.Schema+"."+v.Name] = true
-		sql, err := fs.ReadFile(folder, file)
+		out.found = true
+		sql, err := fs.ReadFile(l.folder, file)
 		if err != nil {
 			return err
 		}
 		v.SQL, v.DuckDB = string(sql), string(sql)
-		sql, err = fs.ReadFile(folder, strings.TrimSuffix(file, ".sql")+".duckdb.sql")
+		sql, err = fs.ReadFile(l.folder, strings.TrimSuffix(file, ".sql")+".duckdb.sql")
 		switch {
 		case err == nil:
 			v.DuckDB = string(sql)
@@ -429,19 +336,4 @@ func loadViews(folder fs.FS, dir string, p *Product, ports map[string]bool) erro
 		p.Views = append(p.Views, v)
 	}
 	return nil
-}
-
-func read(folder fs.FS, file string, into any) error {
-	b, err := fs.ReadFile(folder, file)
-	if err != nil {
-		return err
-	}
-	if err := yaml.UnmarshalStrict(b, into); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
-}
-
-func fieldError(file, field, got, want string) error {
-	return fmt.Errorf("%s: field %s: %q, want %s", file, field, got, want)
 }

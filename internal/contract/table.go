@@ -1,0 +1,393 @@
+package contract
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxClustered is how many columns BigQuery clusters by.
+const maxClustered = 4
+
+// loadTable reads a contract; id is that of the contract.
+func (l *loader) loadTable(file string, p *Product) (t Table, id string, err error) {
+	var c dataContract
+	if err := read(l.folder, file, &c); err != nil {
+		return t, "", err
+	}
+	switch {
+	case c.APIVersion != "v3.1.0":
+		return t, "", fieldError(file, "apiVersion", c.APIVersion, "v3.1.0")
+	case c.Kind != "DataContract":
+		return t, "", fieldError(file, "kind", c.Kind, "DataContract")
+	case c.ID == "" || l.contracts[c.ID] != "":
+		return t, "", fieldError(file, "id", c.ID, "an id of its own")
+	case !isVersion(c.Version):
+		return t, "", fieldError(file, "version", c.Version, "a version as 1.0.0")
+	case c.Status == "":
+		return t, "", fieldError(file, "status", "", "a status")
+	case c.DataProduct != p.Name:
+		return t, "", fieldError(file, "dataProduct", c.DataProduct, p.Name)
+	case c.Domain != p.Domain:
+		return t, "", fieldError(file, "domain", c.Domain, p.Domain)
+	case c.Team.Name != p.Owner:
+		return t, "", fieldError(file, "team.name", c.Team.Name, p.Owner)
+	case len(c.Schema) != 1:
+		return t, "", fmt.Errorf("%s: field schema: %d objects, want one", file, len(c.Schema))
+	}
+	if err := c.Description.check(file); err != nil {
+		return t, "", err
+	}
+	s := c.Schema[0]
+	schema, name, _ := strings.Cut(s.PhysicalName, ".")
+	switch {
+	case name != s.Name || !identifier.MatchString(name) || schema != p.Schema && schema != p.Schema+internalSuffix:
+		return t, "", fieldError(file, "schema[0].physicalName", s.PhysicalName,
+			fmt.Sprintf("%s.%s or %s%s.%[2]s", p.Schema, s.Name, p.Schema, internalSuffix))
+	case c.Name != name:
+		return t, "", fieldError(file, "name", c.Name, name)
+	case path.Base(file) != name+".odcs.yaml": // so that a table tells where its contract is
+		return t, "", fieldError(file, "schema[0].name", name, "the name of the file without .odcs.yaml")
+	}
+	t = Table{Schema: schema, Name: name, Version: c.Version, Purpose: c.Description.Purpose}
+	if err := t.loadColumns(file, s.Properties, s.CustomProperties); err != nil {
+		return t, "", err
+	}
+	if err := t.loadProperties(file, s.CustomProperties); err != nil {
+		return t, "", err
+	}
+	if err := t.loadRoles(file, c.Roles); err != nil {
+		return t, "", err
+	}
+	if err := t.loadLevels(file, c.SLAProperties); err != nil {
+		return t, "", err
+	}
+	if err := t.loadQuality(file, &s); err != nil {
+		return t, "", err
+	}
+	return t, c.ID, nil
+}
+
+// port says that the table is an output port.
+func (t *Table) port() bool { return !strings.HasSuffix(t.Schema, internalSuffix) }
+
+// column is nil where there is none of that name.
+func (t *Table) column(name string) *Column {
+	for i := range t.Columns {
+		if t.Columns[i].Name == name {
+			return &t.Columns[i]
+		}
+	}
+	return nil
+}
+
+// loadColumns sets the columns and what they are to the table: Key, Time and
+// Knowledge.
+func (t *Table) loadColumns(file string, properties []property, table customProperties) error {
+	type position struct {
+		column string
+		at     int
+	}
+	var key []position
+	for i, c := range properties {
+		field := fmt.Sprintf("schema[0].properties[%d]", i)
+		want, ok := logical[c.PhysicalType]
+		switch {
+		case !identifier.MatchString(c.Name) || c.Name == Deleted:
+			return fieldError(file, field+".name", c.Name, "a lower-case name")
+		case !ok:
+			return fieldError(file, field+".physicalType", string(c.PhysicalType), "STRING, FLOAT64, INT64, BOOL, TIMESTAMP or JSON")
+		case c.LogicalType != want:
+			return fieldError(file, field+".logicalType", c.LogicalType, want)
+		case c.PrimaryKey && !c.Required:
+			return fieldError(file, field+".required", "false", "true, since "+c.Name+" is part of the key")
+		case c.Partitioned && (c.PhysicalType != Timestamp || !c.Required):
+			return fieldError(file, field+".partitioned", "true", "false, since the column is not a required TIMESTAMP")
+		case c.Partitioned && t.Time != "":
+			return fieldError(file, field+".partitioned", "true", "one column that partitions; "+t.Time+" does")
+		case t.column(c.Name) != nil:
+			return fieldError(file, field+".name", c.Name, "each name once")
+		case c.Description == "":
+			return fieldError(file, field+".description", "", "a text")
+		case !slices.Contains(classifications, c.Classification):
+			return fieldError(file, field+".classification", c.Classification, strings.Join(classifications, ", "))
+		}
+		if c.PrimaryKey {
+			key = append(key, position{c.Name, c.PrimaryKeyPosition})
+		}
+		if c.Partitioned {
+			t.Time = c.Name
+		}
+		column := Column{Name: c.Name, Type: c.PhysicalType, Required: c.Required, Purpose: c.Description, Classification: c.Classification}
+		field += ".customProperties"
+		if err := c.CustomProperties.check(file, field, "provenance", "knowledge", "unit"); err != nil {
+			return err
+		}
+		knowledge := false
+		if err := errors.Join(
+			c.CustomProperties.decode(file, field, "provenance", &column.Provenance, "true or false"),
+			c.CustomProperties.decode(file, field, "knowledge", &knowledge, "true or false"),
+		); err != nil {
+			return err
+		}
+		if knowledge {
+			if t.Knowledge != "" || c.PhysicalType != Int64 || !c.Required || c.PrimaryKey || column.Provenance || table.get("madeFrom") == nil {
+				return fieldError(file, field+".knowledge", "true",
+					"one required column of type INT64, neither key nor provenance, of a table with madeFrom")
+			}
+			t.Knowledge = c.Name
+		}
+		t.Columns = append(t.Columns, column)
+	}
+	if len(key) == 0 {
+		return fmt.Errorf("%s: field schema[0].properties: no primaryKey", file)
+	}
+	slices.SortFunc(key, func(a, b position) int { return cmp.Compare(a.at, b.at) })
+	for _, k := range key {
+		t.Key = append(t.Key, k.column)
+	}
+	return nil
+}
+
+// The classifications of a column, from that which all may see.
+var classifications = []string{"public", "internal", "confidential"}
+
+// clusterable are the types of columns here that BigQuery clusters by.
+var clusterable = []Type{String, Int64, Bool, Timestamp}
+
+// loadProperties sets what ODCS has no word for. The columns are known.
+func (t *Table) loadProperties(file string, properties customProperties) error {
+	const field = "schema[0].customProperties"
+	if err := properties.check(file, field, "order", "tombstones", "appendOnly", "madeFrom", "tenantColumn", "clusteredBy"); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		properties.decode(file, field, "tombstones", &t.Tombstones, "true or false"),
+		properties.decode(file, field, "appendOnly", &t.AppendOnly, "true or false"),
+		properties.decode(file, field, "order", &t.Order, "revision or version"),
+		properties.decode(file, field, "madeFrom", &t.MadeFrom, "a list of tables"),
+		properties.decode(file, field, "tenantColumn", &t.Tenant, "a column"),
+		properties.decode(file, field, "clusteredBy", &t.Clustered, "a list of columns"),
+	); err != nil {
+		return err
+	}
+	if t.MadeFrom != nil && len(t.MadeFrom) == 0 {
+		return fieldError(file, field+".madeFrom", "[]", "a list of tables")
+	}
+	switch {
+	case !t.AppendOnly:
+	case !slices.Contains(t.Key, t.Time):
+		// What is known of the rows that are there is kept by the time.
+		return fieldError(file, field+".appendOnly", "true", "a column that partitions as part of the key")
+	case t.Tombstones || t.Knowledge != "" || t.Order != "":
+		return fieldError(file, field+".appendOnly", "true", "neither order, tombstones nor knowledge: nothing takes a row's place")
+	}
+	if t.Order != "" {
+		if t.Order != Revision && t.Order != Version {
+			return fieldError(file, field+".order", t.Order, "revision or version")
+		}
+		if c := t.column(t.Order); c == nil || t.Knowledge == t.Order || c.Type != Int64 || !c.Required {
+			return fieldError(file, field+".order", t.Order, "a required column of type INT64")
+		}
+	}
+	if properties.get("tenantColumn") != nil {
+		if c := t.column(t.Tenant); c == nil || c.Type != String {
+			return fieldError(file, field+".tenantColumn", t.Tenant, "a column of type STRING")
+		}
+	}
+	if n := len(t.Clustered); properties.get("clusteredBy") != nil && (n == 0 || n > maxClustered) {
+		return fieldError(file, field+".clusteredBy", fmt.Sprint(t.Clustered), fmt.Sprintf("1 to %d columns", maxClustered))
+	}
+	for i, name := range t.Clustered {
+		if c := t.column(name); c == nil || !slices.Contains(clusterable, c.Type) || slices.Contains(t.Clustered[:i], name) {
+			return fieldError(file, fmt.Sprintf("%s.clusteredBy[%d]", field, i), name, "a column of type STRING, INT64, BOOL or TIMESTAMP, each once")
+		}
+	}
+	return nil
+}
+
+// access of each role.
+var access = map[string]string{TenantRole: "read", PlatformRole: "read", WriterRole: "write"}
+
+// loadRoles sets who may do what. Tenants read nothing but output ports, and
+// those by the column that says whose a row is.
+func (t *Table) loadRoles(file string, roles []role) error {
+	has := map[string]bool{}
+	for i, r := range roles {
+		field := fmt.Sprintf("roles[%d]", i)
+		switch want, ok := access[r.Role]; {
+		case !ok || has[r.Role]:
+			return fieldError(file, field+".role", r.Role, "one of tenant, platform and writer, each once")
+		case r.Access != want:
+			return fieldError(file, field+".access", r.Access, want+", since the role is "+r.Role)
+		case r.Role == TenantRole && !t.port():
+			return fieldError(file, field+".role", r.Role, "no tenant: "+t.FullName()+" is no output port")
+		}
+		has[r.Role] = true
+		t.Roles = append(t.Roles, Role{Name: r.Role, Access: r.Access})
+	}
+	switch {
+	case !has[PlatformRole] || !has[WriterRole]:
+		return fieldError(file, "roles", fmt.Sprint(t.Roles), "platform and writer")
+	case has[TenantRole] && t.Tenant == "":
+		return fieldError(file, "schema[0].customProperties.tenantColumn", "", "the column that says whose a row is, since there is the role tenant")
+	case !has[TenantRole] && t.Tenant != "":
+		return fieldError(file, "roles", fmt.Sprint(t.Roles), "tenant, since there is a tenantColumn")
+	}
+	return nil
+}
+
+// units of service levels: what a second, a day… is called. A year is as long
+// as the longest one, so that what is kept for years is not dropped before.
+var units = map[string]time.Duration{
+	"s": time.Second, "second": time.Second, "seconds": time.Second,
+	"min": time.Minute, "minute": time.Minute, "minutes": time.Minute,
+	"h": time.Hour, "hour": time.Hour, "hours": time.Hour,
+	"d": 24 * time.Hour, "day": 24 * time.Hour, "days": 24 * time.Hour,
+	"y": 366 * 24 * time.Hour, "yr": 366 * 24 * time.Hour, "year": 366 * 24 * time.Hour, "years": 366 * 24 * time.Hour,
+}
+
+// unlimited is the value of a retention without end.
+const unlimited = "unlimited"
+
+// loadLevels sets the service levels: latency, frequency (ODCS's word for how
+// often a table is brought up to date) and retention.
+func (t *Table) loadLevels(file string, levels []sla) error {
+	into := map[string]*time.Duration{"latency": &t.Latency, "frequency": &t.Freshness, "retention": &t.Retention}
+	has := map[string]bool{}
+	for i, level := range levels {
+		field := fmt.Sprintf("slaProperties[%d]", i)
+		d := into[level.Property]
+		if d == nil || has[level.Property] {
+			return fieldError(file, field+".property", level.Property, "one of latency, frequency and retention, each once")
+		}
+		has[level.Property] = true
+		table, column, _ := strings.Cut(level.Element, ".")
+		switch {
+		case table != t.Name || t.column(column) == nil:
+			return fieldError(file, field+".element", level.Element, t.Name+" and a column: "+t.Name+"."+t.Key[0])
+		case level.Driver != "regulatory" && level.Driver != "analytics" && level.Driver != "operational":
+			return fieldError(file, field+".driver", level.Driver, "regulatory, analytics or operational")
+		}
+		if level.Property == "retention" && level.Value == unlimited {
+			if level.Unit != "" {
+				return fieldError(file, field+".unit", level.Unit, "none, since the retention is unlimited")
+			}
+			continue
+		}
+		unit, ok := units[level.Unit]
+		if !ok {
+			return fieldError(file, field+".unit", level.Unit, "s, min, h, d or y")
+		}
+		n, _ := level.Value.(float64)
+		if n < 1 || n != float64(int64(n)) || n > float64(maxLevel/unit) {
+			return fieldError(file, field+".value", text(level.Value), "a whole number of "+level.Unit+" from 1, at most 100 years")
+		}
+		*d = time.Duration(n) * unit
+		if level.Property == "retention" && column != t.Time {
+			return fieldError(file, field+".element", level.Element, "the column that partitions the table: rows are dropped by the day")
+		}
+	}
+	for _, property := range []string{"latency", "frequency", "retention"} {
+		if t.port() && !has[property] {
+			return fieldError(file, "slaProperties", "", property+", since "+t.FullName()+" is an output port")
+		}
+	}
+	return nil
+}
+
+const maxLevel = 100 * 366 * 24 * time.Hour
+
+// loadQuality sets the rules of the table and then those of its columns.
+func (t *Table) loadQuality(file string, s *schemaObject) error {
+	load := func(column, field string, rules []quality) error {
+		for i := range rules {
+			r, err := t.loadRule(file, fmt.Sprintf("%s.quality[%d]", field, i), column, &rules[i])
+			if err != nil {
+				return err
+			}
+			t.Quality = append(t.Quality, r)
+		}
+		return nil
+	}
+	if err := load("", "schema[0]", s.Quality); err != nil {
+		return err
+	}
+	for i, c := range s.Properties {
+		if err := load(c.Name, fmt.Sprintf("schema[0].properties[%d]", i), c.Quality); err != nil {
+			return err
+		}
+	}
+	if t.port() && len(t.Quality) == 0 {
+		return fieldError(file, "schema[0].quality", "", "at least one rule, since "+t.FullName()+" is an output port")
+	}
+	return nil
+}
+
+func (t *Table) loadRule(file, field, column string, q *quality) (Rule, error) {
+	r := Rule{
+		Column: column, Metric: q.Metric, Query: q.Query, Purpose: q.Description,
+		Columns: q.Arguments.Properties, Values: q.Arguments.ValidValues, Pattern: q.Arguments.Pattern,
+	}
+	switch {
+	case q.Description == "":
+		return r, fieldError(file, field+".description", "", "a text")
+	case q.Type == "sql":
+		if q.Query == "" || q.Metric != "" {
+			return r, fieldError(file, field+".query", q.Query, "a query, and no metric beside it")
+		}
+	case q.Type != "library":
+		return r, fieldError(file, field+".type", q.Type, "library or sql")
+	case q.Query != "":
+		return r, fieldError(file, field+".query", q.Query, "none, since the type is library")
+	default:
+		// Which metric is of a column and which of the table is the standard's.
+		switch ofColumn := column != ""; {
+		case q.Metric == "nullValues" && ofColumn, q.Metric == "invalidValues" && ofColumn, q.Metric == "rowCount" && !ofColumn, q.Metric == "duplicateValues":
+		default:
+			return r, fieldError(file, field+".metric", q.Metric,
+				"nullValues, invalidValues or duplicateValues of a column, rowCount or duplicateValues of the table")
+		}
+	}
+	if (len(r.Columns) > 0) != (q.Metric == "duplicateValues" && column == "") {
+		return r, fieldError(file, field+".arguments.properties", fmt.Sprint(r.Columns), "the columns of duplicateValues of a table, and of nothing else")
+	}
+	for _, name := range r.Columns {
+		if t.column(name) == nil {
+			return r, fieldError(file, field+".arguments.properties", name, "a column")
+		}
+	}
+	if invalid := q.Metric == "invalidValues"; invalid != (len(r.Values) > 0 || r.Pattern != "") || len(r.Values) > 0 && r.Pattern != "" {
+		return r, fieldError(file, field+".arguments", fmt.Sprintf("validValues %q, pattern %q", r.Values, r.Pattern), "one of the two for invalidValues, and neither for others")
+	}
+	if _, err := regexp.Compile(r.Pattern); err != nil {
+		return r, fmt.Errorf("%w: %w", fieldError(file, field+".arguments.pattern", r.Pattern, "a regular expression"), err)
+	}
+	bounds := 0
+	for _, b := range []struct{ low, high *float64 }{{q.MustBe, q.MustBe}, {q.AtLeast, nil}, {nil, q.AtMost}} {
+		if b.low != nil || b.high != nil {
+			bounds++
+			r.Min, r.Max = b.low, b.high
+		}
+	}
+	if len(q.Between) == 2 && q.Between[0] < q.Between[1] {
+		bounds++
+		r.Min, r.Max = &q.Between[0], &q.Between[1]
+	}
+	if bounds != 1 || (len(q.Between) > 0 && r.Max != &q.Between[1]) {
+		return r, fmt.Errorf("%s: field %s: want one of mustBe, mustBeGreaterOrEqualTo, mustBeLessOrEqualTo and mustBeBetween (the lower first)", file, field)
+	}
+	return r, nil
+}
+
+func text(value any) string {
+	if value == nil {
+		return ""
+	}
+	return fmt.Sprint(value)
+}
