@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -25,7 +24,9 @@ type request struct {
 	table  *table
 	batch  *warehouse.Batch
 	hash   eventHash
-	prints []print
+	rows   []warehouse.Row // those of the batch that can be stored
+	prints []print         // of rows
+	bad    warehouse.Rejected
 	answer chan answer
 }
 
@@ -45,10 +46,10 @@ func (d *DB) Append(ctx context.Context, batch warehouse.Batch) (version int64, 
 	if err != nil {
 		return 0, err
 	}
-	if len(r.prints) == 0 {
+	if len(r.rows) == 0 {
 		d.write.Lock()
 		defer d.write.Unlock()
-		return d.version(r.table), nil
+		return d.version(r.table), batch.Refuse(r.bad)
 	}
 	select {
 	case d.requests <- r:
@@ -58,6 +59,9 @@ func (d *DB) Append(ctx context.Context, batch warehouse.Batch) (version int64, 
 	// The rows are the caller's again when Append returns, so it waits for the
 	// writer even if nobody waits for the answer any more.
 	a := <-r.answer
+	if a.err == nil {
+		a.err = batch.Refuse(r.bad)
+	}
 	return a.version, a.err
 }
 
@@ -80,22 +84,18 @@ func (d *DB) request(ctx context.Context, batch *warehouse.Batch) (*request, err
 		return nil, fmt.Errorf("append to %s: no product was applied yet", batch.Table)
 	case t == nil:
 		return nil, mesh.Permanentf("append to %s: no product has this table", batch.Table)
-	case !utf8.ValidString(batch.EventSource) || !utf8.ValidString(batch.EventID):
-		return nil, mesh.Permanentf("append to %s: event %q %q: not UTF-8", batch.Table, batch.EventSource, batch.EventID)
-	case batch.EventID == "":
-		return nil, mesh.Permanentf("append to %s: an event without id", batch.Table)
 	}
 	r := &request{ctx: ctx, table: t, batch: batch, hash: hashEvent(batch), answer: make(chan answer, 1)}
-	r.prints = make([]print, len(batch.Rows))
-	var cells []warehouse.Cell
-	for i, row := range batch.Rows {
-		cells = row.Cells(cells[:0])
-		if err := t.checkRow(cells); err != nil {
-			return nil, fmt.Errorf("append to %s: event %s %s: row %d: %w", batch.Table, batch.EventSource, batch.EventID, i, err)
-		}
-		r.prints[i] = t.printOf(cells)
+	r.rows, r.prints = make([]warehouse.Row, 0, len(batch.Rows)), make([]print, 0, len(batch.Rows))
+	var err error
+	r.bad, err = t.check.Batch(batch, func(i int, cells []warehouse.Cell) error {
+		r.rows, r.prints = append(r.rows, batch.Rows[i]), append(r.prints, t.printOf(cells))
+		return nil
+	})
+	if len(r.bad) > 0 && t.Ordered {
+		r.rows, r.prints = nil, nil
 	}
-	return r, nil
+	return r, err
 }
 
 // run is the goroutine that writes. What waits while a transaction commits is
@@ -162,8 +162,11 @@ func (d *DB) store(group []*request) error {
 			if d.ledger.has(r.hash) {
 				continue
 			}
-			if err := d.ledger.add(r.hash, r.batch); err != nil {
-				return err
+			// An event with bad rows may come again, mended.
+			if len(r.bad) == 0 {
+				if err := d.ledger.add(r.hash, r.batch); err != nil {
+					return err
+				}
 			}
 			tables[r.table] = append(tables[r.table], r)
 		}
@@ -214,7 +217,7 @@ func (t *table) store(c conn, requests []*request, recorded mesh.Instant) error 
 			if ok && known.content == p.content && known.received <= p.received {
 				continue
 			}
-			row = t.stamp(r.batch.Rows[i].Cells(row[:0]), recorded)
+			row = t.stamp(r.rows[i].Cells(row[:0]), recorded)
 			if ok || b.rows == nil {
 				t.disputed = append(t.disputed, append([]warehouse.Cell(nil), row...))
 				continue

@@ -2,18 +2,13 @@ package duckdb
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"hash/maphash"
-	"math"
 	"math/bits"
 	"slices"
 	"strings"
-	"unicode/utf8"
-	"unsafe"
 
 	"github.com/telemesh/telemesh/internal/contract"
-	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
@@ -25,7 +20,7 @@ type table struct {
 	contract.Table
 	schema     string // where the storage is
 	cells      []contract.Column
-	kinds      []warehouse.Kind // of cells
+	check      *warehouse.Check
 	stored     []contract.Column
 	recordedAt int
 	key        []int
@@ -54,18 +49,10 @@ var storageTypes = map[contract.Type]string{
 	contract.Bool: "BOOLEAN", contract.Timestamp: "TIMESTAMP", contract.JSON: "JSON",
 }
 
-var cellKinds = map[contract.Type]warehouse.Kind{
-	contract.String: warehouse.StringKind, contract.Float64: warehouse.FloatKind, contract.Int64: warehouse.IntKind,
-	contract.Bool: warehouse.BoolKind, contract.Timestamp: warehouse.InstantKind, contract.JSON: warehouse.StringKind,
-}
-
 func newTable(ct *contract.Table) *table {
-	t := &table{Table: *ct, cells: ct.Cells(), order: -1, assigned: -1, quality: -1, knowledge: -1, received: -1, time: -1, width: hour}
+	t := &table{Table: *ct, cells: ct.Cells(), check: warehouse.NewCheck(ct), order: -1, assigned: -1, quality: -1, knowledge: -1, received: -1, time: -1, width: hour}
 	t.schema = strings.TrimSuffix(t.Schema, "_internal") + "_internal"
 	t.stored = t.cells
-	for _, c := range t.cells {
-		t.kinds = append(t.kinds, cellKinds[c.Type])
-	}
 	index := func(name string) int {
 		return slices.IndexFunc(t.stored, func(c contract.Column) bool { return c.Name == name })
 	}
@@ -311,57 +298,6 @@ func (t *table) printOf(row []warehouse.Cell) print {
 		p.bucket = bucketOf(row[t.time].Int(), t.width)
 	}
 	return p
-}
-
-// The years 1 to 9999, which both warehouses hold.
-const (
-	firstInstant = -62135596800000000
-	lastInstant  = 253402300799999999
-)
-
-// check says why a row can never be stored. DuckDB is handed the cells as they
-// are: what is wrong with them is found here.
-func (t *table) checkRow(row []warehouse.Cell) error {
-	if len(row) != len(t.cells) {
-		return mesh.Permanentf("%d cells, the contract has %d columns", len(row), len(t.cells))
-	}
-	for i := range row {
-		cell, column := &row[i], &t.cells[i]
-		if i == t.recordedAt {
-			continue
-		}
-		if cell.Kind() == warehouse.NullKind {
-			if column.Required {
-				return mesh.Permanentf("column %s: NULL, which the contract does not allow", column.Name)
-			}
-			continue
-		}
-		if want := t.kinds[i]; cell.Kind() != want {
-			return mesh.Permanentf("column %s: %v, want %v", column.Name, cell.Kind(), want)
-		}
-		switch cell.Kind() {
-		case warehouse.StringKind:
-			s := cell.Text()
-			if !utf8.ValidString(s) {
-				return mesh.Permanentf("column %s: %q is not UTF-8", column.Name, s)
-			}
-			if column.Type == contract.JSON && !json.Valid(unsafe.Slice(unsafe.StringData(s), len(s))) {
-				return mesh.Permanentf("column %s: %q is not JSON", column.Name, s)
-			}
-			if len(s) > math.MaxInt32 {
-				return mesh.Permanentf("column %s: %d bytes", column.Name, len(s))
-			}
-		case warehouse.FloatKind:
-			if f := cell.Float(); math.IsNaN(f) || math.IsInf(f, 0) {
-				return mesh.Permanentf("column %s: %v is no finite number", column.Name, f)
-			}
-		case warehouse.InstantKind:
-			if i := cell.Int(); i < firstInstant || i > lastInstant {
-				return mesh.Permanentf("column %s: %d µs is not in the years 1 to 9999", column.Name, i)
-			}
-		}
-	}
-	return nil
 }
 
 // keyText tells keys apart.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 
@@ -64,12 +65,16 @@ func (s server) append(rw http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		version, err = s.warehouse.Append(r.Context(), *batch)
 	}
+	a := appended{Version: version}
 	if err != nil {
-		fail(rw, err)
-		return
+		a.end = endOf(err)
+		if rejected, ok := errors.AsType[warehouse.Rejected](err); ok {
+			for _, row := range rejected {
+				a.Rejected = append(a.Rejected, rejectedRow{row.Row, row.Err.Error()})
+			}
+		}
 	}
-	rw.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(rw).Encode(appended{version})
+	answer(rw, status(rw, err), a)
 }
 
 func (s server) query(rw http.ResponseWriter, r *http.Request) {
@@ -101,7 +106,7 @@ func (s server) query(rw http.ResponseWriter, r *http.Request) {
 			line, err = appendAnswer(line[:0], row)
 		}
 		if err != nil {
-			last = end{Error: err.Error(), Permanent: mesh.IsPermanent(err)}
+			last = endOf(err)
 			return
 		}
 		if _, err := out.Write(line); err != nil {
@@ -111,17 +116,22 @@ func (s server) query(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func fail(rw http.ResponseWriter, err error) {
-	status := http.StatusServiceUnavailable
-	if mesh.IsPermanent(err) {
-		status = http.StatusBadRequest
-	} else {
-		rw.Header().Set("Retry-After", "1")
+func endOf(err error) end { return end{Error: err.Error(), Permanent: mesh.IsPermanent(err)} }
+
+func fail(rw http.ResponseWriter, err error) { answer(rw, status(rw, err), endOf(err)) }
+
+func status(rw http.ResponseWriter, err error) int {
+	switch {
+	case err == nil:
+		return http.StatusOK
+	case mesh.IsPermanent(err):
+		return http.StatusBadRequest
 	}
-	answer(rw, status, end{Error: err.Error(), Permanent: mesh.IsPermanent(err)})
+	rw.Header().Set("Retry-After", "1")
+	return http.StatusServiceUnavailable
 }
 
-func answer(rw http.ResponseWriter, status int, body end) {
+func answer(rw http.ResponseWriter, status int, body any) {
 	rw.Header().Set("Content-Type", "application/json")
 	rw.WriteHeader(status)
 	json.NewEncoder(rw).Encode(body)

@@ -9,13 +9,15 @@
 //	              The answer is NDJSON: the columns, an array of cells per
 //	              row, and an end that says that it is whole or why it is not
 //
-// An error is JSON with its text and whether it is permanent; the status says
-// the same to who does not read it: 400 or 503.
+// An error is JSON with its text, whether it is permanent, and which rows of an
+// append were rejected while the others are stored; the status says the same to
+// who does not read it: 400 or 503.
 package remote
 
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -46,7 +48,34 @@ type header struct {
 
 // appended is the answer to an append.
 type appended struct {
-	Version int64 `json:"version"` // of the tables that the table is made from
+	end
+	Version  int64         `json:"version"` // of the tables that the table is made from
+	Rejected []rejectedRow `json:"rejected,omitempty"`
+}
+
+type rejectedRow struct {
+	Row   int    `json:"row"`
+	Error string `json:"error"`
+}
+
+// rejection is an error of the store with the rows that it rejected.
+type rejection struct {
+	text string
+	rows warehouse.Rejected
+}
+
+func (r *rejection) Error() string { return r.text }
+func (r *rejection) Unwrap() error { return r.rows }
+
+func (a *appended) err() error {
+	if len(a.Rejected) == 0 {
+		return a.end.err()
+	}
+	r := &rejection{text: a.Error}
+	for _, row := range a.Rejected {
+		r.rows = append(r.rows, warehouse.RejectedRow{Row: row.Row, Err: errors.New(row.Error)})
+	}
+	return mesh.Permanent(r)
 }
 
 // columns is the first line of an answer.
@@ -62,15 +91,18 @@ type end struct {
 }
 
 func (e end) err() error {
-	err := fmt.Errorf("%s", e.Error)
+	err := errors.New(e.Error)
+	if e.Error == "" {
+		return nil
+	}
 	if e.Permanent {
 		return mesh.Permanent(err)
 	}
 	return err
 }
 
-// encodeBatch gives a batch as NDJSON. What JSON would change on the way is
-// refused as the store would.
+// encodeBatch gives a batch as NDJSON. What is wrong with a row is for the
+// store to say, so it comes there as it is.
 func encodeBatch(batch *warehouse.Batch) ([]byte, error) {
 	var kinds []warehouse.Kind
 	var body []byte
@@ -80,26 +112,21 @@ func encodeBatch(batch *warehouse.Batch) ([]byte, error) {
 		if i == 0 {
 			kinds = make([]warehouse.Kind, len(cells))
 		}
-		if len(cells) != len(kinds) {
-			return nil, mesh.Permanentf("append to %s: row %d has %d cells, the first has %d", batch.Table, i, len(cells), len(kinds))
-		}
 		body = append(body, '[')
 		for j := range cells {
 			cell := &cells[j]
 			if j > 0 {
 				body = append(body, ',')
 			}
-			if cell.Kind() != warehouse.NullKind {
+			kind := warehouse.NullKind
+			if j < len(kinds) {
 				if kinds[j] == warehouse.NullKind {
 					kinds[j] = cell.Kind()
 				}
-				if kinds[j] != cell.Kind() {
-					return nil, mesh.Permanentf("append to %s: row %d: column %d: %v, rows before have %v",
-						batch.Table, i, j, cell.Kind(), kinds[j])
-				}
+				kind = kinds[j]
 			}
 			var err error
-			if body, err = appendCell(body, cell); err != nil {
+			if body, err = appendCell(body, cell, kind); err != nil {
 				return nil, mesh.Permanentf("append to %s: row %d: column %d: %w", batch.Table, i, j, err)
 			}
 		}
@@ -121,32 +148,56 @@ func encodeBatch(batch *warehouse.Batch) ([]byte, error) {
 	return append(append(first, '\n'), body...), nil
 }
 
-func appendCell(b []byte, cell *warehouse.Cell) ([]byte, error) {
+// odd is a cell of another kind than its column has, or that JSON lacks. No
+// table stores one.
+type odd struct {
+	Kind  string `json:"kind"`
+	Bits  uint64 `json:"bits,omitempty,string"` // of a number
+	Bytes []byte `json:"bytes,omitempty"`       // of a string
+}
+
+func appendCell(b []byte, cell *warehouse.Cell, kind warehouse.Kind) ([]byte, error) {
+	isOdd := cell.Kind() != kind
 	switch cell.Kind() {
-	case warehouse.BoolKind:
-		return strconv.AppendBool(b, cell.Bool()), nil
-	case warehouse.IntKind, warehouse.InstantKind:
-		return strconv.AppendInt(b, cell.Int(), 10), nil
+	case warehouse.NullKind:
+		return append(b, "null"...), nil
 	case warehouse.FloatKind:
-		f := cell.Float()
-		if math.IsNaN(f) || math.IsInf(f, 0) {
-			return nil, fmt.Errorf("%v is no finite number", f)
-		}
-		return strconv.AppendFloat(b, f, 'g', -1, 64), nil
+		isOdd = isOdd || math.IsNaN(cell.Float()) || math.IsInf(cell.Float(), 0)
 	case warehouse.StringKind:
-		if !utf8.ValidString(cell.Text()) {
-			return nil, fmt.Errorf("%q is not UTF-8", cell.Text())
-		}
+		isOdd = isOdd || !utf8.ValidString(cell.Text())
+	}
+	if isOdd {
+		o := odd{Kind: cell.Kind().String(), Bits: cell.Bits(), Bytes: []byte(cell.Text())}
+		text, err := json.Marshal(o)
+		return append(b, text...), err
+	}
+	switch kind {
+	case warehouse.BoolKind:
+		b = strconv.AppendBool(b, cell.Bool())
+	case warehouse.IntKind, warehouse.InstantKind:
+		b = strconv.AppendInt(b, cell.Int(), 10)
+	case warehouse.FloatKind:
+		b = strconv.AppendFloat(b, cell.Float(), 'g', -1, 64)
+	case warehouse.StringKind:
 		text, err := json.Marshal(cell.Text())
 		return append(b, text...), err
 	}
-	return append(b, "null"...), nil
+	return b, nil
 }
 
 // cells is a row of a batch as it was sent.
 type cells []warehouse.Cell
 
 func (c cells) Cells(dst []warehouse.Cell) []warehouse.Cell { return append(dst, c...) }
+
+func kindOf(name string) (warehouse.Kind, error) {
+	for kind := warehouse.NullKind; kind <= warehouse.StringKind; kind++ {
+		if kind.String() == name {
+			return kind, nil
+		}
+	}
+	return 0, fmt.Errorf("no kind %q", name)
+}
 
 func decodeBatch(body []byte) (*warehouse.Batch, error) {
 	in := json.NewDecoder(bytes.NewReader(body))
@@ -157,10 +208,9 @@ func decodeBatch(body []byte) (*warehouse.Batch, error) {
 	}
 	kinds := make([]warehouse.Kind, len(h.Kinds))
 	for i, name := range h.Kinds {
-		for kinds[i] = warehouse.NullKind; kinds[i].String() != name; kinds[i]++ {
-			if kinds[i] == warehouse.StringKind {
-				return nil, mesh.Permanentf("append: header: column %d: no kind %q", i, name)
-			}
+		var err error
+		if kinds[i], err = kindOf(name); err != nil {
+			return nil, mesh.Permanentf("append: header: column %d: %w", i, err)
 		}
 	}
 	batch := &warehouse.Batch{Table: h.Table, EventSource: h.EventSource, EventID: h.EventID}
@@ -169,13 +219,14 @@ func decodeBatch(body []byte) (*warehouse.Batch, error) {
 		if err := in.Decode(&values); err != nil {
 			return nil, mesh.Permanentf("append to %s: row %d: %w", h.Table, i, err)
 		}
-		if len(values) != len(kinds) {
-			return nil, mesh.Permanentf("append to %s: row %d: %d cells, want %d", h.Table, i, len(values), len(kinds))
-		}
 		row := make(cells, len(values))
 		for j, v := range values {
+			kind := warehouse.NullKind
+			if j < len(kinds) {
+				kind = kinds[j]
+			}
 			var err error
-			if row[j], err = decodeCell(kinds[j], v); err != nil {
+			if row[j], err = decodeCell(kind, v); err != nil {
 				return nil, mesh.Permanentf("append to %s: row %d: column %d: %w", h.Table, i, j, err)
 			}
 		}
@@ -208,8 +259,35 @@ func decodeCell(kind warehouse.Kind, v any) (warehouse.Cell, error) {
 			i, err := v.Int64()
 			return warehouse.Instant(mesh.Instant(i)), err
 		}
+	case map[string]any:
+		return decodeOdd(v)
 	}
 	return warehouse.Null, fmt.Errorf("%v is no %v", v, kind)
+}
+
+func decodeOdd(v map[string]any) (warehouse.Cell, error) {
+	var o odd
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, &o)
+	}
+	if err != nil {
+		return warehouse.Null, err
+	}
+	kind, err := kindOf(o.Kind)
+	switch kind {
+	case warehouse.BoolKind:
+		return warehouse.Bool(o.Bits != 0), nil
+	case warehouse.IntKind:
+		return warehouse.Int(int64(o.Bits)), nil
+	case warehouse.InstantKind:
+		return warehouse.Instant(mesh.Instant(o.Bits)), nil
+	case warehouse.FloatKind:
+		return warehouse.Float(math.Float64frombits(o.Bits)), nil
+	case warehouse.StringKind:
+		return warehouse.String(string(o.Bytes)), nil
+	}
+	return warehouse.Null, err
 }
 
 // appendAnswer appends a row of an answer. Numbers that JSON lacks are given
