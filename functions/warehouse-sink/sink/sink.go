@@ -28,8 +28,9 @@
 //
 // The same event, and the same row in any event, is stored once: the warehouse
 // sees to it. An event of another type without BROKER, one whose data cannot be
-// decoded and one with rows that no retry can store are permanent errors; a
-// warehouse that is away is a passing one, and no reason not to start.
+// decoded and one with rows that no retry can store are permanent errors, the
+// last when its other rows are stored; a warehouse that is away is a passing one,
+// and no reason not to start.
 package sink
 
 import (
@@ -83,15 +84,20 @@ func New(w warehouse.Warehouse) function.Handler {
 			return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 		}
 		version, err := w.Append(ctx, warehouse.Batch{Table: b.table, EventSource: in.Source(), EventID: in.ID(), Rows: b.rows})
+		_, rejected := errors.AsType[warehouse.Rejected](err)
 		switch {
+		case err != nil && !rejected:
+			return nil, err
+		case b.outdated != "" && version > known:
+			// Of rejected rows the others are stored, and these are outdated. The
+			// readings come round again, the rejected ones with them.
+			out := mesh.Derive(in, name, b.outdated, strconv.FormatInt(version, 10), in.Data())
+			mesh.SetVersion(&out, known)
+			return []event.Event{out}, nil
 		case err != nil:
 			return nil, err
 		case b.recorded != nil:
 			return b.recorded(ctx, w, in)
-		case b.outdated != "" && version > known:
-			out := mesh.Derive(in, name, b.outdated, strconv.FormatInt(version, 10), in.Data())
-			mesh.SetVersion(&out, known)
-			return []event.Event{out}, nil
 		}
 		return nil, nil
 	}

@@ -385,6 +385,31 @@ func TestOutdated(t *testing.T) {
 	}
 }
 
+// A bad row does not keep the others from being stored. It comes round with them
+// while they are outdated, and is the dead letter sink's when they are not.
+func TestBadRow(t *testing.T) {
+	db := duckdbtest.Open(t)
+	handle := sink.New(db)
+	move := mesh.NewEvent(mesh.PlacementsChanged, "/test", mesh.Encode(mesh.Placements{Placements: []mesh.Placement{
+		{DeviceID: "d1", TenantID: "tenant-a", ValidFrom: 1, Version: 1}}}), "move")
+	if _, err := handle(t.Context(), move); err != nil {
+		t.Fatal(err)
+	}
+	bad := strings.Replace(reading, "2024-03-01T12:00:00.000001Z", "0000-01-01T00:00:00Z", 1)
+	in := mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`+bad+"},"+reading+`}]}`), "1")
+	out, err := handle(t.Context(), in)
+	if err != nil || len(out) != 1 || out[0].Type() != mesh.TelemetryOutdated || string(out[0].Data()) != string(in.Data()) {
+		t.Errorf("made with less than is recorded: handler = %v, %v, want %s with the same data", out, err, mesh.TelemetryOutdated)
+	}
+	out, err = handle(t.Context(), versioned(in, 1))
+	if !mesh.IsPermanent(err) || len(out) != 0 || !strings.Contains(err.Error(), "row 0: column observed_at") {
+		t.Errorf("made with all that is recorded: handler = %v, %v, want a permanent error that names row 0 and observed_at", out, err)
+	}
+	if rows := all(t, db, "SELECT reading_id FROM iot_telemetry_internal.readings"); len(rows) != 1 {
+		t.Errorf("%d rows are stored, want the good one", len(rows))
+	}
+}
+
 func TestStart(t *testing.T) {
 	ports := function.Ports{Client: http.DefaultClient, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	t.Setenv("WAREHOUSE_URL", "")
