@@ -1,0 +1,283 @@
+package emulator
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+)
+
+// rest answers as the REST API of BigQuery does where the emulator does not.
+type rest struct {
+	emulator http.Handler
+	mux      *http.ServeMux
+
+	mu       sync.Mutex        // one change of an object at a time
+	datasets map[string]object // as they are, by their paths
+}
+
+func newREST(emulator http.Handler) http.Handler {
+	r := &rest{emulator: emulator, mux: http.NewServeMux(), datasets: map[string]object{}}
+	const dataset = "/projects/{project}/datasets/{dataset}"
+	r.mux.HandleFunc("POST /projects/{project}/datasets", r.insertDataset)
+	r.mux.HandleFunc("GET "+dataset, r.get)
+	r.mux.HandleFunc("PATCH "+dataset, r.patch)
+	r.mux.HandleFunc("GET "+dataset+"/tables/{table}", r.get)
+	r.mux.HandleFunc("PATCH "+dataset+"/tables/{table}", r.patch)
+	r.mux.HandleFunc("/", r.other)
+	return r.mux
+}
+
+// object is a dataset or a table as the API gives it.
+type object map[string]json.RawMessage
+
+// do asks the emulator.
+func (r *rest) do(req *http.Request, method, path string, body any) *httptest.ResponseRecorder {
+	var b bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&b).Encode(body); err != nil {
+			panic(err) // an object was decoded from JSON
+		}
+	}
+	answer := httptest.NewRecorder()
+	r.emulator.ServeHTTP(answer, httptest.NewRequestWithContext(req.Context(), method, path, &b))
+	return answer
+}
+
+// other passes a request on. The emulator tells of every statement that fails
+// that the job had an internal error, which BigQuery tells of itself and which
+// may pass; what fails in the emulator is the statement.
+func (r *rest) other(w http.ResponseWriter, req *http.Request) {
+	answer := httptest.NewRecorder()
+	r.emulator.ServeHTTP(answer, req)
+	if strings.HasPrefix(req.URL.Path, "/projects/") && answer.Code != http.StatusOK {
+		answer.Body = bytes.NewBuffer(bytes.ReplaceAll(answer.Body.Bytes(), []byte(`"jobInternalError"`), []byte(`"invalidQuery"`)))
+	}
+	give(w, answer)
+}
+
+func give(w http.ResponseWriter, answer *httptest.ResponseRecorder) {
+	maps.Copy(w.Header(), answer.Header())
+	w.Header().Del("Content-Length")
+	w.WriteHeader(answer.Code)
+	w.Write(answer.Body.Bytes())
+}
+
+// fail answers with an error of the REST API.
+func fail(w http.ResponseWriter, code int, reason, message string) {
+	type item struct {
+		Reason  string `json:"reason"`
+		Message string `json:"message"`
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{
+		"code": code, "message": message, "errors": []item{{reason, message}}}})
+}
+
+// defaultAccess is what a dataset has that is made without access entries.
+var defaultAccess = json.RawMessage(`[
+	{"role": "WRITER", "specialGroup": "projectWriters"},
+	{"role": "OWNER", "specialGroup": "projectOwners"},
+	{"role": "OWNER", "userByEmail": "` + User + `"},
+	{"role": "READER", "specialGroup": "projectReaders"}]`)
+
+// insertDataset keeps the dataset, of which the emulator drops the access
+// entries and every change, and says of one that is there that it is.
+func (r *rest) insertDataset(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var dataset object
+	if err := json.NewDecoder(req.Body).Decode(&dataset); err != nil {
+		fail(w, http.StatusBadRequest, "invalid", err.Error())
+		return
+	}
+	var ref struct {
+		DatasetID string `json:"datasetId"`
+	}
+	if err := json.Unmarshal(dataset["datasetReference"], &ref); err != nil {
+		fail(w, http.StatusBadRequest, "invalid", err.Error())
+		return
+	}
+	path := req.URL.Path + "/" + ref.DatasetID
+	if r.do(req, http.MethodGet, path, nil).Code == http.StatusOK {
+		fail(w, http.StatusConflict, "duplicate", "Already Exists: Dataset "+ref.DatasetID)
+		return
+	}
+	answer := r.do(req, http.MethodPost, req.URL.Path, dataset)
+	if answer.Code == http.StatusOK {
+		if dataset["access"] == nil {
+			dataset["access"] = defaultAccess
+		}
+		r.datasets[path] = dataset
+	}
+	give(w, answer)
+}
+
+// look gives a dataset or a table with its ETag, or the answer that says why
+// there is none.
+func (r *rest) look(req *http.Request) (object, *httptest.ResponseRecorder) {
+	answer := r.do(req, http.MethodGet, req.URL.Path, nil)
+	if answer.Code != http.StatusOK {
+		return nil, answer
+	}
+	var o object
+	if err := json.Unmarshal(answer.Body.Bytes(), &o); err != nil {
+		panic(err) // the emulator gives JSON
+	}
+	maps.Copy(o, r.datasets[req.URL.Path])
+	// The definition alone: rows that come do not change it.
+	tagged := maps.Clone(o)
+	for _, name := range []string{"etag", "numRows", "numBytes", "lastModifiedTime"} {
+		delete(tagged, name)
+	}
+	b, err := json.Marshal(tagged)
+	if err != nil {
+		panic(err)
+	}
+	o["etag"] = fmt.Appendf(nil, `"%x"`, sha256.Sum256(b))
+	return o, nil
+}
+
+func (r *rest) get(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.show(w, req)
+}
+
+func (r *rest) show(w http.ResponseWriter, req *http.Request) {
+	o, answer := r.look(req)
+	if o == nil {
+		give(w, answer)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(o)
+}
+
+// patch changes a dataset or a table unless it is not the one that If-Match
+// names. A view is made anew: the emulator keeps the query that it was made
+// with.
+func (r *rest) patch(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o, answer := r.look(req)
+	if o == nil {
+		give(w, answer)
+		return
+	}
+	var etag string
+	if err := json.Unmarshal(o["etag"], &etag); err != nil {
+		panic(err)
+	}
+	if want := req.Header.Get("If-Match"); want != "" && want != etag {
+		fail(w, http.StatusPreconditionFailed, "conditionNotMet", "Precondition Failed")
+		return
+	}
+	var change object
+	if err := json.NewDecoder(req.Body).Decode(&change); err != nil {
+		fail(w, http.StatusBadRequest, "invalid", err.Error())
+		return
+	}
+	columns := o["schema"]
+	merge(o, change)
+	delete(o, "etag")
+	switch path := req.URL.Path; {
+	case req.PathValue("table") == "":
+		r.datasets[path] = o
+	case change["view"] != nil:
+		delete(o, "schema") // the new query has its own
+		if answer = r.do(req, http.MethodDelete, path, nil); answer.Code == http.StatusOK {
+			answer = r.do(req, http.MethodPost, path[:strings.LastIndexByte(path, '/')], o)
+		}
+	default:
+		if answer = r.addColumns(req, columns, o["schema"]); answer == nil {
+			answer = r.do(req, http.MethodPut, path, o)
+		}
+	}
+	if answer != nil && answer.Code != http.StatusOK {
+		give(w, answer)
+		return
+	}
+	r.show(w, req)
+}
+
+// addColumns adds the columns of a changed schema to the rows of a table, of
+// which the emulator changes the description alone. It gives the answer that
+// says why it cannot.
+func (r *rest) addColumns(req *http.Request, from, to json.RawMessage) *httptest.ResponseRecorder {
+	type schema struct {
+		Fields []struct{ Name, Type, Mode string } `json:"fields"`
+	}
+	var old, changed schema
+	if err := errors.Join(json.Unmarshal(from, &old), json.Unmarshal(to, &changed)); err != nil {
+		panic(err) // every table has a schema
+	}
+	refused := httptest.NewRecorder()
+	if len(changed.Fields) < len(old.Fields) {
+		fail(refused, http.StatusBadRequest, "invalid", "Provided Schema does not match Table: a column is missing")
+		return refused
+	}
+	for i, field := range changed.Fields {
+		if i < len(old.Fields) {
+			if field.Name != old.Fields[i].Name || field.Type != old.Fields[i].Type {
+				fail(refused, http.StatusBadRequest, "invalid", "Provided Schema does not match Table: column "+field.Name)
+				return refused
+			}
+			continue
+		}
+		if field.Mode == "REQUIRED" {
+			fail(refused, http.StatusBadRequest, "invalid", "Cannot add required fields to an existing schema: "+field.Name)
+			return refused
+		}
+		sql := fmt.Sprintf("ALTER TABLE `%s.%s` ADD COLUMN `%s` %s", req.PathValue("dataset"), req.PathValue("table"), field.Name, sqlType(field.Type))
+		answer := r.do(req, http.MethodPost, "/projects/"+req.PathValue("project")+"/queries", map[string]any{"query": sql, "useLegacySql": false})
+		if answer.Code != http.StatusOK {
+			return answer
+		}
+	}
+	return nil
+}
+
+// sqlType is the SQL name of a type that a schema gives.
+func sqlType(name string) string {
+	switch name {
+	case "INTEGER":
+		return "INT64"
+	case "FLOAT":
+		return "FLOAT64"
+	case "BOOLEAN":
+		return "BOOL"
+	}
+	return name
+}
+
+// merge applies a change as RFC 7396 says: what is null goes, objects are
+// merged, all else is replaced.
+func merge(o, change object) {
+	for name, value := range change {
+		var inner, old object
+		switch {
+		case string(value) == "null":
+			delete(o, name)
+		case json.Unmarshal(value, &inner) == nil:
+			if json.Unmarshal(o[name], &old) != nil || old == nil {
+				old = object{}
+			}
+			merge(old, inner)
+			b, err := json.Marshal(old)
+			if err != nil {
+				panic(err)
+			}
+			o[name] = b
+		default:
+			o[name] = value
+		}
+	}
+}
