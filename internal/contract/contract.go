@@ -42,8 +42,9 @@ type Table struct {
 	Purpose string
 	Columns []Column
 	Key     []string // columns of the primary key
+	KeyOf   []string // columns that the key is made of, as a hash is: rows of one key have the same in them
 	Order   string   // Revision or Version: of rows with the same key the highest counts; empty: a key is sent once
-	Time    string   // column that partitions the table; empty: none. With Revision, rows of one key have the same
+	Time    string   // column that partitions the table; empty: none. With Revision it is one of KeyOf
 
 	// AppendOnly: rows of one key are one row, whatever else they say: that which
 	// was stored first stays. Time is part of the key.

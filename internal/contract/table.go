@@ -163,7 +163,7 @@ var clusterable = []Type{String, Int64, Bool, Timestamp}
 // loadProperties sets what ODCS has no word for. The columns are known.
 func (t *Table) loadProperties(file string, properties customProperties) error {
 	const field = "schema[0].customProperties"
-	if err := properties.check(file, field, "order", "tombstones", "appendOnly", "madeFrom", "tenantColumn", "clusteredBy"); err != nil {
+	if err := properties.check(file, field, "order", "tombstones", "appendOnly", "madeFrom", "tenantColumn", "clusteredBy", "keyOf"); err != nil {
 		return err
 	}
 	if err := errors.Join(
@@ -173,6 +173,7 @@ func (t *Table) loadProperties(file string, properties customProperties) error {
 		properties.decode(file, field, "madeFrom", &t.MadeFrom, "a list of tables"),
 		properties.decode(file, field, "tenantColumn", &t.Tenant, "a column"),
 		properties.decode(file, field, "clusteredBy", &t.Clustered, "a list of columns"),
+		properties.decode(file, field, "keyOf", &t.KeyOf, "a list of columns"),
 	); err != nil {
 		return err
 	}
@@ -194,6 +195,14 @@ func (t *Table) loadProperties(file string, properties customProperties) error {
 		if c := t.column(t.Order); c == nil || t.Knowledge == t.Order || c.Type != Int64 || !c.Required {
 			return fieldError(file, field+".order", t.Order, "a required column of type INT64")
 		}
+	}
+	for i, name := range t.KeyOf {
+		if c := t.column(name); c == nil || !c.Required || c.Provenance || slices.Contains(t.Key, name) || slices.Contains(t.KeyOf[:i], name) {
+			return fieldError(file, fmt.Sprintf("%s.keyOf[%d]", field, i), name, "a required column, neither key nor provenance, each once")
+		}
+	}
+	if t.Order == Revision && !slices.Contains(t.KeyOf, t.Time) {
+		return fieldError(file, field+".keyOf", fmt.Sprint(t.KeyOf), "the column that partitions among those that the key is made of, since the order is revision")
 	}
 	if properties.get("tenantColumn") != nil {
 		if c := t.column(t.Tenant); c == nil || c.Type != String {

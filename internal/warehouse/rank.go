@@ -20,6 +20,7 @@ type Ranking struct {
 	Stored     []contract.Column // the cells of a row, and recorded_at behind them if it is not among them
 	RecordedAt int
 	Key        []int
+	KeyOf      []int // what the key is made of: rows of one key have the same
 	Order      int
 	Assigned   int   // assignment_version
 	Values     []int // what must not differ between rows of one Order and Assigned
@@ -43,12 +44,9 @@ func NewRanking(t *contract.Table) Ranking {
 		r.Stored = append(r.Stored[:r.RecordedAt:r.RecordedAt],
 			contract.Column{Name: contract.RecordedAt, Type: contract.Timestamp, Required: true})
 	}
-	for _, k := range t.Key {
-		r.Key = append(r.Key, index(k))
-	}
+	r.Key, r.KeyOf = existing(index, t.Key...), existing(index, t.KeyOf...)
 	r.Order, r.Knowledge, r.Time, r.Assigned, r.Quality = index(t.Order), index(t.Knowledge), -1, -1, -1
 	if t.Order == contract.Revision {
-		// The id of a reading is a hash of observed_at among others.
 		r.Time, r.Assigned, r.Quality = index(t.Time), index("assignment_version"), index("quality")
 		r.Values = existing(index, "value", "value_string", "value_bool")
 		r.Flags = existing(index, "unit", "quality")

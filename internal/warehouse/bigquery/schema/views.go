@@ -2,6 +2,7 @@ package schema
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"cloud.google.com/go/bigquery"
@@ -70,9 +71,7 @@ func (g *generator) distinct() string {
 	return fmt.Sprintf("SELECT %s\nFROM %s\n%s", columns(g.Stored), g.name(Internal(g.table), Appended(g.table)), g.once())
 }
 
-// once is the QUALIFY of distinct. A filter on what is partitioned by is
-// applied before the rows are compared, so a query that asks for some days
-// reads no others.
+// once is the QUALIFY of distinct.
 func (g *generator) once() string {
 	by := g.key()
 	var order []string
@@ -89,16 +88,12 @@ func (g *generator) once() string {
 	return window("QUALIFY ROW_NUMBER()", by, append(order, contract.RecordedAt)) + " = 1"
 }
 
-// key is what rows are of one key by; the time first, which they share.
+// key is what rows are of one key by. It has what the key is made of, too: a
+// filter on such a column is applied before the rows are compared.
 func (g *generator) key() []string {
 	var key []string
-	if g.Time >= 0 {
-		key = append(key, g.column(g.Time))
-	}
-	for _, i := range g.Key {
-		if i != g.Time {
-			key = append(key, g.column(i))
-		}
+	for _, i := range slices.Concat(g.KeyOf, g.Key) {
+		key = append(key, g.column(i))
 	}
 	return key
 }
