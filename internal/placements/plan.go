@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/sheet"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
@@ -197,7 +198,7 @@ func (p *Plan) Count(ctx context.Context, w warehouse.Warehouse) (err error) {
 // Behind counts the readings that are not the tenant's whose they are by the
 // placements that are stored.
 func Behind(ctx context.Context, w warehouse.Warehouse) (int64, error) {
-	rows, err := w.Query(ctx, "SELECT count(*) FROM iot_telemetry.readings_as_of WHERE tenant_id IS DISTINCT FROM stamped_tenant_id")
+	rows, err := w.Query(ctx, "SELECT COUNT(*) AS readings FROM iot_telemetry.readings_as_of WHERE tenant_id IS DISTINCT FROM stamped_tenant_id")
 	if err != nil {
 		return 0, fmt.Errorf("count the readings that do not follow: %w", err)
 	}
@@ -218,13 +219,12 @@ func countSQL(moves []Move, first int) string {
 		if i > 0 {
 			list.WriteString(" UNION ALL ")
 		}
-		to := "TIMESTAMP '9999-12-31 23:59:59.999999'"
+		to := "TIMESTAMP '9999-12-31 23:59:59.999999+00'"
 		if m.To != nil {
-			to = fmt.Sprintf("make_timestamp(%d)", int64(*m.To))
+			to = repair.Time(*m.To)
 		}
-		fmt.Fprintf(&list, "SELECT %d AS n, '%s' AS device_id, make_timestamp(%d) AS since, %s AS until",
-			first+i, strings.ReplaceAll(m.DeviceID, "'", "''"), int64(m.From), to)
+		fmt.Fprintf(&list, "SELECT %d AS n, %s AS device_id, %s AS since, %s AS until", first+i, repair.Text(m.DeviceID), repair.Time(m.From), to)
 	}
-	return "SELECT m.n, count(*) FROM (" + list.String() + ") AS m JOIN iot_telemetry.readings AS r" +
+	return "SELECT m.n, COUNT(*) AS readings FROM (" + list.String() + ") AS m JOIN iot_telemetry.readings AS r" +
 		" ON r.device_id = m.device_id AND r.observed_at >= m.since AND r.observed_at < m.until GROUP BY m.n"
 }

@@ -117,14 +117,14 @@ func (w *walk) follow(ctx context.Context, events []*Event) error {
 		for _, e := range events {
 			w.events[e.key()] = e
 			in.from = min(in.from, e.at())
-			causes = append(causes, fmt.Sprintf("(%s = %s AND %s = %s)", extension(mesh.ExtCauseID), repair.Text(e.ID), extension(mesh.ExtCauseSource), repair.Text(e.Source)))
+			causes = append(causes, fmt.Sprintf("(%s AND %s)", is(mesh.ExtCauseID, e.ID), is(mesh.ExtCauseSource, e.Source)))
 		}
 		in.from -= skew
 		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND (%s)", repair.Text(mesh.TelemetryRejected), strings.Join(causes, " OR ")))
 		if err != nil {
 			return err
 		}
-		events = slices.DeleteFunc(made, func(e *Event) bool { return w.events[e.key()] != nil || !w.has(e) })
+		events = slices.DeleteFunc(made, func(e *Event) bool { return w.events[e.key()] != nil || w.events[e.cause()] == nil || !w.has(e) })
 	}
 	return nil
 }
@@ -192,21 +192,23 @@ func (w *walk) explains(table string, row Row) bool {
 // no readings: where a repair made several events of a tenant it does not say
 // which of them it was.
 func (w *walk) repairs(ctx context.Context, table string, row Row) ([]*Event, error) {
-	tenant := extension(mesh.ExtTenant)
-	of := tenant + " IS NULL"
-	if id := row.Text("tenant_id"); id != "" {
-		of = tenant + " = " + repair.Text(id)
+	tenant := row.Text("tenant_id")
+	of := extension(mesh.ExtTenant) + " IS NULL"
+	if tenant != "" {
+		of = is(mesh.ExtTenant, tenant)
 	}
 	from, before := w.story.versions(table, row)
 	// The message was received before anybody could correct what came of it.
 	in := window{row.Instant("received_at") - skew, row.Instant(contract.RecordedAt) + skew}
-	found, err := w.log.find(ctx, in, false, fmt.Sprintf("type IN (%s) AND source IN (%s) AND %s AND CAST(%s AS BIGINT) BETWEEN %d AND %d",
+	found, err := w.log.find(ctx, in, false, fmt.Sprintf("type IN (%s) AND source IN (%s) AND %s AND CAST(%s AS INT64) BETWEEN %d AND %d",
 		list(outcomes[table]), list([]string{mesh.Source("tenancy-repair"), mesh.Source("analytics-repair"), mesh.Source("analytics-join")}),
 		of, extension(mesh.ExtVersion), from, before-1))
 	if err != nil {
 		return nil, err
 	}
-	found = slices.DeleteFunc(found, func(e *Event) bool { return e.Source == mesh.Source("analytics-join") && w.events[e.cause()] == nil })
+	found = slices.DeleteFunc(found, func(e *Event) bool {
+		return e.Extensions[mesh.ExtTenant] != tenant || e.Source == mesh.Source("analytics-join") && w.events[e.cause()] == nil
+	})
 	found = narrow(found, func(e *Event) bool { return e.at() <= row.Instant(contract.RecordedAt) }) // otherwise clocks differ
 	if len(found) < 2 {
 		return found, nil
@@ -285,9 +287,11 @@ func (w *walk) ends(ctx context.Context) error {
 	if len(causes) == 0 {
 		return nil
 	}
-	ends, err := w.log.find(ctx, in, false, fmt.Sprintf("type = %s AND %s IN (%s)", repair.Text(mesh.TenancyRepaired), extension(mesh.ExtCauseID), list(causes)))
+	ends, err := w.log.find(ctx, in, false, fmt.Sprintf("type = %s AND %s", repair.Text(mesh.TenancyRepaired), is(mesh.ExtCauseID, causes...)))
 	for _, e := range ends {
-		w.events[e.key()] = e
+		if w.events[e.cause()] != nil {
+			w.events[e.key()] = e
+		}
 	}
 	return err
 }

@@ -66,11 +66,28 @@ func TestJudge(t *testing.T) {
 // Of text that an encoder may write with escapes, the bytes say nothing.
 func TestHas(t *testing.T) {
 	for s, want := range map[string]string{
-		"eui-70b3": `contains(data, '"eui-70b3"')`, "o'neill": `contains(data, CONCAT('"o', CHR(39), 'neill"'))`,
+		"eui-70b3": `STRPOS(data, '"eui-70b3"') > 0`, "o'neill": `STRPOS(data, CONCAT('"o', CHR(39), 'neill"')) > 0`,
 		"a/b": "data IS NOT NULL", `a"b`: "data IS NOT NULL", `a\b`: "data IS NOT NULL", "é": "data IS NOT NULL", "a&b": "data IS NOT NULL", "\x7f": "data IS NOT NULL",
 	} {
 		if got := has(s); got != want {
 			t.Errorf("has(%q) = %s, want %s", s, got, want)
+		}
+	}
+}
+
+func TestIs(t *testing.T) {
+	const id = `REPLACE(JSON_VALUE(extensions, '$.causeid'), '"', '')`
+	for _, tt := range []struct {
+		values []string
+		want   string
+	}{
+		{[]string{"b", "a", "b"}, id + " IN ('a', 'b')"},
+		{[]string{"/telemesh/é"}, id + " IN ('/telemesh/é')"},
+		{[]string{"a", `b"`}, id + " IS NOT NULL"},
+		{[]string{`a\b`}, id + " IS NOT NULL"},
+	} {
+		if got := is("causeid", tt.values...); got != tt.want {
+			t.Errorf("is(causeid, %q) = %s, want %s", tt.values, got, tt.want)
 		}
 	}
 }

@@ -73,12 +73,14 @@ func (w window) String() string {
 // eventLog reads event_log.events.
 type eventLog struct{ w warehouse.Warehouse }
 
+const logColumns = "source, event_id, type, subject, time, extensions, data_base64, data_bytes, broker, received_at"
+
 // find gives the events accepted in a window for which a condition holds, the
 // first first.
 func (l eventLog) find(ctx context.Context, in window, withData bool, where string) ([]*Event, error) {
-	columns := "* EXCLUDE (data)"
+	columns := logColumns
 	if withData {
-		columns = "*"
+		columns += ", data"
 	}
 	rows, err := query(ctx, l.w, fmt.Sprintf("SELECT %s FROM event_log.events WHERE %s AND %s ORDER BY received_at, broker", columns, in, where))
 	if err != nil {
@@ -136,11 +138,25 @@ func has(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>&/`, r) }) {
 		return "data IS NOT NULL"
 	}
-	return fmt.Sprintf("contains(data, %s)", repair.Text(`"`+s+`"`))
+	return fmt.Sprintf("STRPOS(data, %s) > 0", repair.Text(`"`+s+`"`))
 }
 
-// extension is the value of an extension in SQL.
-func extension(name string) string { return fmt.Sprintf("(extensions->>%s)", repair.Text(name)) }
+// extension is the value of an extension in SQL, without quotes: DuckDB gives it
+// with those that it has in JSON, and GoogleSQL without.
+func extension(name string) string {
+	return fmt.Sprintf(`REPLACE(JSON_VALUE(extensions, '$.%s'), '"', '')`, name)
+}
+
+// is is a condition that an extension has one of some values, true also of others
+// where DuckDB may give one of these with escapes.
+func is(name string, values ...string) string {
+	for _, v := range values {
+		if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
+			return extension(name) + " IS NOT NULL"
+		}
+	}
+	return fmt.Sprintf("%s IN (%s)", extension(name), distinct(values))
+}
 
 // query runs a statement and gives all its rows.
 func query(ctx context.Context, w warehouse.Warehouse, sql string) ([]Row, error) {

@@ -110,7 +110,7 @@ func Find(ctx context.Context, w warehouse.Warehouse, id string) ([]string, erro
 	if !IsID(id) {
 		return nil, nil
 	}
-	rows, err := query(ctx, w, fmt.Sprintf("SELECT reading_id FROM %s WHERE %s UNION SELECT reading_id FROM %s WHERE %[2]s ORDER BY 1 LIMIT 2",
+	rows, err := query(ctx, w, fmt.Sprintf("SELECT reading_id FROM %s WHERE %s UNION DISTINCT SELECT reading_id FROM %s WHERE %[2]s ORDER BY 1 LIMIT 2",
 		Internal(telemetry), begins("reading_id", id), Internal(analytics)))
 	if err != nil {
 		return nil, err
