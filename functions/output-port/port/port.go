@@ -103,14 +103,20 @@ func New(tables []contract.Table, w warehouse.Warehouse, log *slog.Logger) http.
 		if versioned {
 			last = "MAX(" + contract.Version + ")"
 		}
-		stateSQL := fmt.Sprintf("SELECT COUNT(*) AS n, MAX(%s) AS at, %s AS last FROM %s", contract.RecordedAt, last, internal)
+		state := fmt.Sprintf("COUNT(*) AS n, MAX(%s) AS last_at, %s AS last FROM %s", contract.RecordedAt, last, internal)
+		names := make([]string, len(t.Columns))
+		for i, c := range t.Columns {
+			names[i] = c.Name
+		}
 		s.ports["/"+t.Name] = &port{
 			warehouse: w,
 			table:     t.FullName(),
 			log:       log,
-			state:     stateSQL,
-			rows: fmt.Sprintf("SELECT s.*, r.%s AS shown, r.* FROM (%s) AS s LEFT JOIN %s AS r ON TRUE ORDER BY r.%s",
-				t.Key[0], stateSQL, t.FullName(), strings.Join(t.Key, ", r.")),
+			state:     "SELECT " + state,
+			// BigQuery has no outer join without an equality of fields of both sides.
+			rows: fmt.Sprintf("SELECT s.n, s.last_at, s.last, r.one AS shown, r.%[1]s "+
+				"FROM (SELECT 1 AS one, %[2]s) AS s LEFT JOIN (SELECT 1 AS one, %[3]s FROM %[4]s) AS r ON r.one = s.one ORDER BY r.%[5]s",
+				strings.Join(names, ", r."), state, strings.Join(names, ", "), t.FullName(), strings.Join(t.Key, ", r.")),
 			versioned: versioned,
 		}
 		s.list = append(s.list, fmt.Sprintf(`{"path":"/%s","table":%q}`, t.Name, t.FullName()))
@@ -225,8 +231,8 @@ func (p *port) now(ctx context.Context) (state, error) {
 	return state{}, fmt.Errorf("%s: no answer", p.state)
 }
 
-// stateColumns is how many columns a state has. Behind them come the first
-// column of the key, and the row.
+// stateColumns is how many columns a state has. Behind them come what is NULL if
+// the port shows no row, and the row.
 const stateColumns = 3
 
 func stateOf(row []any) (s state) {

@@ -240,7 +240,7 @@ func TestVersionsAreThoseOfTheRows(t *testing.T) {
 	customer := func(id string, version int64, deleted bool) mesh.Customers {
 		return mesh.Customers{Customers: []mesh.Customer{{CustomerID: id, Name: id, Version: version, Deleted: deleted}}}
 	}
-	for _, after := range []string{"nothing", "SELECT COUNT", "SELECT s.*"} {
+	for _, after := range []string{"nothing", "SELECT COUNT", "SELECT s.n, "} {
 		db := duckdbtest.Open(t)
 		b := &between{Warehouse: db, after: after}
 		h := start(t, "customers.customers", b)
