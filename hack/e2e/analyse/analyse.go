@@ -13,6 +13,7 @@ package analyse
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"cloud.google.com/go/bigquery"
@@ -235,6 +236,10 @@ func (c *Catalog) Query(sql string) ([]contract.Column, error) {
 	for i, one := range list {
 		if columns[i], err = describe(one); err != nil {
 			return nil, fmt.Errorf("column %d: %w", i+1, err)
+		}
+		// GoogleSQL allows it; BigQuery's answers have no place for it.
+		if slices.ContainsFunc(columns[:i], func(c contract.Column) bool { return strings.EqualFold(c.Name, columns[i].Name) }) {
+			return nil, fmt.Errorf("duplicate column name %s", columns[i].Name)
 		}
 	}
 	return columns, nil

@@ -101,6 +101,7 @@ func TestQueryKnowsTheDialect(t *testing.T) {
 		{"SELECT RANK() OVER (PARTITION BY value ORDER BY revision) FROM iot.readings", "FLOAT64"},
 		{"SELECT tenant_id FROM iot.readings GROUP BY attributes, tenant_id", "JSON"},
 		{"SELECT 1; SELECT 2", "SELECT"},
+		{"SELECT value, revision AS Value FROM iot.readings", "duplicate"},
 		{"DELETE FROM iot.readings WHERE TRUE", "no query"},
 	} {
 		_, err := catalog(t).Query(tt.sql)
