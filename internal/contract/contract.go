@@ -15,6 +15,7 @@ type Product struct {
 	Purpose string
 	Tables  []Table
 	Views   []View
+	Inputs  []string // contracts and event types that its input ports name: iot-metadata.placements
 	Events  []string // types of the output ports that are events
 	Feeds   []Feed   // Pub/Sub topics that messages come in by
 }

@@ -153,6 +153,7 @@ func (l *loader) loadProduct(file string) (Product, error) {
 			return p, fieldError(file, field+".contractId", "", "the id of a contract or the type of an event")
 		}
 		l.inputs = append(l.inputs, input{file, field, in.ContractID, in.Version})
+		p.Inputs = append(p.Inputs, in.ContractID)
 		feeds, err := in.feeds(file, field)
 		if err != nil {
 			return p, err
