@@ -1,6 +1,7 @@
 package warehouse
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -29,8 +30,9 @@ type Ranking struct {
 	Flags      []int // what is said of a value: unit and quality
 	Received   int   // the first column of provenance, where that is a TIMESTAMP
 	Time       int   // a TIMESTAMP that a key is always with
-	Says       []int // what a row says of its key: neither key, provenance, knowledge nor recorded_at
+	Says       []int // what a row says of its key: neither key nor what it is made of, provenance, knowledge nor recorded_at
 	Provenance []int // but Received
+	rank       []int // Order, Assigned, Values, Knowledge and Flags
 }
 
 // NewRanking gives the ranking of a table.
@@ -60,8 +62,13 @@ func NewRanking(t *contract.Table) Ranking {
 			r.Received = i
 		case c.Provenance:
 			r.Provenance = append(r.Provenance, i)
-		case i != r.RecordedAt && i != r.Knowledge && !slices.Contains(r.Key, i):
+		case i != r.RecordedAt && i != r.Knowledge && !slices.Contains(r.Key, i) && !slices.Contains(r.KeyOf, i):
 			r.Says = append(r.Says, i)
+		}
+	}
+	for _, i := range slices.Concat([]int{r.Order, r.Assigned}, r.Values, []int{r.Knowledge}, r.Flags) {
+		if i >= 0 {
+			r.rank = append(r.rank, i)
 		}
 	}
 	return r
@@ -74,6 +81,69 @@ func existing(index func(string) int, names ...string) (columns []int) {
 		}
 	}
 	return columns
+}
+
+// Same says whether two rows of one key say the same.
+func (r *Ranking) Same(a, b []Cell) bool { return compareBy(r.Says, a, b) == 0 }
+
+// KnowsMore says whether a was made with more than b.
+func (r *Ranking) KnowsMore(a, b []Cell) bool {
+	return r.Knowledge >= 0 && a[r.Knowledge].Int() > b[r.Knowledge].Int()
+}
+
+// Conflict says whether the values of two rows of one key differ where neither
+// is a correction of the other.
+func (r *Ranking) Conflict(a, b []Cell) bool {
+	for _, i := range []int{r.Order, r.Assigned} {
+		if i >= 0 && compare(&a[i], &b[i]) != 0 {
+			return false
+		}
+	}
+	return compareBy(r.Values, a, b) != 0
+}
+
+// Compare is positive if of two rows of one key a counts and not b, and 0 if
+// they differ in nothing.
+func (r *Ranking) Compare(a, b []Cell) int {
+	if c := compareBy(r.rank, a, b); c != 0 {
+		return c
+	}
+	if !r.Same(a, b) {
+		return cmp.Compare(r.Content(a), r.Content(b))
+	}
+	if r.Received >= 0 {
+		if c := compare(&b[r.Received], &a[r.Received]); c != 0 {
+			return c
+		}
+	}
+	if compareBy(r.Provenance, a, b) == 0 {
+		return 0
+	}
+	return cmp.Compare(r.Origin(b), r.Origin(a))
+}
+
+func compareBy(columns []int, a, b []Cell) int {
+	for _, i := range columns {
+		if c := compare(&a[i], &b[i]); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+// compare orders cells of a column: NULL comes first.
+func compare(a, b *Cell) int {
+	if c := cmp.Compare(a.kind, b.kind); c != 0 {
+		return c
+	}
+	switch a.kind {
+	case StringKind:
+		return cmp.Compare(a.str, b.str)
+	case FloatKind:
+		// 0 and -0 are two.
+		return cmp.Or(cmp.Compare(a.Float(), b.Float()), cmp.Compare(a.Int(), b.Int()))
+	}
+	return cmp.Compare(a.Int(), b.Int())
 }
 
 // Content is a digest of what a row says: rows of one key that say the same

@@ -243,9 +243,9 @@ func (t *table) store(c conn, requests []*request, recorded mesh.Instant) error 
 
 // stamp makes a row of cells one to be stored.
 func (t *table) stamp(row []warehouse.Cell, recorded mesh.Instant) []warehouse.Cell {
-	if t.recordedAt == len(row) {
+	if t.ranking.RecordedAt == len(row) {
 		return append(row, warehouse.Instant(recorded))
 	}
-	row[t.recordedAt] = warehouse.Instant(recorded)
+	row[t.ranking.RecordedAt] = warehouse.Instant(recorded)
 	return row
 }

@@ -81,8 +81,8 @@ func (t *table) prepare(c conn, prints [][]print) error {
 		s.buckets = map[int64]*bucket{}
 		s.first, s.last = math.MaxInt64, math.MinInt64
 		at := "make_timestamp(0)"
-		if t.time >= 0 {
-			at = name(t.stored[t.time].Name)
+		if t.ranking.Time >= 0 {
+			at = name(t.ranking.Stored[t.ranking.Time].Name)
 		}
 		row, err := c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(min(%[1]s)), 0), coalesce(epoch_us(max(%[1]s)), 0) FROM %[2]s",
 			at, t.storage(currentSuffix)))
@@ -140,8 +140,8 @@ func (t *table) prepare(c conn, prints [][]print) error {
 // load reads buckets, which are in order.
 func (t *table) load(c conn, missing []int64) error {
 	where := ""
-	if t.time >= 0 {
-		at := name(t.stored[t.time].Name)
+	if t.ranking.Time >= 0 {
+		at := name(t.ranking.Stored[t.ranking.Time].Name)
 		where = fmt.Sprintf("WHERE %[1]s >= make_timestamp(%[2]d) AND %[1]s < make_timestamp(%[3]d)",
 			at, missing[0]*t.width, (missing[len(missing)-1]+1)*t.width)
 		if int64(len(missing)) < missing[len(missing)-1]-missing[0]+1 {
@@ -172,10 +172,10 @@ func (t *table) load(c conn, missing []int64) error {
 // toPrint lists the columns of a stored row, with NULL for those that its print
 // does not read: they may be large.
 func (t *table) toPrint() string {
-	list := make([]string, len(t.stored))
-	for i, c := range t.stored {
+	list := make([]string, len(t.ranking.Stored))
+	for i, c := range t.ranking.Stored {
 		list[i] = "NULL::BIGINT"
-		if slices.Contains(t.printed, i) || slices.Contains(t.key, i) || i == t.time || i == t.received {
+		if slices.Contains(t.printed, i) || slices.Contains(t.ranking.Key, i) || i == t.ranking.Time || i == t.ranking.Received {
 			list[i] = name(c.Name)
 		}
 	}

@@ -1,7 +1,6 @@
 package duckdb
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -45,11 +44,13 @@ func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instan
 	for i, row := range disputed {
 		h := &histories[of[i]]
 		if t.AppendOnly && len(h.rows) > 0 ||
-			slices.ContainsFunc(h.rows, func(other storedRow) bool { return t.same(row, other.cells) && !t.better(row, other.cells) }) {
+			slices.ContainsFunc(h.rows, func(other storedRow) bool {
+				return t.ranking.Same(row, other.cells) && t.ranking.Compare(row, other.cells) <= 0
+			}) {
 			continue
 		}
 		h.rows = slices.DeleteFunc(h.rows, func(other storedRow) bool {
-			less := t.same(row, other.cells) && t.knowsMore(row, other.cells)
+			less := t.ranking.Same(row, other.cells) && t.ranking.KnowsMore(row, other.cells)
 			if less && other.revised != none {
 				outdated = append(outdated, other.revised)
 			}
@@ -79,7 +80,7 @@ func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instan
 		counts := t.count(rows)
 		p := t.printOf(counts)
 		if resolved := len(rows) > 1; resolved {
-			counts[t.recordedAt] = warehouse.Instant(recorded)
+			counts[t.ranking.RecordedAt] = warehouse.Instant(recorded)
 			p.content = 0
 		}
 		if b := t.seen.buckets[p.bucket]; b.rows != nil {
@@ -106,9 +107,9 @@ func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instan
 // statement, where each costs as much as the rest of its row.
 func (t *table) histories(c conn, rows [][]warehouse.Cell) (histories []history, of []int, err error) {
 	var columns, on strings.Builder
-	for i, k := range t.key {
-		fmt.Fprintf(&columns, ", k%d %s", i, storageTypes[t.stored[k].Type])
-		fmt.Fprintf(&on, " AND s.%s = k%d", name(t.stored[k].Name), i)
+	for i, k := range t.ranking.Key {
+		fmt.Fprintf(&columns, ", k%d %s", i, storageTypes[t.ranking.Stored[k].Type])
+		fmt.Fprintf(&on, " AND s.%s = k%d", name(t.ranking.Stored[k].Name), i)
 	}
 	asked, err := temporary(c, "asked", "history BIGINT"+columns.String())
 	if err != nil {
@@ -126,7 +127,7 @@ func (t *table) histories(c conn, rows [][]warehouse.Cell) (histories []history,
 			n = len(numbers)
 			numbers[text] = n
 			key = append(key[:0], warehouse.Int(int64(n)))
-			for _, k := range t.key {
+			for _, k := range t.ranking.Key {
 				key = append(key, row[k])
 			}
 			if err := asked.append(key); err != nil {
@@ -134,17 +135,17 @@ func (t *table) histories(c conn, rows [][]warehouse.Cell) (histories []history,
 			}
 		}
 		of[i] = n
-		if t.time >= 0 {
-			from, to = min(from, row[t.time].Int()), max(to, row[t.time].Int())
+		if t.ranking.Time >= 0 {
+			from, to = min(from, row[t.ranking.Time].Int()), max(to, row[t.ranking.Time].Int())
 		}
 	}
 	if err := asked.flush(); err != nil {
 		return nil, nil, err
 	}
 	where := ""
-	if t.time >= 0 {
+	if t.ranking.Time >= 0 {
 		// The join does not let DuckDB leave out row groups, this does.
-		where = fmt.Sprintf(" WHERE s.%s BETWEEN make_timestamp(%d) AND make_timestamp(%d)", name(t.stored[t.time].Name), from, to)
+		where = fmt.Sprintf(" WHERE s.%s BETWEEN make_timestamp(%d) AND make_timestamp(%d)", name(t.ranking.Stored[t.ranking.Time].Name), from, to)
 	}
 	histories = make([]history, len(numbers))
 	for i := range histories {
@@ -152,7 +153,7 @@ func (t *table) histories(c conn, rows [][]warehouse.Cell) (histories []history,
 	}
 	const sql = "SELECT history, s.rowid, %s, %s FROM %s AS s JOIN temp.main.asked ON true%s%s"
 	several := false
-	err = c.query(fmt.Sprintf(sql, "resolved", names(t.stored), t.storage(currentSuffix), on.String(), where), func(row []warehouse.Cell) error {
+	err = c.query(fmt.Sprintf(sql, "resolved", names(t.ranking.Stored), t.storage(currentSuffix), on.String(), where), func(row []warehouse.Cell) error {
 		h := &histories[row[0].Int()]
 		h.current = row[1].Int()
 		if resolved := row[2].Bool(); resolved {
@@ -165,7 +166,7 @@ func (t *table) histories(c conn, rows [][]warehouse.Cell) (histories []history,
 	if err != nil || !several {
 		return histories, of, err
 	}
-	err = c.query(fmt.Sprintf(sql, "true", names(t.stored), t.storage(revisedSuffix), on.String(), where), func(row []warehouse.Cell) error {
+	err = c.query(fmt.Sprintf(sql, "true", names(t.ranking.Stored), t.storage(revisedSuffix), on.String(), where), func(row []warehouse.Cell) error {
 		h := &histories[row[0].Int()]
 		h.rows = append(h.rows, storedRow{clone(row[3:]), row[1].Int()})
 		return nil
@@ -227,67 +228,24 @@ func clone(row []warehouse.Cell) []warehouse.Cell {
 // appended. It depends on the set of rows alone.
 func (t *table) count(rows [][]warehouse.Cell) []warehouse.Cell {
 	rows = slices.Clone(rows)
-	slices.SortFunc(rows, func(a, b []warehouse.Cell) int {
-		if c := compareBy(t.rank, a, b); c != 0 {
-			return c
-		}
-		return -compareBy(t.provenance, a, b)
-	})
+	slices.SortFunc(rows, t.ranking.Compare)
 	last := len(rows) - 1
 	counts := slices.Clone(rows[last])
 	if t.Order != contract.Revision {
 		return counts
 	}
-	revision := rows[0][t.order].Int()
+	order, quality := t.ranking.Order, t.ranking.Quality
+	revision := rows[0][order].Int()
 	conflict := false
-	for i, row := range rows[1:] {
-		if compareBy(t.rank, rows[i], row) != 0 {
-			revision = max(revision+1, row[t.order].Int())
+	for i, row := range rows {
+		if i > 0 && !t.ranking.Same(rows[i-1], row) {
+			revision = max(revision+1, row[order].Int())
 		}
+		conflict = conflict || t.ranking.Conflict(row, rows[last])
 	}
-	for _, row := range rows {
-		conflict = conflict || compareBy(t.values, row, counts) != 0 &&
-			row[t.order] == counts[t.order] && (t.assigned < 0 || row[t.assigned] == counts[t.assigned])
-	}
-	counts[t.order] = warehouse.Int(revision)
-	if conflict && t.quality >= 0 {
-		counts[t.quality] = warehouse.String(qualityConflict)
+	counts[order] = warehouse.Int(revision)
+	if conflict && quality >= 0 {
+		counts[quality] = warehouse.String(qualityConflict)
 	}
 	return counts
-}
-
-// same says whether two rows of one key say the same.
-func (t *table) same(a, b []warehouse.Cell) bool { return compareBy(t.says, a, b) == 0 }
-
-// better says whether, of rows that say the same, a is to be shown and not b.
-func (t *table) better(a, b []warehouse.Cell) bool {
-	return t.knowsMore(a, b) || !t.knowsMore(b, a) && compareBy(t.provenance, a, b) < 0
-}
-
-// knowsMore says whether a was made with more than b.
-func (t *table) knowsMore(a, b []warehouse.Cell) bool {
-	return t.knowledge >= 0 && a[t.knowledge].Int() > b[t.knowledge].Int()
-}
-
-func compareBy(columns []int, a, b []warehouse.Cell) int {
-	for _, i := range columns {
-		if c := compare(&a[i], &b[i]); c != 0 {
-			return c
-		}
-	}
-	return 0
-}
-
-// compare orders cells of a column: NULL comes first.
-func compare(a, b *warehouse.Cell) int {
-	if c := cmp.Compare(a.Kind(), b.Kind()); c != 0 {
-		return c
-	}
-	switch a.Kind() {
-	case warehouse.StringKind:
-		return cmp.Compare(a.Text(), b.Text())
-	case warehouse.FloatKind:
-		return cmp.Or(cmp.Compare(a.Float(), b.Float()), cmp.Compare(a.Int(), b.Int()))
-	}
-	return cmp.Compare(a.Int(), b.Int())
 }

@@ -18,25 +18,13 @@ import (
 // resolved.
 type table struct {
 	contract.Table
-	schema     string // where the storage is
-	cells      []contract.Column
-	check      *warehouse.Check
-	stored     []contract.Column
-	recordedAt int
-	key        []int
-	order      int   // -1: none
-	assigned   int   // assignment_version; -1: none
-	quality    int   // -1: none
-	values     []int // what must not differ between rows of one rank
-	rank       []int // which row counts: the greatest by these columns, in this order
-	says       []int // what a row says: rank without knowledge
-	knowledge  int   // -1: none
-	provenance []int // of rows that say the same: the least by these, in this order
-	received   int   // the first of them if it is a TIMESTAMP; -1: none
-	time       int   // TIMESTAMP that a key is always with; -1: none
-	width      int64 // of a bucket of seen, in µs
-	printed    []int // what tells a row of a key from another one: the content of its print
-	moved      bool  // the file has the columns in another order: some were added later
+	schema  string // where the storage is
+	cells   []contract.Column
+	check   *warehouse.Check
+	ranking warehouse.Ranking
+	width   int64 // of a bucket of seen, in µs
+	printed []int // what tells a row of a key from another one: the content of its print
+	moved   bool  // the file has the columns in another order: some were added later
 
 	seen     seen
 	current  *appender
@@ -50,75 +38,15 @@ var storageTypes = map[contract.Type]string{
 }
 
 func newTable(ct *contract.Table) *table {
-	t := &table{Table: *ct, cells: ct.Cells(), check: warehouse.NewCheck(ct), order: -1, assigned: -1, quality: -1, knowledge: -1, received: -1, time: -1, width: hour}
+	t := &table{Table: *ct, cells: ct.Cells(), check: warehouse.NewCheck(ct), ranking: warehouse.NewRanking(ct), width: hour}
 	t.schema = strings.TrimSuffix(t.Schema, "_internal") + "_internal"
-	t.stored = t.cells
-	index := func(name string) int {
-		return slices.IndexFunc(t.stored, func(c contract.Column) bool { return c.Name == name })
-	}
-	if t.recordedAt = index(contract.RecordedAt); t.recordedAt < 0 {
-		t.recordedAt = len(t.cells)
-		t.stored = append(t.stored[:len(t.cells):len(t.cells)],
-			contract.Column{Name: contract.RecordedAt, Type: contract.Timestamp, Required: true})
-	}
-	for _, k := range t.Key {
-		t.key = append(t.key, index(k))
-	}
-	if t.Order != "" {
-		t.order = index(t.Order)
-		t.rank = append(t.rank, t.order)
-	}
-	if t.Order == contract.Revision {
-		// The id of a reading is a hash of observed_at among others.
-		t.time = index(t.Time)
-		t.assigned, t.quality = index("assignment_version"), index("quality")
-		for _, name := range []string{"value", "value_string", "value_bool"} {
-			if i := index(name); i >= 0 {
-				t.values = append(t.values, i)
-			}
-		}
-		if t.assigned >= 0 {
-			t.rank = append(t.rank, t.assigned)
-		}
-		t.rank = append(t.rank, t.values...)
-	}
-	if slices.Contains(t.Key, t.Time) {
-		t.time = index(t.Time)
-	}
-	if t.Knowledge != "" {
-		t.knowledge = index(t.Knowledge)
-		t.rank = append(t.rank, t.knowledge)
-	}
-	// Then the latest and the greatest of what is left: a join that knew of a
-	// later action knew more.
-	for _, timestamps := range []bool{true, false} {
-		for i, c := range t.stored {
-			switch {
-			case c.Provenance:
-				if !timestamps {
-					t.provenance = append(t.provenance, i)
-				}
-			case i != t.recordedAt && !slices.Contains(t.key, i) && !slices.Contains(t.rank, i) &&
-				timestamps == (c.Type == contract.Timestamp):
-				t.rank = append(t.rank, i)
-			}
-		}
-	}
-	for _, i := range t.rank {
-		if i != t.knowledge {
-			t.says = append(t.says, i)
-		}
-	}
-	if len(t.provenance) > 0 && t.stored[t.provenance[0]].Type == contract.Timestamp {
-		t.received = t.provenance[0]
-	}
 	if t.AppendOnly {
 		// The key alone says what a row is.
-		t.printed, t.width = t.key, minute
+		t.printed, t.width = t.ranking.Key, minute
 		return t
 	}
 	for i := range t.cells {
-		if i != t.recordedAt && i != t.received {
+		if i != t.ranking.RecordedAt && i != t.ranking.Received {
 			t.printed = append(t.printed, i)
 		}
 	}
@@ -146,7 +74,7 @@ func names(columns []contract.Column) string {
 // create makes what is missing of the table, and the views that show it.
 func (t *table) create(c conn) error {
 	var columns strings.Builder
-	for _, col := range t.stored {
+	for _, col := range t.ranking.Stored {
 		fmt.Fprintf(&columns, "%s %s", name(col.Name), storageTypes[col.Type])
 		if col.Required {
 			columns.WriteString(" NOT NULL")
@@ -167,7 +95,7 @@ func (t *table) create(c conn) error {
 		return err
 	}
 	if err := c.exec(fmt.Sprintf("CREATE OR REPLACE VIEW %[1]s AS SELECT %[2]s FROM %[3]s WHERE NOT resolved UNION ALL SELECT %[2]s FROM %[4]s",
-		t.storage(""), names(t.stored), t.storage(currentSuffix), t.storage(revisedSuffix))); err != nil {
+		t.storage(""), names(t.ranking.Stored), t.storage(currentSuffix), t.storage(revisedSuffix))); err != nil {
 		return err
 	}
 	if t.Schema == t.schema {
@@ -205,7 +133,7 @@ func (t *table) adapt(c conn) error {
 	}
 	var want, gained []string
 	optional := true
-	for _, col := range t.stored {
+	for _, col := range t.ranking.Stored {
 		column := col.Name + " " + storageTypes[col.Type]
 		want = append(want, column)
 		if !slices.Contains(got, column) {
@@ -233,7 +161,7 @@ func (t *table) adapt(c conn) error {
 func (t *table) open(c conn) (err error) {
 	var columns []string
 	if t.moved {
-		for _, col := range t.stored {
+		for _, col := range t.ranking.Stored {
 			columns = append(columns, col.Name)
 		}
 	}
@@ -284,29 +212,29 @@ func hashCell(h uint64, c *warehouse.Cell) uint64 {
 // printOf gives the print of a row, stored or to be.
 func (t *table) printOf(row []warehouse.Cell) print {
 	p := print{key: 1, content: 2}
-	for _, i := range t.key {
+	for _, i := range t.ranking.Key {
 		p.key = hashCell(p.key, &row[i])
 	}
 	for _, i := range t.printed {
 		p.content = hashCell(p.content, &row[i])
 	}
 	p.content = max(p.content, 1)
-	if t.received >= 0 {
-		p.received = row[t.received].Int()
+	if t.ranking.Received >= 0 {
+		p.received = row[t.ranking.Received].Int()
 	}
-	if t.time >= 0 {
-		p.bucket = bucketOf(row[t.time].Int(), t.width)
+	if t.ranking.Time >= 0 {
+		p.bucket = bucketOf(row[t.ranking.Time].Int(), t.width)
 	}
 	return p
 }
 
 // keyText tells keys apart.
 func (t *table) keyText(row []warehouse.Cell) string {
-	if len(t.key) == 1 && row[t.key[0]].Kind() == warehouse.StringKind {
-		return row[t.key[0]].Text()
+	if len(t.ranking.Key) == 1 && row[t.ranking.Key[0]].Kind() == warehouse.StringKind {
+		return row[t.ranking.Key[0]].Text()
 	}
 	var b []byte
-	for _, i := range t.key {
+	for _, i := range t.ranking.Key {
 		if c := &row[i]; c.Kind() == warehouse.StringKind {
 			b = binary.AppendUvarint(b, uint64(len(c.Text())))
 			b = append(b, c.Text()...)
