@@ -162,8 +162,8 @@ func (r *rest) show(w http.ResponseWriter, req *http.Request) {
 }
 
 // patch changes a dataset or a table unless it is not the one that If-Match
-// names. A view is made anew: the emulator keeps the query that it was made
-// with.
+// names. A view whose query changes, and a table that gets columns, are made
+// anew: the emulator would change the description alone.
 func (r *rest) patch(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,19 +185,26 @@ func (r *rest) patch(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid", err.Error())
 		return
 	}
-	columns := o["schema"]
+	before := o["schema"]
 	merge(o, change)
 	delete(o, "etag")
 	switch path := req.URL.Path; {
 	case req.PathValue("table") == "":
 		r.datasets[path] = o
-	case change["view"] != nil:
+	case o["view"] != nil && change["view"] != nil:
 		delete(o, "schema") // the new query has its own
-		if answer = r.do(req, http.MethodDelete, path, nil); answer.Code == http.StatusOK {
-			answer = r.do(req, http.MethodPost, path[:strings.LastIndexByte(path, '/')], o)
-		}
+		answer = r.remake(req, o, "")
+	case o["view"] != nil:
+		answer = r.do(req, http.MethodPut, path, o)
 	default:
-		if answer = r.addColumns(req, columns, o["schema"]); answer == nil {
+		fresh, names, refused := columns(before, o["schema"])
+		switch {
+		case refused != "":
+			fail(w, http.StatusBadRequest, "invalid", "Provided Schema does not match Table: "+refused)
+			return
+		case fresh:
+			answer = r.remake(req, o, names)
+		default:
 			answer = r.do(req, http.MethodPut, path, o)
 		}
 	}
@@ -208,10 +215,9 @@ func (r *rest) patch(w http.ResponseWriter, req *http.Request) {
 	r.show(w, req)
 }
 
-// addColumns adds the columns of a changed schema to the rows of a table, of
-// which the emulator changes the description alone. It gives the answer that
-// says why it cannot.
-func (r *rest) addColumns(req *http.Request, from, to json.RawMessage) *httptest.ResponseRecorder {
+// columns says why a table cannot get the columns of a changed schema; fresh is
+// whether there are any that it has not.
+func columns(from, to json.RawMessage) (fresh bool, names string, refused string) {
 	type schema struct {
 		Fields []struct{ Name, Type, Mode string } `json:"fields"`
 	}
@@ -219,43 +225,51 @@ func (r *rest) addColumns(req *http.Request, from, to json.RawMessage) *httptest
 	if err := errors.Join(json.Unmarshal(from, &old), json.Unmarshal(to, &changed)); err != nil {
 		panic(err) // every table has a schema
 	}
-	refused := httptest.NewRecorder()
 	if len(changed.Fields) < len(old.Fields) {
-		fail(refused, http.StatusBadRequest, "invalid", "Provided Schema does not match Table: a column is missing")
-		return refused
+		return false, "", "a column is missing"
 	}
+	var list []string
 	for i, field := range changed.Fields {
-		if i < len(old.Fields) {
-			if field.Name != old.Fields[i].Name || field.Type != old.Fields[i].Type {
-				fail(refused, http.StatusBadRequest, "invalid", "Provided Schema does not match Table: column "+field.Name)
-				return refused
-			}
-			continue
-		}
-		if field.Mode == "REQUIRED" {
-			fail(refused, http.StatusBadRequest, "invalid", "Cannot add required fields to an existing schema: "+field.Name)
-			return refused
-		}
-		sql := fmt.Sprintf("ALTER TABLE `%s.%s` ADD COLUMN `%s` %s", req.PathValue("dataset"), req.PathValue("table"), field.Name, sqlType(field.Type))
-		answer := r.do(req, http.MethodPost, "/projects/"+req.PathValue("project")+"/queries", map[string]any{"query": sql, "useLegacySql": false})
-		if answer.Code != http.StatusOK {
-			return answer
+		switch {
+		case i >= len(old.Fields) && field.Mode == "REQUIRED":
+			return false, "", "a column that is required is new: " + field.Name
+		case i >= len(old.Fields):
+			fresh = true
+		case field.Name != old.Fields[i].Name || field.Type != old.Fields[i].Type:
+			return false, "", "a column has changed: " + field.Name
+		default:
+			list = append(list, "`"+field.Name+"`")
 		}
 	}
-	return nil
+	return fresh, strings.Join(list, ", "), ""
 }
 
-// sqlType is the SQL name of a type that a schema gives.
-func sqlType(name string) string {
-	switch name {
-	case "INTEGER":
-		return "INT64"
-	case "FLOAT":
-		return "FLOAT64"
-	case "BOOLEAN":
-		return "BOOL"
+// remake puts what is in an object's place, with the rows of the columns that
+// are named.
+func (r *rest) remake(req *http.Request, o object, columns string) *httptest.ResponseRecorder {
+	path := req.URL.Path
+	folder := path[:strings.LastIndexByte(path, '/')]
+	name := req.PathValue("dataset") + "." + req.PathValue("table")
+	type step struct {
+		method, path string
+		body         any
 	}
-	return name
+	query := func(sql string) step {
+		return step{http.MethodPost, "/projects/" + req.PathValue("project") + "/queries", map[string]any{"query": sql, "useLegacySql": false}}
+	}
+	steps := []step{{http.MethodDelete, path, nil}, {http.MethodPost, folder, o}}
+	if columns != "" {
+		steps = []step{query(fmt.Sprintf("CREATE TABLE `%s_old` AS SELECT * FROM `%s`", name, name)), steps[0], steps[1],
+			query(fmt.Sprintf("INSERT INTO `%s` (%s) SELECT %s FROM `%s_old`", name, columns, columns, name)),
+			{http.MethodDelete, path + "_old", nil}}
+	}
+	var answer *httptest.ResponseRecorder
+	for _, s := range steps {
+		if answer = r.do(req, s.method, s.path, s.body); answer.Code != http.StatusOK {
+			break
+		}
+	}
+	return answer
 }
 
 // merge applies a change as RFC 7396 says: what is null goes, objects are
