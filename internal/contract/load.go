@@ -11,16 +11,22 @@ import (
 	"time"
 )
 
+// The names of the documents of a product.
+const (
+	descriptorFile = "product.odps.yaml"
+	contractSuffix = ".odcs.yaml" // after the name of the table
+)
+
 // Load reads all products of a folder, ordered by name. It reads strictly: a
 // member that it does not know, or a value that has no meaning here, is an
 // error that names the file and the field.
 func Load(folder fs.FS) ([]Product, error) {
-	files, err := fs.Glob(folder, "*/product.odps.yaml")
+	files, err := fs.Glob(folder, "*/"+descriptorFile)
 	if err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, errors.New("load products: no */product.odps.yaml")
+		return nil, errors.New("load products: no */" + descriptorFile)
 	}
 	l := loader{folder: folder, tables: map[string]string{}, contracts: map[string]string{}}
 	products := make([]Product, 0, len(files))
@@ -180,7 +186,7 @@ func (l *loader) loadProduct(file string) (Product, error) {
 		}
 	}
 
-	files, err := fs.Glob(l.folder, dir+"/*.odcs.yaml")
+	files, err := fs.Glob(l.folder, dir+"/*"+contractSuffix)
 	if err != nil {
 		return p, err
 	}
@@ -319,7 +325,7 @@ func (l *loader) loadViews(dir string, p *Product, ports map[string]*port) error
 		v := View{Schema: p.Schema, Name: name}
 		out := ports[v.Schema+"."+v.Name]
 		if out == nil {
-			return fmt.Errorf("%s: %s.%s is no output port of %s", file, v.Schema, v.Name, path.Join(dir, "product.odps.yaml"))
+			return fmt.Errorf("%s: %s.%s is no output port of %s", file, v.Schema, v.Name, path.Join(dir, descriptorFile))
 		}
 		out.found = true
 		sql, err := fs.ReadFile(l.folder, file)

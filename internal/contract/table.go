@@ -51,8 +51,8 @@ func (l *loader) loadTable(file string, p *Product) (t Table, id string, err err
 			fmt.Sprintf("%s.%s or %s%s.%[2]s", p.Schema, s.Name, p.Schema, internalSuffix))
 	case c.Name != name:
 		return t, "", fieldError(file, "name", c.Name, name)
-	case path.Base(file) != name+".odcs.yaml": // so that a table tells where its contract is
-		return t, "", fieldError(file, "schema[0].name", name, "the name of the file without .odcs.yaml")
+	case path.Base(file) != name+contractSuffix: // so that a table tells where its contract is
+		return t, "", fieldError(file, "schema[0].name", name, "the name of the file without "+contractSuffix)
 	}
 	t = Table{Schema: schema, Name: name, Version: c.Version, Purpose: c.Description.Purpose}
 	if err := t.loadColumns(file, s.Properties, s.CustomProperties); err != nil {
@@ -319,6 +319,9 @@ func (t *Table) loadQuality(file string, s *schemaObject) error {
 			r, err := t.loadRule(file, fmt.Sprintf("%s.quality[%d]", field, i), column, &rules[i])
 			if err != nil {
 				return err
+			}
+			if slices.ContainsFunc(t.Quality, func(other Rule) bool { return other.subject() == r.subject() }) {
+				return fieldError(file, fmt.Sprintf("%s.quality[%d]", field, i), r.Purpose, "one rule about the same")
 			}
 			t.Quality = append(t.Quality, r)
 		}
