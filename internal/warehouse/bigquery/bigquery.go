@@ -107,14 +107,15 @@ func (c Config) newWriter(ctx context.Context) (*managedwriter.Client, error) {
 type Warehouse struct {
 	config Config
 	client *bigquery.Client
-	writer *managedwriter.Client
+	link   *link
+	ledger ledger
 
 	mu     sync.RWMutex
 	tables map[string]*table // by contract.Table.FullName
 	closed bool
 	users  sync.WaitGroup // calls that have not returned
 
-	ctx    context.Context // of all that goes on
+	ctx    context.Context // of queries: Close ends them
 	cancel context.CancelFunc
 }
 
@@ -125,29 +126,33 @@ func Open(ctx context.Context, c Config, products []contract.Product) (*Warehous
 	if err != nil {
 		return nil, err
 	}
-	writer, err := c.newWriter(ctx)
-	if err != nil {
-		client.Close()
-		return nil, err
+	ctx = context.WithoutCancel(ctx)
+	w := &Warehouse{config: c, client: client, link: newLink(ctx, c), tables: map[string]*table{}}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	if err := w.know(products); err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
-	w := &Warehouse{config: c, client: client, writer: writer, tables: map[string]*table{}}
-	w.ctx, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	w.know(products)
 	return w, nil
 }
 
 // know makes the tables of products those that rows can be appended to.
-func (w *Warehouse) know(products []contract.Product) {
+func (w *Warehouse) know(products []contract.Product) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range products {
 		for i := range p.Tables {
 			t := &p.Tables[i]
-			if w.tables[t.FullName()] == nil {
-				w.tables[t.FullName()] = w.newTable(t)
+			if w.tables[t.FullName()] != nil {
+				continue
 			}
+			made, err := w.newTable(t)
+			if err != nil {
+				return fmt.Errorf("table %s: %w", t.FullName(), err)
+			}
+			w.tables[t.FullName()] = made
 		}
 	}
+	return nil
 }
 
 // use says that a call has begun; the caller calls w.users.Done at its end.
@@ -175,5 +180,5 @@ func (w *Warehouse) Close() error {
 	for _, t := range w.tables {
 		t.close()
 	}
-	return errors.Join(w.writer.Close(), w.client.Close())
+	return errors.Join(w.link.close(), w.client.Close())
 }
