@@ -138,9 +138,38 @@ func TestLoad(t *testing.T) {
 		t.Errorf("feeds of %s: (-want +got)\n%s", list[5].Name, diff)
 	}
 	for _, v := range list[3].Views {
-		if !strings.Contains(v.SQL, "iot_analytics.readings") || v.DuckDB == v.SQL || v.DuckDB == "" {
+		if !strings.Contains(v.SQL, "iot_analytics.") || v.DuckDB == "" {
 			t.Errorf("view %s: GoogleSQL %q, DuckDB %q", v.Name, v.SQL, v.DuckDB)
 		}
+	}
+}
+
+// DuckDB reads the same of a view as BigQuery, unless there is something else
+// for it.
+func TestViewForDuckDB(t *testing.T) {
+	files := copyOf(t, products.FS)
+	for _, file := range []string{"co2_evolution.sql", "co2_evolution.duckdb.sql", "actions_timeline.sql"} {
+		files["iot-analytics/views/"+file] = &fstest.MapFile{Data: []byte("SELECT '" + file + "'")}
+	}
+	delete(files, "iot-analytics/views/actions_timeline.duckdb.sql")
+	list, err := contract.Load(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, v := range list[3].Views {
+		duckdb, ok := map[string]string{"co2_evolution": "co2_evolution.duckdb.sql", "actions_timeline": "actions_timeline.sql"}[v.Name]
+		if !ok {
+			continue
+		}
+		n++
+		want := contract.View{Schema: "iot_analytics", Name: v.Name, SQL: "SELECT '" + v.Name + ".sql'", DuckDB: "SELECT '" + duckdb + "'"}
+		if diff := cmp.Diff(want, v); diff != "" {
+			t.Errorf("view %s: (-want +got)\n%s", v.Name, diff)
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d views were looked at, want 2", n)
 	}
 }
 
@@ -201,6 +230,7 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		table      = "customers/customers.odcs.yaml"
 		joined     = "iot-analytics/readings.odcs.yaml"
 		log        = "event-log/events.odcs.yaml"
+		feeds      = "iot-telemetry/product.odps.yaml"
 		made       = "[iot_metadata.placements, iot_actions.actions, customers.customers]"
 		knowledge  = "{property: knowledge, value: true}"
 	)
@@ -238,6 +268,98 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"knowledge twice", joined, "- {property: unit, value: '{person}'}\n", "- " + knowledge + "\n        required: true\n", "customProperties.knowledge"},
 		{"knowledge as the order", joined, "{property: order, value: revision}", "{property: order, value: join_version}", "schema[0].customProperties.order"},
 		{"append-only", log, "{property: appendOnly, value: true}", "{property: appendOnly, value: 1}", "schema[0].customProperties.appendOnly"},
+		{"version", table, "version: 1.0.0", "version: '1.0'", "version"},
+		{"version with a zero before", table, "version: 1.0.0", "version: 1.01.0", "version"},
+		{"no version", log, "version: 1.0.0\n", "", "version"},
+		{"another version than the port", table, "version: 1.0.0", "version: 1.1.0", "outputPorts[0].version"},
+		{"version of a port", descriptor, "type: event\n    version: 1.0.0", "type: event\n    version: v1", "outputPorts[2].version"},
+		{"port twice", descriptor, "name: customers.rejected_rows", "name: customers.customers", "outputPorts[1].name"},
+		{"version of the product", descriptor, "version: 1.0.0", "version: one", "version"},
+		{"kind", descriptor, "value: source-aligned", "value: source", "customProperties.kind"},
+		{"unknown property", descriptor, "property: kind", "property: sort", "customProperties[0].property"},
+		{"purpose", descriptor, "purpose: Who the tenants are.", "purpose: ''", "description.purpose"},
+		{"limitations", table, "limitations: No persons and no contact data.", "limitations: ''", "description.limitations"},
+		{"input of an older major version", "iot-analytics/product.odps.yaml", "version: 1.0.0\n    contractId: customers.customers",
+			"version: 0.9.0\n    contractId: customers.customers", "inputPorts[3].version"},
+		{"input without contract", descriptor, "    contractId: dev.telemesh.customers.changed.v1\n", "", "inputPorts[0].contractId"},
+		{"another team", table, "name: crm-team", "name: iot-team", "team.name"},
+		{"name that is not the table's", table, "name: customers\nversion", "name: clients\nversion", "field name"},
+		{"id of another contract", "customers/rejected_rows.odcs.yaml", "id: customers.rejected-rows", "id: customers.customers", "field id"},
+		{"classification", table, "classification: internal", "classification: secret", "schema[0].properties[2].classification"},
+		{"no classification", table, "        classification: internal\n", "", "schema[0].properties[2].classification"},
+		{"no description", table, "        description: Name to show.\n", "", "schema[0].properties[1].description"},
+		{"unknown property of the table", table, "property: tombstones", "property: tombstone", "schema[0].customProperties[1].property"},
+		{"property twice", table, "{property: tombstones, value: true}", "{property: order, value: version}", "schema[0].customProperties[1].property"},
+		{"unknown property of a column", joined, "{property: provenance, value: true}", "{property: origin, value: true}", "schema[0].properties[9].customProperties[0].property"},
+		{"tenant column that is none", table, "value: customer_id}", "value: tenant_id}", "schema[0].customProperties.tenantColumn"},
+		{"tenant column of another type", table, "value: customer_id}", "value: version}", "schema[0].customProperties.tenantColumn"},
+		{"tenant column that is a list", table, "value: customer_id}", "value: [customer_id]}", "schema[0].customProperties.tenantColumn"},
+		{"tenant column without tenant", table, "  - role: tenant\n    access: read\n    description: Reads the rows that are the tenant's.\n", "", "field roles"},
+		{"tenant without tenant column", table, "      - {property: tenantColumn, value: customer_id}\n", "", "schema[0].customProperties.tenantColumn"},
+		{"clustered by text", joined, "value: [tenant_id, device_id, metric]", "value: tenant_id", "schema[0].customProperties.clusteredBy"},
+		{"clustered by nothing", joined, "value: [tenant_id, device_id, metric]", "value: []", "schema[0].customProperties.clusteredBy"},
+		{"clustered by five", joined, "value: [tenant_id, device_id, metric]", "value: [tenant_id, device_id, metric, unit, quality]", "1 to 4 columns"},
+		{"clustered by a number", joined, "value: [tenant_id, device_id, metric]", "value: [tenant_id, value]", "schema[0].customProperties.clusteredBy[1]"},
+		{"clustered by a column twice", joined, "value: [tenant_id, device_id, metric]", "value: [metric, metric]", "schema[0].customProperties.clusteredBy[1]"},
+		{"clustered by what is no column", joined, "value: [tenant_id, device_id, metric]", "value: [tenant]", "schema[0].customProperties.clusteredBy[0]"},
+		{"unknown role", table, "role: writer", "role: owner", "roles[2].role"},
+		{"role twice", table, "role: writer", "role: platform", "roles[2].role"},
+		{"access", table, "access: write", "access: read", "roles[2].access"},
+		{"no writer", table, "  - role: writer\n    access: write\n    description: The service account of the product.\n", "", "field roles"},
+		{"tenant of what is no port", "iot-telemetry/rejected.odcs.yaml", "role: platform", "role: tenant", "roles[0].role"},
+		{"unknown level", table, "property: frequency", "property: freshness", "slaProperties[1].property"},
+		{"level twice", table, "property: frequency", "property: latency", "slaProperties[1].property"},
+		{"no retention", table, "  - property: retention\n    value: unlimited\n    element: customers.version\n    driver: operational\n" +
+			"    description: A customer is kept until its source drops it, and what it was before for ever.\n", "", "want retention"},
+		{"element that is no column", table, "element: customers.customer_id", "element: customers.id", "slaProperties[0].element"},
+		{"element of another table", table, "element: customers.customer_id", "element: readings.customer_id", "slaProperties[0].element"},
+		{"driver", table, "driver: operational", "driver: nobody", "slaProperties[0].driver"},
+		{"unit", table, "unit: s", "unit: m", "slaProperties[0].unit"},
+		{"level of nothing", table, "value: 60", "value: 0", "slaProperties[0].value"},
+		{"half a level", table, "value: 60", "value: 0.5", "slaProperties[0].value"},
+		{"level as text", table, "value: 60", "value: '60'", "slaProperties[0].value"},
+		{"level too long", table, "value: 60", "value: 4000000000", "slaProperties[0].value"},
+		{"latency without end", table, "value: 60\n    unit: s", "value: unlimited", "slaProperties[0].unit"},
+		{"retention in units of nothing", table, "value: unlimited", "value: unlimited\n    unit: d", "slaProperties[2].unit"},
+		{"retention without partition", table, "value: unlimited", "value: 30\n    unit: d", "slaProperties[2].element"},
+		{"retention by another column", log, "element: events.received_at", "element: events.recorded_at", "slaProperties[2].element"},
+		{"partition that may be NULL", "iot-telemetry/readings.odcs.yaml", "        partitionKeyPosition: 1\n        required: true\n",
+			"        partitionKeyPosition: 1\n", "schema[0].properties[8].partitioned"},
+		{"no rule", table, "    quality:\n      - type: library\n        metric: duplicateValues\n        mustBe: 0\n        dimension: uniqueness\n" +
+			"        arguments: {properties: [customer_id]}\n" +
+			"        description: Each key comes once, whatever was sent twice, late or out of order.\n", "", "schema[0].quality"},
+		{"type of a rule", table, "type: library", "type: custom", "schema[0].quality[0].type"},
+		{"query of a metric", table, "metric: duplicateValues", "metric: duplicateValues\n        query: SELECT 1", "schema[0].quality[0].query"},
+		{"no query", table, "type: library\n        metric: duplicateValues", "type: sql", "schema[0].quality[0].query"},
+		{"metric of a column", table, "metric: duplicateValues", "metric: nullValues", "schema[0].quality[0].metric"},
+		{"unknown metric", table, "metric: duplicateValues", "metric: duplicates", "schema[0].quality[0].metric"},
+		{"no bound", table, "        mustBe: 0\n", "", "schema[0].quality[0]"},
+		{"two bounds", table, "mustBe: 0\n", "mustBe: 0\n        mustBeLessOrEqualTo: 3\n", "schema[0].quality[0]"},
+		{"bounds the wrong way round", table, "mustBe: 0\n", "mustBeBetween: [3, 1]\n", "schema[0].quality[0]"},
+		{"a bound too many", table, "mustBe: 0\n", "mustBe: 0\n        mustBeBetween: [1]\n", "schema[0].quality[0]"},
+		{"a bound that is not known", table, "mustBe: 0\n", "mustBeGreaterThan: 0\n", "mustBeGreaterThan"},
+		{"duplicates of no column", table, "[customer_id]}", "[id]}", "schema[0].quality[0].arguments.properties"},
+		{"duplicates of nothing", table, "        arguments: {properties: [customer_id]}\n", "", "schema[0].quality[0].arguments.properties"},
+		{"values of duplicates", table, "{properties: [customer_id]}", "{properties: [customer_id], validValues: [a]}", "schema[0].quality[0].arguments"},
+		{"invalid of nothing", joined, "            arguments: {pattern: '^[0-9a-f]{32}$'}\n", "", "schema[0].properties[0].quality[0].arguments"},
+		{"pattern", joined, "'^[0-9a-f]{32}$'", "'['", "schema[0].properties[0].quality[0].arguments.pattern"},
+		{"rule twice", joined, "type: sql\n        query: SELECT count(*) FROM iot_analytics.readings WHERE value IS NULL AND value_string IS NULL",
+			"type: library\n        metric: duplicateValues\n        arguments: {properties: [reading_id]}", "schema[0].quality[1]"},
+		{"rule without description", table, "        description: Each key comes once, whatever was sent twice, late or out of order.\n", "", "schema[0].quality[0].description"},
+		{"unknown property of an input", feeds, "property: pubsub", "property: pubSub", "inputPorts[0].customProperties[0].property"},
+		{"unknown member of a feed", feeds, "topic: telemetry\n", "topics: telemetry\n", "inputPorts[0].customProperties.pubsub"},
+		{"topic", feeds, "topic: telemetry\n", "topic: t\n", "pubsub.topic"},
+		{"dead letters to the topic itself", feeds, "deadLetterTopic: telemetry-dead-letters", "deadLetterTopic: telemetry", "pubsub.deadLetterTopic"},
+		{"few attempts", feeds, "maxDeliveryAttempts: 100", "maxDeliveryAttempts: 4", "pubsub.maxDeliveryAttempts"},
+		{"retention of a feed", feeds, "retention: 168h", "retention: 7d", "pubsub.retention"},
+		{"long retention of a feed", feeds, "retention: 168h", "retention: 745h", "pubsub.retention"},
+		{"backoff", feeds, "maxBackoff: 600s", "maxBackoff: 601s", "pubsub.maxBackoff"},
+		{"backoff that shrinks", feeds, "maxBackoff: 600s", "maxBackoff: 9s", "pubsub.maxBackoff"},
+		{"no subscription", feeds, "            - {name: pubsub-source, delivery: pull, ackDeadline: 60s}\n" +
+			"            - {name: telemetry-ingest, delivery: push, ackDeadline: 60s}\n", "            []\n", "pubsub.subscriptions"},
+		{"subscription twice", feeds, "name: telemetry-ingest", "name: pubsub-source", "pubsub.subscriptions[1].name"},
+		{"delivery", feeds, "delivery: push", "delivery: poll", "pubsub.subscriptions[1].delivery"},
+		{"deadline", feeds, "ackDeadline: 60s", "ackDeadline: 5s", "pubsub.subscriptions[0].ackDeadline"},
 		{"status", descriptor, "status: active", "status: ''", "status"},
 		{"team", descriptor, "name: crm-team", "name: ''", "team.name"},
 		{"port without contract", descriptor, "    contractId: customers.customers\n", "", "outputPorts[0].contractId"},
@@ -258,6 +380,12 @@ func TestErrorsNameFileAndField(t *testing.T) {
 	}
 	if _, err := contract.Load(fstest.MapFS{}); err == nil {
 		t.Error("Load() of an empty folder gives no error")
+	}
+	moved := copyOf(t, products.FS)
+	moved["customers/clients.odcs.yaml"] = moved[table]
+	delete(moved, table)
+	if _, err := contract.Load(moved); err == nil || !strings.Contains(err.Error(), "customers/clients.odcs.yaml: field schema[0].name") {
+		t.Errorf("Load() of a contract in a file of another name = %v", err)
 	}
 	for file, want := range map[string]string{
 		"customers/views/other.sql":            "no output port",

@@ -380,20 +380,20 @@ func (t *Table) loadRule(file, field, column string, q *quality) (Rule, error) {
 	if _, err := regexp.Compile(r.Pattern); err != nil {
 		return r, fmt.Errorf("%w: %w", fieldError(file, field+".arguments.pattern", r.Pattern, "a regular expression"), err)
 	}
-	bounds := 0
-	for _, b := range []struct{ low, high *float64 }{{q.MustBe, q.MustBe}, {q.AtLeast, nil}, {nil, q.AtMost}} {
-		if b.low != nil || b.high != nil {
-			bounds++
-			r.Min, r.Max = b.low, b.high
+	var bounds [][2]*float64
+	for _, b := range [][2]*float64{{q.MustBe, q.MustBe}, {q.AtLeast, nil}, {nil, q.AtMost}} {
+		if b[0] != nil || b[1] != nil {
+			bounds = append(bounds, b)
 		}
 	}
-	if len(q.Between) == 2 && q.Between[0] < q.Between[1] {
-		bounds++
-		r.Min, r.Max = &q.Between[0], &q.Between[1]
+	twoBounds := len(q.Between) == 2 && q.Between[0] < q.Between[1]
+	if twoBounds {
+		bounds = append(bounds, [2]*float64{&q.Between[0], &q.Between[1]})
 	}
-	if bounds != 1 || (len(q.Between) > 0 && r.Max != &q.Between[1]) {
+	if len(bounds) != 1 || q.Between != nil && !twoBounds {
 		return r, fmt.Errorf("%s: field %s: want one of mustBe, mustBeGreaterOrEqualTo, mustBeLessOrEqualTo and mustBeBetween (the lower first)", file, field)
 	}
+	r.Min, r.Max = bounds[0][0], bounds[0][1]
 	return r, nil
 }
 
