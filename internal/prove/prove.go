@@ -7,6 +7,8 @@
 // what they say with what is stored; and it compares three ways of telling whose an instant is
 // (that index, the range join, DuckDB's ASOF JOIN) at every instant at which
 // something changes, one microsecond before it and one after.
+//
+// Its statements are DuckDB's: BigQuery has no ASOF JOIN.
 package prove
 
 import (

@@ -49,7 +49,7 @@ JOIN held AS h
 LEFT JOIN iot_analytics.readings AS r
   ON r.tenant_id = h.tenant_id
   AND r.metric = 'co2'
-  AND r.observed_at >= TIMESTAMP_SUB(a.taken_at, INTERVAL 30 MINUTE)
-  AND r.observed_at < TIMESTAMP_ADD(a.taken_at, INTERVAL 30 MINUTE)
+  AND r.observed_at >= a.taken_at - INTERVAL 30 MINUTE
+  AND r.observed_at < a.taken_at + INTERVAL 30 MINUTE
   AND (r.device_id = a.device_id OR (a.device_id IS NULL AND r.room = a.room AND r.building IS NOT DISTINCT FROM a.building))
 GROUP BY a.action_id, h.tenant_id, a.device_id, a.building, a.room, a.action, a.taken_at

@@ -2,16 +2,17 @@
 -- The last action is a column and not a mark on the chart, since time series charts take columns only.
 SELECT
   tenant_id,
-  ANY_VALUE(customer_name) AS customer_name,
+  MAX(customer_name) AS customer_name,
   building,
   floor,
   room,
-  TIMESTAMP_SECONDS(900 * DIV(UNIX_SECONDS(observed_at), 900)) AS quarter_start,
+  TIMESTAMP_SUB(TIMESTAMP_TRUNC(observed_at, MINUTE), INTERVAL MOD(EXTRACT(MINUTE FROM observed_at), 15) MINUTE) AS quarter_start,
   AVG(value) AS co2,
   MAX(value) AS co2_max,
+  AVG(outside_co2) AS outside_co2,
   AVG(value - outside_co2) AS above_outside,
   MAX(persons) AS persons,
-  ANY_VALUE(last_action HAVING MAX last_action_at) AS last_action,
+  ARRAY_AGG(last_action IGNORE NULLS ORDER BY last_action_at DESC, last_action DESC LIMIT 1)[SAFE_OFFSET(0)] AS last_action,
   MIN(minutes_since_action) AS minutes_since_action,
   COUNT(*) AS readings
 FROM iot_analytics.readings

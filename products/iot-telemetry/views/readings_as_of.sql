@@ -1,3 +1,4 @@
+-- Every reading with the tenant that the placements as they stand now give its instant, beside the one it is stamped with.
 SELECT
   r.reading_id,
   p.tenant_id,
