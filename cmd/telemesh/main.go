@@ -25,6 +25,9 @@ func run() int {
 	if err == nil {
 		return 0
 	}
+	if code := exitCode(0); errors.As(err, &code) {
+		return int(code)
+	}
 	fmt.Fprintf(os.Stderr, "telemesh: %v\n", err)
 	var h hinted
 	if errors.As(err, &h) {
@@ -32,6 +35,12 @@ func run() int {
 	}
 	return 1
 }
+
+// exitCode is the error of a command that ended well and has more to say than
+// that.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // hinted is an error with what to do about it.
 type hinted struct {
@@ -73,7 +82,7 @@ is kept in one folder, --data.
 		return hint(err, "see `%s --help`", cmd.CommandPath())
 	})
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(upCommand(), replayCommand(), queryCommand(), traceCommand(), simulateCommand(), checkCommand(), proveCommand(), placementsCommand(), rejectedCommand(), sheetsCommand(), deadlettersCommand(), warehouseCommand())
+	cmd.AddCommand(upCommand(), replayCommand(), queryCommand(), traceCommand(), simulateCommand(), checkCommand(), proveCommand(), placementsCommand(), rejectedCommand(), sheetsCommand(), deadlettersCommand(), warehouseCommand(), planCommand(), applyCommand())
 	return cmd
 }
 

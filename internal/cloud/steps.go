@@ -1,0 +1,321 @@
+package cloud
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"cloud.google.com/go/bigquery"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
+)
+
+// planner makes a plan.
+type planner struct {
+	*Project
+	want *wanted
+	have *state
+	plan *Plan
+	old  map[string]*contract.Table // as they were deployed, by full name
+}
+
+func (p *Project) compare(w *wanted, s *state) (*Plan, error) {
+	l := &planner{p, w, s, &Plan{Project: p.config.Project, Steps: []Step{}, Notes: w.notes}, map[string]*contract.Table{}}
+	before, err := deployed(s.contracts)
+	if err != nil {
+		return nil, err
+	}
+	for _, product := range before {
+		for i := range product.Tables {
+			l.old[product.Tables[i].FullName()] = &product.Tables[i]
+		}
+	}
+	l.contracts(before)
+	for _, d := range w.schema {
+		l.dataset(&d)
+	}
+	l.others()
+	l.membersRows()
+	l.feeds()
+	slices.SortStableFunc(l.plan.Steps, func(a, b Step) int { return int(a.Phase - b.Phase) })
+	return l.plan, nil
+}
+
+func (l *planner) step(phase Phase, do func(context.Context) error, changes ...Change) {
+	l.plan.Steps = append(l.plan.Steps, Step{phase, changes, do})
+}
+
+func (l *planner) refuse(format string, args ...any) {
+	l.plan.Refused = append(l.plan.Refused, fmt.Sprintf(format, args...))
+}
+
+func (l *planner) note(format string, args ...any) {
+	l.plan.Notes = append(l.plan.Notes, fmt.Sprintf(format, args...))
+}
+
+// destroy makes a step of a change if Config.Destroy says so.
+func (l *planner) destroy(do func(context.Context) error, c Change) {
+	if !l.config.Destroy {
+		l.plan.Left = append(l.plan.Left, c)
+		return
+	}
+	l.step(Remove, do, c)
+}
+
+// dataset compares a dataset that is wanted, and all in it.
+func (l *planner) dataset(d *schema.Dataset) {
+	want, have := l.want.datasets[d.Name], l.have.datasets[d.Name]
+	dataset := l.client.Dataset(d.Name)
+	switch {
+	case have == nil:
+		l.step(Build, func(ctx context.Context) error {
+			created := *want
+			// Without a list, all who may read or write the project's data could read
+			// the dataset. Who else is wanted is let in later, as with one that is there.
+			created.Access = []*bigquery.AccessEntry{{Role: bigquery.OwnerRole, EntityType: bigquery.SpecialGroupEntity, Entity: "projectOwners"}}
+			return dataset.Create(ctx, &created)
+		}, Change{Action: Create, Kind: "dataset", Name: d.Name, Fields: datasetFields(nil, want)})
+	case have.Labels[managedBy] != telemesh:
+		l.refuse("dataset %s is there and has no label %s=%s: it may be somebody else's, whose readers would lose it. If it is not, set the label: bq update --set_label %s:%s %s:%s",
+			d.Name, managedBy, telemesh, managedBy, telemesh, l.config.Project, d.Name)
+		return
+	case want.Location != "" && !strings.EqualFold(have.Location, want.Location):
+		l.refuse("dataset %s is in %s and not in %s; a dataset cannot be moved: use --location %s", d.Name, have.Location, want.Location, have.Location)
+		return
+	default:
+		if fields := datasetFields(have, want); len(fields) > 0 {
+			l.step(Build, func(ctx context.Context) error {
+				update := bigquery.DatasetMetadataToUpdate{Description: want.Description}
+				for name, value := range want.Labels {
+					update.SetLabel(name, value)
+				}
+				_, err := dataset.Update(ctx, update, "")
+				return err
+			}, Change{Action: Modify, Kind: "dataset", Name: d.Name, Fields: fields})
+		}
+	}
+	l.access(d)
+	for i := range d.Objects {
+		l.object(&d.Objects[i])
+	}
+}
+
+func datasetFields(have, want *bigquery.DatasetMetadata) []Field {
+	if have == nil {
+		return []Field{{Name: "location", New: want.Location}}
+	}
+	fields := difference(nil, "description", have.Description, want.Description)
+	return labelFields(fields, have.Labels, want.Labels)
+}
+
+func difference(fields []Field, name, old, now string) []Field {
+	if old == now {
+		return fields
+	}
+	return append(fields, Field{name, old, now})
+}
+
+func labelFields(fields []Field, have, want map[string]string) []Field {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		fields = difference(fields, "label "+name, have[name], want[name])
+	}
+	return fields
+}
+
+// access compares who gets to a dataset.
+func (l *planner) access(d *schema.Dataset) {
+	have := l.have.access[d.Name]
+	var remove, authorize, add []entry
+	for _, e := range sorted(have) {
+		switch {
+		case l.want.access[d.Name][e] || e.Role == string(bigquery.OwnerRole):
+		case e.Role != "" && e.Role != string(bigquery.ReaderRole) && e.Role != string(bigquery.WriterRole):
+			l.note("access %s: %s is left: the role is not one that Telemesh gives", d.Name, e)
+		case l.config.Access == nil && d.Port && e.Role == string(bigquery.ReaderRole) && e.Kind != kindSpecial && e.Kind != kindMember:
+		default:
+			remove = append(remove, e)
+		}
+	}
+	for _, e := range sorted(l.want.access[d.Name]) {
+		switch {
+		case have[e]:
+		case e.Kind == kindView:
+			authorize = append(authorize, e)
+		default:
+			add = append(add, e)
+		}
+	}
+	l.accessStep(Narrow, Destroy, d.Name, remove)
+	l.accessStep(Authorize, Create, d.Name, authorize)
+	l.accessStep(Widen, Create, d.Name, add)
+}
+
+func (l *planner) accessStep(phase Phase, action Action, dataset string, entries []entry) {
+	if len(entries) == 0 {
+		return
+	}
+	var changes []Change
+	for _, e := range entries {
+		changes = append(changes, Change{Action: action, Kind: "access", Name: dataset + ": " + e.String()})
+	}
+	add, remove := entries, []entry(nil)
+	if action == Destroy {
+		add, remove = nil, entries
+	}
+	l.step(phase, func(ctx context.Context) error { return l.changeAccess(ctx, dataset, add, remove) }, changes...)
+}
+
+func sorted(set map[entry]bool) []entry {
+	return slices.SortedFunc(maps.Keys(set), func(a, b entry) int { return strings.Compare(a.String(), b.String()) })
+}
+
+// object compares a table or view.
+func (l *planner) object(o *schema.Object) {
+	name, want, have := o.FullName(), o.Metadata, l.have.tables[o.FullName()]
+	phase, kind := Build, "table"
+	if want.ViewQuery != "" {
+		phase, kind = Show, "view"
+	}
+	change := Change{Action: Create, Kind: kind, Name: name}
+	switch {
+	case have == nil:
+		l.step(phase, func(ctx context.Context) error { return l.create(ctx, o) }, change)
+	case (have.ViewQuery != "") != (want.ViewQuery != ""):
+		l.refuse("%s is there and is no %s but a %s: rename or drop it", name, kind, strings.ToLower(string(have.Type)))
+	case want.ViewQuery != "":
+		fields := difference(nil, "query", have.ViewQuery, want.ViewQuery)
+		fields = difference(fields, "description", have.Description, want.Description)
+		fields = labelFields(fields, have.Labels, want.Labels)
+		_, purposes := described(have.Schema, o)
+		if fields = append(fields, purposes...); len(fields) > 0 {
+			change.Action, change.Fields = Modify, fields
+			l.step(phase, func(ctx context.Context) error { return l.changeView(ctx, o, have.ViewQuery != want.ViewQuery) }, change)
+		}
+	default:
+		t := &tableChange{name: name, have: have, want: want, contract: o.Contract, old: l.oldContract(o)}
+		t.compare()
+		l.plan.Refused = append(l.plan.Refused, t.refused...)
+		l.plan.Notes = append(l.plan.Notes, t.notes...)
+		if len(t.fields) > 0 {
+			change.Action, change.Fields = Modify, t.fields
+			l.step(phase, func(ctx context.Context) error {
+				_, err := l.table(name).Update(ctx, t.update, "")
+				return err
+			}, change)
+		}
+		if t.expire != nil {
+			l.destroy(func(ctx context.Context) error {
+				_, err := l.table(name).Update(ctx, bigquery.TableMetadataToUpdate{TimePartitioning: want.TimePartitioning}, "")
+				return err
+			}, Change{Action: Modify, Kind: kind, Name: name, Fields: []Field{*t.expire}})
+		}
+	}
+}
+
+// oldContract is the contract of a table as it was deployed, nil if none was.
+func (l *planner) oldContract(o *schema.Object) *contract.Table {
+	if o.Contract == nil {
+		return nil
+	}
+	return l.old[o.Contract.FullName()]
+}
+
+// others are what is there and is not wanted.
+func (l *planner) others() {
+	refused := func(dataset string) bool { // somebody else's
+		return l.have.datasets[dataset].Labels[managedBy] != telemesh
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.have.tables)) {
+		have := l.have.tables[name]
+		if l.want.tables[name] != nil || refused(datasetOf(name)) {
+			continue
+		}
+		kind := "table"
+		if have.ViewQuery != "" {
+			kind = "view"
+		}
+		if have.Labels[managedBy] != telemesh {
+			l.note("%s %s is left: Telemesh did not make it; who may read dataset %s may read it", kind, name, datasetOf(name))
+			continue
+		}
+		l.destroy(func(ctx context.Context) error { return gonePasses(l.table(name).Delete(ctx)) }, Change{Action: Destroy, Kind: kind, Name: name})
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.have.datasets)) {
+		if l.want.datasets[name] != nil {
+			continue
+		}
+		l.destroy(func(ctx context.Context) error { return gonePasses(l.client.Dataset(name).Delete(ctx)) }, Change{Action: Destroy, Kind: "dataset", Name: name})
+	}
+}
+
+func gonePasses(err error) error {
+	if isNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// membersRows compares the rows that say who sees what.
+func (l *planner) membersRows() {
+	var remove, add []member
+	for m := range l.have.members {
+		// Rows of people are the access file's.
+		if !l.want.members[m] && (l.config.Access != nil || m.Member == "") {
+			remove = append(remove, m)
+		}
+	}
+	for m := range l.want.members {
+		if !l.have.members[m] {
+			add = append(add, m)
+		}
+	}
+	l.memberStep(Narrow, Destroy, remove, l.deleteMembers)
+	l.memberStep(Widen, Create, add, l.insertMembers)
+}
+
+func (l *planner) memberStep(phase Phase, action Action, rows []member, do func(context.Context, []member) error) {
+	if len(rows) == 0 {
+		return
+	}
+	slices.SortFunc(rows, func(a, b member) int { return strings.Compare(a.Tenant+"\x00"+a.Member, b.Tenant+"\x00"+b.Member) })
+	var changes []Change
+	for _, m := range rows {
+		changes = append(changes, Change{Action: action, Kind: "member", Name: m.Member + " of " + m.Tenant})
+	}
+	l.step(phase, func(ctx context.Context) error { return do(ctx, rows) }, changes...)
+}
+
+// contracts compares what was promised with what is promised now.
+func (l *planner) contracts(before []contract.Product) {
+	if len(before) > 0 {
+		for _, c := range contract.Compare(before, l.config.Products) {
+			_ = c
+		}
+	}
+	var changes []Change
+	rows := map[string]record{}
+	for _, name := range slices.Sorted(maps.Keys(l.want.contracts)) {
+		want, have := l.want.contracts[name], l.have.contracts[name]
+		if want == have {
+			continue
+		}
+		rows[name] = want
+		c := Change{Action: Modify, Kind: "contract", Name: name, Fields: difference(nil, "version", have.version, want.version)}
+		if have.json == "" || have.json == gone {
+			c.Action = Create
+		}
+		changes = append(changes, c)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.have.contracts)) {
+		if have := l.have.contracts[name]; l.want.contracts[name].json == "" && have.json != gone {
+			rows[name] = record{have.version, gone}
+			changes = append(changes, Change{Action: Destroy, Kind: "contract", Name: name})
+		}
+	}
+	if len(changes) > 0 {
+		l.step(Record, func(ctx context.Context) error { return l.insertContracts(ctx, rows) }, changes...)
+	}
+}

@@ -1,0 +1,240 @@
+package cloud
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"cloud.google.com/go/bigquery"
+
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
+)
+
+// tableChange is what differs between a table that is there and the wanted one.
+type tableChange struct {
+	name       string
+	have, want *bigquery.TableMetadata
+	contract   *contract.Table // what describes it; nil: nothing
+	old        *contract.Table // and what described it when it was deployed
+
+	fields  []Field
+	update  bigquery.TableMetadataToUpdate
+	expire  *Field // rows that are kept now would go
+	refused []string
+	notes   []string
+}
+
+func (t *tableChange) compare() {
+	t.columns()
+	if have, want := partition(t.have), partition(t.want); have != want {
+		t.refuse("it is partitioned by %s and not by %s, which BigQuery cannot change; %s", have, want, newTable)
+	} else if old, now := expiration(t.have), expiration(t.want); old != now {
+		f := Field{"rows kept", kept(old), kept(now)}
+		if now != 0 && (old == 0 || now < old) {
+			t.expire = &f
+		} else {
+			t.fields = append(t.fields, f)
+			t.update.TimePartitioning = t.want.TimePartitioning
+		}
+	}
+	if old, now := clustered(t.have), clustered(t.want); old != now {
+		t.fields = append(t.fields, Field{"clustered by", old, now})
+		if t.update.Clustering = t.want.Clustering; now == "" {
+			t.update.Clustering = &bigquery.Clustering{}
+		}
+	}
+	if old, now := key(t.have), key(t.want); old != now {
+		t.fields = append(t.fields, Field{"primary key", old, now})
+		if t.update.TableConstraints = t.want.TableConstraints; now == "" {
+			t.update.TableConstraints = &bigquery.TableConstraints{PrimaryKey: &bigquery.PrimaryKey{}}
+		}
+	}
+	if t.have.Description != t.want.Description {
+		t.fields = append(t.fields, Field{"description", t.have.Description, t.want.Description})
+		t.update.Description = t.want.Description
+	}
+	t.fields = labelFields(t.fields, t.have.Labels, t.want.Labels)
+	for name, value := range t.want.Labels {
+		if t.have.Labels[name] != value {
+			t.update.SetLabel(name, value)
+		}
+	}
+}
+
+// newTable is what one can do where BigQuery cannot.
+const newTable = "give the table of the contract another name: the new one is made beside the old one, whose rows stay until --destroy"
+
+func (t *tableChange) refuse(format string, args ...any) {
+	t.refused = append(t.refused, "table "+t.name+": "+fmt.Sprintf(format, args...))
+}
+
+// columns compares the columns. What BigQuery can do to those of a table with
+// rows: add one that may be NULL, let one be NULL that could not, and change
+// descriptions.
+// https://cloud.google.com/bigquery/docs/managing-table-schemas
+func (t *tableChange) columns() {
+	wanted := map[string]*bigquery.FieldSchema{}
+	for _, f := range t.want.Schema {
+		wanted[f.Name] = f
+	}
+	after := make(bigquery.Schema, 0, len(t.have.Schema))
+	there := map[string]bool{}
+	before := len(t.fields)
+	for _, have := range t.have.Schema {
+		there[have.Name] = true
+		f := *have
+		after = append(after, &f)
+		column := "column " + f.Name
+		want := wanted[f.Name]
+		switch {
+		case want == nil && f.Required && !t.retired(f.Name):
+			t.refuse("%s is REQUIRED and no column of the contract: rows could not be appended. Put it back into the contract, or raise its major version: the column then stays, with NULL for new rows", column)
+		case want == nil:
+			t.notes = append(t.notes, fmt.Sprintf("table %s: %s is left: the contract has none; if nobody needs it: ALTER TABLE %s DROP COLUMN %s", t.name, column, t.name, f.Name))
+			if f.Required {
+				f.Required = false
+				t.fields = append(t.fields, Field{column, describe(have), describe(&f)})
+			}
+		case typeName(f.Type) != typeName(want.Type) || f.Repeated != want.Repeated:
+			t.refuse("%s is %s and in the contract %s; BigQuery cannot change that where there are rows. Give the column another name, or %s", column, describe(have), describe(want), newTable)
+		default:
+			if f.Required && !want.Required {
+				f.Required = false
+				t.fields = append(t.fields, Field{column, describe(have), describe(&f)})
+			} else if !f.Required && want.Required {
+				t.notes = append(t.notes, fmt.Sprintf("table %s: %s may be NULL, as BigQuery has it for a column that was added later; the contract has it REQUIRED, which holds for new rows", t.name, column))
+			}
+			if f.Description != want.Description {
+				t.fields = append(t.fields, Field{column + " description", f.Description, want.Description})
+				f.Description = want.Description
+			}
+		}
+	}
+	for _, want := range t.want.Schema {
+		if !there[want.Name] {
+			f := *want
+			f.Required = false
+			after = append(after, &f)
+			t.fields = append(t.fields, Field{Name: "column " + f.Name, New: describe(&f)})
+		}
+	}
+	if len(t.fields) > before {
+		t.update.Schema = after
+	}
+}
+
+// retired says whether the contract dropped a column in a new major version.
+func (t *tableChange) retired(column string) bool {
+	if t.contract == nil || t.old == nil || major(t.old.Version) >= major(t.contract.Version) {
+		return false
+	}
+	for _, c := range t.old.Cells() {
+		if c.Name == column {
+			return true
+		}
+	}
+	return false
+}
+
+func major(version string) int {
+	var n int
+	fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d", &n)
+	return n
+}
+
+// The types that have two names.
+var typeNames = map[bigquery.FieldType]string{
+	"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD",
+}
+
+func typeName(t bigquery.FieldType) string {
+	if name, ok := typeNames[t]; ok {
+		return name
+	}
+	return string(t)
+}
+
+var goNames = map[string]string{"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL"}
+
+// describe gives type and mode, as GoogleSQL names them.
+func describe(f *bigquery.FieldSchema) string {
+	name := typeName(f.Type)
+	if sql, ok := goNames[name]; ok {
+		name = sql
+	}
+	switch {
+	case f.Repeated:
+		return name + " REPEATED"
+	case f.Required:
+		return name + " REQUIRED"
+	}
+	return name
+}
+
+func partition(m *bigquery.TableMetadata) string {
+	switch {
+	case m.RangePartitioning != nil:
+		return "ranges of " + m.RangePartitioning.Field
+	case m.TimePartitioning == nil:
+		return "nothing"
+	case m.TimePartitioning.Field == "":
+		return "the time of arrival"
+	}
+	return string(m.TimePartitioning.Type) + " of " + m.TimePartitioning.Field
+}
+
+func expiration(m *bigquery.TableMetadata) time.Duration {
+	if m.TimePartitioning == nil {
+		return 0
+	}
+	return m.TimePartitioning.Expiration
+}
+
+func kept(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d == 0:
+		return "for ever"
+	case d%day == 0:
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.String()
+}
+
+func clustered(m *bigquery.TableMetadata) string {
+	if m.Clustering == nil {
+		return ""
+	}
+	return strings.Join(m.Clustering.Fields, ", ")
+}
+
+func key(m *bigquery.TableMetadata) string {
+	if m.TableConstraints == nil || m.TableConstraints.PrimaryKey == nil {
+		return ""
+	}
+	return strings.Join(m.TableConstraints.PrimaryKey.Columns, ", ")
+}
+
+// described gives the columns of a view that is there with the descriptions of
+// the contract, and what differs. A view gets its columns from its query.
+func described(have bigquery.Schema, o *schema.Object) (bigquery.Schema, []Field) {
+	if o.Contract == nil {
+		return nil, nil
+	}
+	purposes := map[string]string{}
+	for _, c := range o.Contract.Columns {
+		purposes[c.Name] = c.Purpose
+	}
+	var fields []Field
+	var after bigquery.Schema
+	for _, f := range have {
+		f := *f
+		if purpose := purposes[f.Name]; purpose != "" && purpose != f.Description {
+			fields = append(fields, Field{"column " + f.Name + " description", f.Description, purpose})
+			f.Description = purpose
+		}
+		after = append(after, &f)
+	}
+	return after, fields
+}
