@@ -10,11 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/santhosh-tekuri/jsonschema/v6"
-	"sigs.k8s.io/yaml"
 
 	"github.com/telemesh/telemesh/internal/contract"
-	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/products"
 )
 
@@ -170,56 +167,6 @@ func TestViewForDuckDB(t *testing.T) {
 	}
 	if n != 2 {
 		t.Errorf("%d views were looked at, want 2", n)
-	}
-}
-
-// The documents are valid against the schemas of the two standards.
-func TestSchemas(t *testing.T) {
-	compiler := jsonschema.NewCompiler()
-	compile := func(name string) *jsonschema.Schema {
-		s, err := compiler.Compile(dataset.Path(t, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	schemas := map[string]*jsonschema.Schema{
-		".odcs.yaml": compile("contracts/odcs/schema/odcs-json-schema-v3.1.0.json"),
-		".odps.yaml": compile("contracts/odps/schema/odps-json-schema-v1.0.0.json"),
-	}
-	n := 0
-	err := fs.WalkDir(products.FS, ".", func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		for suffix, schema := range schemas {
-			if !strings.HasSuffix(file, suffix) {
-				continue
-			}
-			n++
-			text, err := fs.ReadFile(products.FS, file)
-			if err != nil {
-				return err
-			}
-			text, err = yaml.YAMLToJSON(text)
-			if err != nil {
-				return err
-			}
-			document, err := jsonschema.UnmarshalJSON(strings.NewReader(string(text)))
-			if err != nil {
-				return err
-			}
-			if err := schema.Validate(document); err != nil {
-				t.Errorf("%s: %v", file, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n < 13 {
-		t.Errorf("%d documents were checked, want at least 13", n)
 	}
 }
 
