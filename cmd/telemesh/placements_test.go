@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/placements"
 	"github.com/telemesh/telemesh/internal/sheet"
 )
@@ -172,7 +173,7 @@ func TestApplyOfWhatAnotherSourceChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.close()
-	r := &running{warehouse: in.warehouse, client: in.mesh.Client(), broker: ingress("iot")}
+	r := &running{warehouse: in.warehouse, client: in.mesh.Client(), brokers: "http://" + manifest.IngressHost + "/"}
 	r.idle = func(ctx context.Context) error {
 		if err := in.mesh.Idle(ctx); err != nil {
 			return err

@@ -13,48 +13,100 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/api/googleapi"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
 func queryCommand() *cobra.Command {
-	var data, format string
+	var (
+		at     warehouseAt
+		format string
+	)
 	cmd := &cobra.Command{
 		Use:   "query SQL",
-		Short: "Run SQL that reads on the warehouse of a data folder",
+		Short: "Run SQL that reads on the warehouse of a data folder, or on another",
 		Long: `Runs one statement that only reads, in DuckDB's SQL, also while the mesh runs on
-the same folder. Tables: iot_telemetry.readings, iot_analytics.readings,
+the same folder; in GoogleSQL, if --warehouse names BigQuery. Tables: iot_telemetry.readings, iot_analytics.readings,
 iot_metadata.placements, iot_actions.actions, customers.customers,
 event_log.events; views of iot_analytics: co2_evolution, actions_timeline.`,
 		Example: `  telemesh query 'SELECT room, avg(value) FROM iot_analytics.readings WHERE metric = '\''co2'\'' GROUP BY room'
   telemesh query --format csv 'FROM iot_metadata.placements' > placements.csv`,
 		Args: arguments(cobra.ExactArgs(1), "one SQL statement, in quotes"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			write, ok := formats[format]
 			if !ok {
 				return hint(fmt.Errorf("unknown format %q", format), "--format table, csv or json")
 			}
-			w, err := attach(cmd.Context(), data)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, w.Close()) }()
-			rows, err := w.Query(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return write(cmd.OutOrStdout(), rows)
+			return at.with(cmd.Context(), func(w warehouse.Warehouse) error {
+				rows, err := w.Query(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return write(cmd.OutOrStdout(), rows)
+			})
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	cmd.Flags().StringVar(&format, "format", "table", "table, csv or json (an object a line)")
 	return cmd
+}
+
+const warehouseForms = "bigquery://PROJECT?location=LOCATION or the http(s)://… of `telemesh warehouse`"
+
+// warehouseAt is the warehouse that a command reads: that of a folder, or another.
+type warehouseAt struct {
+	data, warehouse string
+	cmd             *cobra.Command // whose flags these are; nil: none
+}
+
+func (p *warehouseAt) flags(cmd *cobra.Command) {
+	p.cmd = cmd
+	dataFlag(cmd, &p.data)
+	cmd.Flags().StringVar(&p.warehouse, "warehouse", "", "read another warehouse than that of --data: "+warehouseForms)
+}
+
+// with has the warehouse for as long as do runs.
+func (p *warehouseAt) with(ctx context.Context, do func(warehouse.Warehouse) error) error {
+	if p.warehouse == "" {
+		return withWarehouse(ctx, p.data, do)
+	}
+	if p.cmd != nil && p.cmd.Flags().Changed("data") {
+		return hint(errors.New("--data and --warehouse name two warehouses"), "leave one of them out")
+	}
+	config := connect.Config{URL: p.warehouse, Token: os.Getenv("TELEMESH_WAREHOUSE_TOKEN")}
+	w, err := config.Open(nil, nil)
+	if err != nil {
+		return hintGoogle(err)
+	}
+	return errors.Join(hintGoogle(do(w)), w.Close())
+}
+
+// hintGoogle says what to do where Google's clients refuse to work.
+func hintGoogle(err error) error {
+	var answer *googleapi.Error
+	switch {
+	case err == nil || errors.As(err, new(hinted)):
+		return err
+	// The client's error has no type.
+	case strings.Contains(err.Error(), "could not find default credentials"):
+		return hint(err, "`gcloud auth application-default login` gives your own, or GOOGLE_APPLICATION_CREDENTIALS names a file of them")
+	case !errors.As(err, &answer):
+		return err
+	case answer.Code == http.StatusNotFound:
+		return hint(err, "`telemesh apply` makes the datasets, tables and views; is it the right project and location?")
+	case answer.Code == http.StatusUnauthorized, answer.Code == http.StatusForbidden:
+		return hint(err, "the account needs the roles bigquery.jobUser of the project and bigquery.dataViewer of the dataset")
+	}
+	return err
 }
 
 // attach reaches the warehouse of a folder: through the process that holds it,

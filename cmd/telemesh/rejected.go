@@ -200,9 +200,10 @@ var groupings = map[string]string{"cause": "cause", "reader": "reader", "device"
 
 func rejectedList() *cobra.Command {
 	var (
-		data, by string
-		s        selection
-		asJSON   bool
+		at     warehouseAt
+		by     string
+		s      selection
+		asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -224,7 +225,7 @@ func rejectedList() *cobra.Command {
 				sql = fmt.Sprintf("SELECT count(*) AS messages, max(received_at) AS latest, %[1]s AS \"%[2]s\" FROM messages WHERE %[3]s GROUP BY %[1]s ORDER BY messages DESC, %[1]s",
 					column, by, s.where())
 			}
-			return withWarehouse(cmd.Context(), data, func(w warehouse.Warehouse) error {
+			return at.with(cmd.Context(), func(w warehouse.Warehouse) error {
 				rows, err := w.Query(cmd.Context(), rejectedSQL+sql)
 				switch {
 				case err != nil:
@@ -238,7 +239,7 @@ func rejectedList() *cobra.Command {
 			})
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	s.flags(cmd)
 	cmd.Flags().BoolVar(&s.all, "all", false, "those that were read after all, too")
 	cmd.Flags().StringVar(&by, "by", "", "count them by cause, reader, device or source")
@@ -318,18 +319,18 @@ func writeGroups(out io.Writer, by string, rows *warehouse.Rows) error {
 }
 
 func rejectedShow() *cobra.Command {
-	var data string
+	var at warehouseAt
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "All of one rejected message, with its bytes and where the cause is",
 		Args:  arguments(cobra.ExactArgs(1), "the id of a rejected message"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withWarehouse(cmd.Context(), data, func(w warehouse.Warehouse) error {
+			return at.with(cmd.Context(), func(w warehouse.Warehouse) error {
 				return showRejected(cmd.Context(), w, args, cmd.OutOrStdout())
 			})
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	return cmd
 }
 

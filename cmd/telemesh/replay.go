@@ -30,10 +30,11 @@ func replayCommand() *cobra.Command {
 		o       options
 		s       sheets
 		columns feed.Columns
+		log     fromLog
 	)
 	cmd := &cobra.Command{
-		Use:   "replay FILE…",
-		Short: "Feed files of device messages through the mesh and wait for the end",
+		Use:   "replay FILE… | --from-log CESQL",
+		Short: "Feed files of device messages, or logged events, through the mesh and wait for the end",
 		Long: `Feeds files through the mesh, waits until every message is delivered, parked,
 rejected or dead-lettered, and says what became of them.
 
@@ -48,13 +49,26 @@ metric and event time. (A message without a time takes that of its receipt; one
 that is rejected is kept each time it comes, see telemesh rejected.)
 Ended in the middle, the same command goes on.
 
+With --from-log it sends events of event_log.events again, also to a mesh that
+runs on the folder or to the Broker of a cluster: those for which the CESQL
+expression holds, as in the filter of a Trigger (it does not for an event that
+lacks an attribute it reads), in the order they were received, with all their
+attributes. An event that several Brokers had goes to the one that had it first.
+The log keeps no data of events that carry readings: send
+dev.telemesh.telemetry.received.v1, of which the mesh makes them anew. This adds
+no row, either.
+
 Exits 1 if anything was dead-lettered.`,
 		Example: `  telemesh replay --placements placements.csv messages.ndjson
   telemesh replay --device-columns id,source --time-column timestamp wide.csv
+  telemesh replay --from-log "type = 'dev.telemesh.telemetry.received.v1'" --since 2026-03-01
   telemesh query 'SELECT metric, count(*) FROM iot_telemetry.readings GROUP BY ALL'`,
-		Args: arguments(cobra.MinimumNArgs(1), "the files to feed: .ndjson, .json or .csv"),
+		Args: checkReplay,
 		RunE: func(cmd *cobra.Command, files []string) (err error) {
 			ctx := cmd.Context()
+			if len(files) == 0 {
+				return log.replay(ctx, &o, s, cmd.OutOrStdout())
+			}
 			feeds, err := openFeeds(files, columns)
 			if err != nil {
 				return err
@@ -74,6 +88,7 @@ Exits 1 if anything was dead-lettered.`,
 	}
 	o.flags(cmd)
 	s.flags(cmd)
+	log.flags(cmd)
 	cmd.Flags().StringSliceVar(&columns.Device, "device-columns", nil, "columns of a CSV that make the device id")
 	cmd.Flags().StringVar(&columns.Time, "time-column", "", "column of a CSV that holds the event time")
 	return cmd

@@ -20,6 +20,7 @@ import (
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/local"
+	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
@@ -31,7 +32,7 @@ import (
 type running struct {
 	warehouse warehouse.Warehouse
 	client    *http.Client
-	broker    string                      // where events of broker iot/iot go in
+	brokers   string                      // where events go in: the URL of a Broker without its NAMESPACE/NAME
 	idle      func(context.Context) error // waits until nothing is on its way
 	close     func() error
 
@@ -42,14 +43,20 @@ type running struct {
 }
 
 // run reaches the mesh of a folder, or starts it.
-func (o *options) run(ctx context.Context) (*running, error) {
+func (o *options) run(ctx context.Context) (*running, error) { return o.runWith(ctx, sheets{}) }
+
+// runWith does so with sheets, which a mesh that runs has its own of.
+func (o *options) runWith(ctx context.Context, s sheets) (*running, error) {
 	if err := folderExists(o.data); err != nil {
 		return nil, err
 	}
 	if client, err := dialFolder(ctx, o.data); err == nil {
+		if s != (sheets{}) {
+			return nil, hint(fmt.Errorf("a telemesh that runs on %s reads its own sheets", o.data), "leave --placements, --actions, --customers and --timezone out, or stop it")
+		}
 		return elsewhere(client), nil
 	}
-	in, err := o.open(ctx, sheets{})
+	in, err := o.open(ctx, s)
 	if errors.Is(err, duckdb.ErrInUse) || errors.Is(err, local.ErrInUse) {
 		// It may have started in between.
 		if client, dialed := dialFolder(ctx, o.data); dialed == nil {
@@ -59,7 +66,7 @@ func (o *options) run(ctx context.Context) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &running{warehouse: in.warehouse, client: in.mesh.Client(), broker: ingress("iot"), idle: in.mesh.Idle, close: in.close}, nil
+	return &running{warehouse: in.warehouse, client: in.mesh.Client(), brokers: "http://" + manifest.IngressHost + "/", idle: in.mesh.Idle, close: in.close}, nil
 }
 
 // elsewhere reaches the process that holds a folder by what control serves.
@@ -85,7 +92,7 @@ func elsewhere(client *http.Client) *running {
 	}
 	return &running{
 		warehouse: remote.Open("http://telemesh/warehouse", client, ""), client: client,
-		broker: "http://telemesh/brokers/iot/iot", idle: idle,
+		brokers: "http://telemesh/brokers/", idle: idle,
 		close: func() error { client.CloseIdleConnections(); return nil },
 		placementsSheet: func(ctx context.Context) (string, error) {
 			at, err := ask(ctx, http.MethodGet, "sheets/placements")
@@ -109,11 +116,17 @@ func elsewhere(client *http.Client) *running {
 // coming of it.
 const retryPatience = time.Minute
 
-// post hands an event over, again while the mesh has no room.
+// post hands an event over to Broker iot/iot.
 func (r *running) post(ctx context.Context, e event.Event) error {
+	return postPatiently(ctx, r.client, r.brokers+"iot/iot", e)
+}
+
+// postPatiently hands an event over, again while the mesh has no room. A Broker
+// that is not there is not waited for.
+func postPatiently(ctx context.Context, client *http.Client, url string, e event.Event) error {
 	for began := time.Now(); ; {
-		err := function.Post(ctx, r.client, r.broker, e)
-		if err == nil || mesh.IsPermanent(err) || time.Since(began) > retryPatience {
+		err := function.Post(ctx, client, url, e)
+		if err == nil || mesh.IsPermanent(err) || function.IsNotFound(err) || time.Since(began) > retryPatience {
 			return err
 		}
 		select {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/prove"
 	"github.com/telemesh/telemesh/internal/sheet"
@@ -47,7 +48,7 @@ func (s scale) run(t testing.TB) (f figures) {
 			t.Error(err)
 		}
 	}()
-	r := &running{warehouse: in.warehouse, client: in.mesh.Client(), broker: ingress("iot"), idle: in.mesh.Idle}
+	r := &running{warehouse: in.warehouse, client: in.mesh.Client(), brokers: "http://" + manifest.IngressHost + "/", idle: in.mesh.Idle}
 	placements := s.placements()
 	file := filepath.Join(t.TempDir(), "placements.csv")
 	apply := func() (took time.Duration, moved int64) {

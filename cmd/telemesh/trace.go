@@ -22,8 +22,9 @@ import (
 
 func traceCommand() *cobra.Command {
 	var (
-		data, mappings string
-		asJSON         bool
+		at       warehouseAt
+		mappings string
+		asJSON   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "trace READING_ID",
@@ -44,7 +45,7 @@ reading begins with them.`,
 			if err != nil {
 				return err
 			}
-			return withWarehouse(cmd.Context(), data, func(w warehouse.Warehouse) error {
+			return at.with(cmd.Context(), func(w warehouse.Warehouse) error {
 				id, err := oneReading(cmd.Context(), w, args[0])
 				if err != nil {
 					return err
@@ -60,7 +61,7 @@ reading begins with them.`,
 			})
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	mappingsFlag(cmd, &mappings)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "an object with all of it, the message whole")
 	return cmd

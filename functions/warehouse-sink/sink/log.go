@@ -120,3 +120,77 @@ func (r *eventRow) Cells(dst []w.Cell) []w.Cell {
 		w.Null, // recorded_at
 	)
 }
+
+// LogColumns are the columns of event_log.events that ReadLog reads, in its
+// order.
+const LogColumns = "event_id, source, type, subject, time, time_text, dataschema, datacontenttype, specversion, extensions, " +
+	"data, data_base64, data_bytes, broker, received_at"
+
+// Logged is an event as the log has it: with all its attributes, and with its
+// data but for those that are LeftOut.
+type Logged struct {
+	event.Event
+	Broker     string // NAMESPACE/NAME that had it
+	ReceivedAt mesh.Instant
+	LeftOut    int64 // bytes of data that the event had and the log does not keep
+}
+
+// ReadLog reads a row of LogColumns. An extension is a string, whatever it was:
+// so it is in an HTTP header, and CESQL compares it as a number where it is one.
+func ReadLog(row []any) (Logged, error) {
+	text := func(i int) string { s, _ := row[i].(string); return s }
+	l := Logged{Event: event.New(text(8)), Broker: text(13)}
+	named := func(what string, err error) (Logged, error) {
+		return l, fmt.Errorf("event %s %s of event_log.events: %s: %w", text(1), text(0), what, err)
+	}
+	l.SetID(text(0))
+	l.SetSource(text(1))
+	l.SetType(text(2))
+	if s := text(3); s != "" {
+		l.SetSubject(s)
+	}
+	if s := text(5); s != "" {
+		at, err := types.ParseTime(s)
+		if err != nil {
+			return named("time_text", err)
+		}
+		l.SetTime(at)
+	} else if at, ok := row[4].(time.Time); ok {
+		l.SetTime(at)
+	}
+	if s := text(6); s != "" {
+		l.SetDataSchema(s)
+	}
+	if s := text(7); s != "" {
+		l.SetDataContentType(s)
+	}
+	if s := text(9); s != "" {
+		var extensions map[string]string
+		if err := json.Unmarshal([]byte(s), &extensions); err != nil {
+			return named("extensions", err)
+		}
+		for name, value := range extensions {
+			l.SetExtension(name, value)
+		}
+	}
+	if s := text(10); s != "" {
+		l.DataEncoded = []byte(s)
+	}
+	if binary, _ := row[11].(bool); binary {
+		var err error
+		if l.DataEncoded, err = base64.StdEncoding.DecodeString(text(10)); err != nil {
+			return named("data", err)
+		}
+		l.DataBase64 = true
+	}
+	if at, ok := row[14].(time.Time); ok {
+		l.ReceivedAt = mesh.At(at)
+	}
+	if size, _ := row[12].(int64); row[10] == nil {
+		l.LeftOut = size
+	}
+	if err := l.Validate(); err != nil {
+		return named("rebuild", err)
+	}
+	return l, nil
+}

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/cloudevents/sdk-go/v2/types"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
@@ -111,9 +113,55 @@ func TestAnyEventIsARow(t *testing.T) {
 				if want := present(want); cmp.Diff(want, rows[0]) != "" {
 					t.Errorf("%s: row differs from the event (-want +got):\n%s", where, cmp.Diff(want, rows[0]))
 				}
+				if diff := cmp.Diff(asText(in), readLogged(t, w, in.ID())); diff != "" {
+					t.Errorf("%s: the event made of the row differs (-want +got):\n%s", where, diff)
+				}
 			}
 		})
 	}
+}
+
+// asText is an event as the log gives it back: extensions are text, and of the
+// Broker's own nothing is left but what is no time.
+func asText(e event.Event) event.Event {
+	out := e.Clone()
+	for name, value := range e.Extensions() {
+		text, _ := types.Format(value)
+		if name == "knativearrivaltime" && text == arrived {
+			out.SetExtension(name, nil)
+			continue
+		}
+		out.SetExtension(name, text)
+	}
+	out.SetTime(e.Time().UTC())
+	if e.Time().IsZero() {
+		out.SetTime(time.Time{})
+	}
+	out.DataBase64 = !utf8.Valid(e.Data())
+	return out
+}
+
+func readLogged(t *testing.T, w warehouse.Warehouse, id string) event.Event {
+	t.Helper()
+	rows, err := w.Query(t.Context(), "SELECT "+sink.LogColumns+" FROM event_log.events WHERE event_id = '"+id+"'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			t.Fatal(err)
+		}
+		logged, err := sink.ReadLog(row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if logged.Broker != "iot/iot" || logged.LeftOut != 0 || logged.ReceivedAt == 0 {
+			t.Errorf("ReadLog = %+v, want the Broker, a time and nothing left out", logged)
+		}
+		return logged.Event
+	}
+	t.Fatalf("no event %s in the log", id)
+	return event.Event{}
 }
 
 func present(row map[string]any) map[string]any {
