@@ -1,8 +1,9 @@
 // Package emulator runs the BigQuery emulator inside a test process: the REST
 // API and the Storage Write API on loopback addresses, for the real clients.
 //
-// Before the REST API stands a handler that fills what the emulator lacks
-// (rest.go). What it lacks beyond that is covered otherwise:
+// Before both APIs stands what fills what the emulator lacks (rest.go, write.go),
+// and before that, if a test wants it, a bad network (faults.go). What it lacks
+// beyond that is covered otherwise:
 //   - access: dataset access entries are kept and given back, but nobody is
 //     refused anything and SESSION_USER() is always User. What a view shows to
 //     whom is tested by who is a member; authorized views are tested against a
@@ -83,6 +84,7 @@ func Start(t testing.TB) *Emulator {
 			t.Error("the emulator does not stop: a client was not closed")
 		}
 	})
+	e.Storage = serveWrites(t, e.Storage, nil)
 	return e.NewProject(t)
 }
 
