@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"cloud.google.com/go/bigquery"
 	"google.golang.org/api/googleapi"
@@ -94,6 +95,79 @@ func TestREST(t *testing.T) {
 	defer other.Close()
 	if _, err := other.Dataset("d").Metadata(ctx); !isCode(err, http.StatusNotFound) {
 		t.Errorf("another project has the dataset: %v", err)
+	}
+}
+
+// Jobs run beside each other, give their answers by pages, and can be stopped.
+func TestJobs(t *testing.T) {
+	ctx := t.Context()
+	client, err := Start(t).Config().NewClient(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	run := func(sql string, dry bool) (*bigquery.Job, error) {
+		query := client.Query(sql)
+		query.DryRun = dry
+		return query.Run(ctx)
+	}
+
+	job, err := run("SELECT x, TIMESTAMP '2024-03-01 12:00:00.000001+00' AS y FROM UNNEST(GENERATE_ARRAY(1, 2500)) AS x ORDER BY x", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	it, err := job.Read(ctx)
+	if err != nil || it.TotalRows != 2500 {
+		t.Fatalf("Read() = %v, want 2500 rows", err)
+	}
+	for i := range 2500 {
+		var row []bigquery.Value
+		if err := it.Next(&row); err != nil || row[0] != int64(i+1) || row[1] != time.Date(2024, 3, 1, 12, 0, 0, 1000, time.UTC) {
+			t.Fatalf("row %d is %v, %v", i, row, err)
+		}
+		if i == 0 && it.PageInfo().Remaining() != pageRows-1 {
+			t.Errorf("a page of %d rows, want %d", it.PageInfo().Remaining()+1, pageRows)
+		}
+	}
+
+	wrong := func(err error) bool {
+		var e *googleapi.Error
+		return errors.As(err, &e) && e.Code == http.StatusBadRequest && e.Errors[0].Reason == "invalidQuery"
+	}
+	if job, err = run("SELECT nothing", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := job.Read(ctx); !wrong(err) {
+		t.Errorf("Read() of what is no query = %v, want invalidQuery", err)
+	}
+	if _, err := run("SELECT nothing", true); !wrong(err) {
+		t.Errorf("a dry run of what is no query = %v, want invalidQuery", err)
+	}
+	if job, err = run("SELECT 1 AS a, 'x' AS b", true); err != nil {
+		t.Fatal(err)
+	}
+	if schema := job.LastStatus().Statistics.Details.(*bigquery.QueryStatistics).Schema; len(schema) != 2 || schema[1].Name != "b" {
+		t.Errorf("a dry run gives the columns %v", schema)
+	}
+
+	// 6.4e10 rows: nobody waits for the end.
+	job, err = run("SELECT COUNT(*) FROM UNNEST(GENERATE_ARRAY(1, 4000)) AS a, UNNEST(GENERATE_ARRAY(1, 4000)) AS b, "+
+		"UNNEST(GENERATE_ARRAY(1, 4000)) AS c WHERE a + b + c = 7", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := job.Status(ctx); err != nil || status.State != bigquery.Running {
+		t.Errorf("Status() = %v, %v, want that it runs", status, err)
+	}
+	if err := job.Cancel(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var stopped *googleapi.Error
+	if _, err := job.Wait(ctx); !errors.As(err, &stopped) || stopped.Errors[0].Reason != "stopped" {
+		t.Errorf("Wait() = %v, want that it was stopped", err)
+	}
+	if got := ask(t, client, "SELECT 1"); len(got) != 1 {
+		t.Errorf("then a query gives %v", got)
 	}
 }
 

@@ -20,17 +20,23 @@ type rest struct {
 
 	mu       sync.Mutex        // one change of an object at a time
 	datasets map[string]object // as they are, by their paths
+	jobs     map[string]*job   // by their paths
 }
 
 func newREST(emulator http.Handler) http.Handler {
-	r := &rest{emulator: emulator, mux: http.NewServeMux(), datasets: map[string]object{}}
+	r := &rest{emulator: emulator, mux: http.NewServeMux(), datasets: map[string]object{}, jobs: map[string]*job{}}
 	const dataset = "/projects/{project}/datasets/{dataset}"
 	r.mux.HandleFunc("POST /projects/{project}/datasets", r.insertDataset)
 	r.mux.HandleFunc("GET "+dataset, r.get)
 	r.mux.HandleFunc("PATCH "+dataset, r.patch)
 	r.mux.HandleFunc("GET "+dataset+"/tables/{table}", r.get)
 	r.mux.HandleFunc("PATCH "+dataset+"/tables/{table}", r.patch)
-	r.mux.HandleFunc("/", r.other)
+	r.mux.HandleFunc("POST /projects/{project}/queries", r.runQuery)
+	r.mux.HandleFunc("GET /projects/{project}/queries/{job}", r.getQueryResults)
+	r.mux.HandleFunc("POST /projects/{project}/jobs", r.insertJob)
+	r.mux.HandleFunc("GET /projects/{project}/jobs/{job}", r.getJob)
+	r.mux.HandleFunc("POST /projects/{project}/jobs/{job}/cancel", r.cancelJob)
+	r.mux.Handle("/", emulator)
 	return r.mux
 }
 
@@ -39,27 +45,9 @@ type object map[string]json.RawMessage
 
 // do asks the emulator.
 func (r *rest) do(req *http.Request, method, path string, body any) *httptest.ResponseRecorder {
-	var b bytes.Buffer
-	if body != nil {
-		if err := json.NewEncoder(&b).Encode(body); err != nil {
-			panic(err) // an object was decoded from JSON
-		}
-	}
 	answer := httptest.NewRecorder()
-	r.emulator.ServeHTTP(answer, httptest.NewRequestWithContext(req.Context(), method, path, &b))
+	r.emulator.ServeHTTP(answer, httptest.NewRequestWithContext(req.Context(), method, path, bytes.NewReader(encode(body))))
 	return answer
-}
-
-// other passes a request on. The emulator tells of every statement that fails
-// that the job had an internal error, which BigQuery tells of itself and which
-// may pass; what fails in the emulator is the statement.
-func (r *rest) other(w http.ResponseWriter, req *http.Request) {
-	answer := httptest.NewRecorder()
-	r.emulator.ServeHTTP(answer, req)
-	if strings.HasPrefix(req.URL.Path, "/projects/") && answer.Code != http.StatusOK {
-		answer.Body = bytes.NewBuffer(bytes.ReplaceAll(answer.Body.Bytes(), []byte(`"jobInternalError"`), []byte(`"invalidQuery"`)))
-	}
-	give(w, answer)
 }
 
 func give(w http.ResponseWriter, answer *httptest.ResponseRecorder) {
@@ -137,11 +125,7 @@ func (r *rest) look(req *http.Request) (object, *httptest.ResponseRecorder) {
 	for _, name := range []string{"etag", "numRows", "numBytes", "lastModifiedTime"} {
 		delete(tagged, name)
 	}
-	b, err := json.Marshal(tagged)
-	if err != nil {
-		panic(err)
-	}
-	o["etag"] = fmt.Appendf(nil, `"%x"`, sha256.Sum256(b))
+	o["etag"] = fmt.Appendf(nil, `"%x"`, sha256.Sum256(encode(tagged)))
 	return o, nil
 }
 
@@ -157,8 +141,7 @@ func (r *rest) show(w http.ResponseWriter, req *http.Request) {
 		give(w, answer)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(o)
+	reply(w, o)
 }
 
 // patch changes a dataset or a table unless it is not the one that If-Match
@@ -285,11 +268,7 @@ func merge(o, change object) {
 				old = object{}
 			}
 			merge(old, inner)
-			b, err := json.Marshal(old)
-			if err != nil {
-				panic(err)
-			}
-			o[name] = b
+			o[name] = encode(old)
 		default:
 			o[name] = value
 		}
