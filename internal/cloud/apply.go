@@ -42,16 +42,21 @@ func (p *Project) Apply(ctx context.Context, plan *Plan, done func(Step)) error 
 		return fmt.Errorf("the plan is refused: %s", plan.Refused[0])
 	}
 	for i, step := range plan.Steps {
-		err := ctx.Err()
-		if err == nil {
-			err = step.do(ctx)
-		}
-		if err != nil {
+		if err := p.do(ctx, step); err != nil {
 			return &Error{step, i, len(plan.Steps) - i, err}
 		}
 		done(step)
 	}
 	return nil
+}
+
+func (p *Project) do(ctx context.Context, step Step) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return step.do(ctx)
 }
 
 // create makes a table or a view.
@@ -117,8 +122,8 @@ func (p *Project) changeAccess(ctx context.Context, dataset string, add, remove 
 				list = append(list, p.write(e))
 			}
 		}
-		if len(list) == len(metadata.Access) && len(there)+len(add) == len(list)+len(add) && allIn(there, add) {
-			return nil
+		if len(list) == len(metadata.Access) {
+			return nil // as it should be already
 		}
 		// BigQuery replaces the whole list.
 		_, err = d.Update(ctx, bigquery.DatasetMetadataToUpdate{Access: list}, metadata.ETag)
@@ -126,10 +131,6 @@ func (p *Project) changeAccess(ctx context.Context, dataset string, add, remove 
 			return err
 		}
 	}
-}
-
-func allIn(set map[entry]bool, entries []entry) bool {
-	return !slices.ContainsFunc(entries, func(e entry) bool { return !set[e] })
 }
 
 // run runs a statement that changes rows.

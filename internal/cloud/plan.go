@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 // Action is what is done to an object.
@@ -81,12 +82,18 @@ func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 // Empty says whether there is nothing to do.
 func (p *Plan) Empty() bool { return len(p.Steps) == 0 }
 
+// patience is how long a plan or a step may take: the clients try again for
+// ever what may pass.
+const patience = 3 * time.Minute
+
 // Plan compares what is wanted with what is there. It changes nothing.
 func (p *Project) Plan(ctx context.Context) (*Plan, error) {
 	w, err := p.want()
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	s, err := p.read(ctx, w)
 	if err != nil {
 		return nil, err
@@ -120,7 +127,7 @@ func (p *Plan) Write(out io.Writer) error {
 		fmt.Fprintf(&b, "note: %s\n", note)
 	}
 	for _, refused := range p.Refused {
-		fmt.Fprintf(&b, "refused: %s\n", refused)
+		fmt.Fprintf(&b, "refused: %s\n", strings.ReplaceAll(refused, "\n", "\n    "))
 	}
 	if b.Len() > 0 {
 		b.WriteByte('\n')

@@ -195,7 +195,7 @@ func (l *planner) object(o *schema.Object) {
 			l.step(phase, func(ctx context.Context) error { return l.changeView(ctx, o, have.ViewQuery != want.ViewQuery) }, change)
 		}
 	default:
-		t := &tableChange{name: name, have: have, want: want, contract: o.Contract, old: l.oldContract(o)}
+		t := &tableChange{name: name, have: have, want: want, old: l.oldContract(o)}
 		t.compare()
 		l.plan.Refused = append(l.plan.Refused, t.refused...)
 		l.plan.Notes = append(l.plan.Notes, t.notes...)
@@ -262,8 +262,7 @@ func gonePasses(err error) error {
 func (l *planner) membersRows() {
 	var remove, add []member
 	for m := range l.have.members {
-		// Rows of people are the access file's.
-		if !l.want.members[m] && (l.config.Access != nil || m.Member == "") {
+		if !l.want.members[m] && l.config.Access != nil {
 			remove = append(remove, m)
 		}
 	}
@@ -290,9 +289,14 @@ func (l *planner) memberStep(phase Phase, action Action, rows []member, do func(
 
 // contracts compares what was promised with what is promised now.
 func (l *planner) contracts(before []contract.Product) {
+	said := map[string][]Field{} // by table
 	if len(before) > 0 {
-		for _, c := range contract.Compare(before, l.config.Products) {
-			_ = c
+		all := contract.Compare(before, l.config.Products)
+		if err := contract.Check(all); err != nil {
+			l.refuse("%v", err)
+		}
+		for _, c := range all {
+			said[c.Table] = append(said[c.Table], Field{Name: c.What, New: c.Text})
 		}
 	}
 	var changes []Change
@@ -303,10 +307,11 @@ func (l *planner) contracts(before []contract.Product) {
 			continue
 		}
 		rows[name] = want
-		c := Change{Action: Modify, Kind: "contract", Name: name, Fields: difference(nil, "version", have.version, want.version)}
+		c := Change{Action: Modify, Kind: "contract", Name: name}
 		if have.json == "" || have.json == gone {
 			c.Action = Create
 		}
+		c.Fields = append(difference(nil, "version", have.version, want.version), said[name]...)
 		changes = append(changes, c)
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.have.contracts)) {

@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,8 +16,7 @@ import (
 type tableChange struct {
 	name       string
 	have, want *bigquery.TableMetadata
-	contract   *contract.Table // what describes it; nil: nothing
-	old        *contract.Table // and what described it when it was deployed
+	old        *contract.Table // the contract as it was deployed; nil: none was
 
 	fields  []Field
 	update  bigquery.TableMetadataToUpdate
@@ -89,7 +89,7 @@ func (t *tableChange) columns() {
 		want := wanted[f.Name]
 		switch {
 		case want == nil && f.Required && !t.retired(f.Name):
-			t.refuse("%s is REQUIRED and no column of the contract: rows could not be appended. Put it back into the contract, or raise its major version: the column then stays, with NULL for new rows", column)
+			t.refuse("%s is REQUIRED, and no contract that was applied has it: rows could not be appended. Let it be NULL: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", column, t.name, f.Name)
 		case want == nil:
 			t.notes = append(t.notes, fmt.Sprintf("table %s: %s is left: the contract has none; if nobody needs it: ALTER TABLE %s DROP COLUMN %s", t.name, column, t.name, f.Name))
 			if f.Required {
@@ -124,23 +124,10 @@ func (t *tableChange) columns() {
 	}
 }
 
-// retired says whether the contract dropped a column in a new major version.
+// retired says whether the contract had a column before. Whether it may go is
+// said by contract.Compare.
 func (t *tableChange) retired(column string) bool {
-	if t.contract == nil || t.old == nil || major(t.old.Version) >= major(t.contract.Version) {
-		return false
-	}
-	for _, c := range t.old.Cells() {
-		if c.Name == column {
-			return true
-		}
-	}
-	return false
-}
-
-func major(version string) int {
-	var n int
-	fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d", &n)
-	return n
+	return t.old != nil && slices.ContainsFunc(t.old.Cells(), func(c contract.Column) bool { return c.Name == column })
 }
 
 // The types that have two names.
