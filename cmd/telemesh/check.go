@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -12,12 +14,13 @@ import (
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/contract/standard"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/products"
 )
 
 func checkCommand() *cobra.Command {
-	var dir, mappings, crm string
+	var dir, folder, schemas, mappings, crm string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say where manifests and contracts do not fit together",
@@ -25,16 +28,18 @@ func checkCommand() *cobra.Command {
 Trigger whose Broker or subscriber is not there, a Service whose function is not
 there, an event type that is made and read by nobody or read and made by nobody, a
 PingSource that wakes nobody, functions that could wake each other for ever, a
-mapping that does not make of its examples what they say. Exits 1 if there is any finding.`,
-		Args: arguments(cobra.NoArgs, "no arguments: --manifests names the folder"),
+mapping that does not make of its examples what they say, a descriptor or a
+contract that is not as Telemesh reads it or, with --schemas, not as its standard
+(ODPS v1.0.0, ODCS v3.1.0) wants it. Exits 1 if there is any finding.`,
+		Args: arguments(cobra.NoArgs, "no arguments: --manifests and --products name folders"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := loadManifests(dir)
 			if err != nil {
 				return err
 			}
-			all, err := contract.Load(products.FS)
+			documents, err := productsFolder(folder)
 			if err != nil {
-				return fmt.Errorf("read contracts: %w", err)
+				return err
 			}
 			if len(set.Brokers) == 0 {
 				return hint(fmt.Errorf("there is no Broker in %s", dir), "--manifests takes a folder with brokers/, triggers/ and config/")
@@ -44,6 +49,23 @@ mapping that does not make of its examples what they say. Exits 1 if there is an
 				return err
 			}
 			var findings []any
+			if schemas != "" {
+				s, err := standard.Read(schemas)
+				if err != nil {
+					return hint(err, "--schemas takes a folder with the JSON schemas of ODCS v3.1.0 and ODPS v1.0.0 under the names that they are published by")
+				}
+				invalid, _, err := s.Check(documents)
+				if err != nil {
+					return err
+				}
+				for _, f := range invalid {
+					findings = append(findings, f)
+				}
+			}
+			all, err := contract.Load(documents)
+			if err != nil {
+				findings = append(findings, err)
+			}
 			for _, f := range append(manifest.Check(set), manifest.CheckFunctions(set, slices.Sorted(maps.Keys(functions.Table)))...) {
 				findings = append(findings, f)
 			}
@@ -73,5 +95,21 @@ mapping that does not make of its examples what they say. Exits 1 if there is an
 	mappingsFlag(cmd, &mappings)
 	cmd.Flags().StringVar(&crm, "crm-mapping", "", "file with a mapping of a CRM's customers, to be checked as well")
 	cmd.Flags().StringVar(&dir, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
+	productsFlag(cmd, &folder)
+	cmd.Flags().StringVar(&schemas, "schemas", "", "folder with the JSON schemas of ODCS v3.1.0 and ODPS v1.0.0, to hold the documents of the products against them")
 	return cmd
+}
+
+func productsFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "products", "", "folder with the products (default: those built in)")
+}
+
+func productsFolder(dir string) (fs.FS, error) {
+	if dir == "" {
+		return products.FS, nil
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil, hint(fmt.Errorf("read products: %w", err), "--products takes a folder as products/ is")
+	}
+	return os.DirFS(dir), nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/telemesh/telemesh/internal/cloud"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery"
-	"github.com/telemesh/telemesh/products"
 )
 
 // cloudFlags are what plan and apply have in common.
@@ -33,7 +31,7 @@ func (f *cloudFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.warehouse, "warehouse", "", "bigquery://PROJECT?location=LOCATION; endpoint and storage name an emulator (default: WAREHOUSE_URL, if it is of BigQuery)")
 	flags.StringVar(&f.access, "access", "", "file that says who sees whose rows (default: members and readers stay as they are)")
 	flags.StringVar(&f.push, "push-endpoint", "", "URL of telemetry-ingest that Pub/Sub pushes to (default: messages are pulled)")
-	flags.StringVar(&f.products, "products", "", "folder with the products (default: those built in)")
+	productsFlag(cmd, &f.products)
 	flags.StringVar(&f.format, "format", "text", "text or json")
 	flags.BoolVar(&f.destroy, "destroy", false, "destroy what no product names any more, and rows older than they are to be kept")
 }
@@ -190,9 +188,9 @@ func (f *cloudFlags) with(ctx context.Context, do func(*cloud.Project) error) (e
 		return err
 	}
 	c := cloud.Config{Project: at.Project, Location: at.Location, Destroy: f.destroy}
-	var folder fs.FS = products.FS
-	if f.products != "" {
-		folder = os.DirFS(f.products)
+	folder, err := productsFolder(f.products)
+	if err != nil {
+		return err
 	}
 	if c.Products, err = contract.Load(folder); err != nil {
 		return fmt.Errorf("read contracts: %w", err)
