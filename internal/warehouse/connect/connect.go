@@ -9,13 +9,17 @@
 package connect
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/bigquery"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/products"
 )
 
 // Config names a warehouse in the environment of a function.
@@ -42,8 +46,22 @@ func (c Config) Open(handed warehouse.Warehouse, client *http.Client) (warehouse
 		return nil, fmt.Errorf("warehouse: %w: %s", err, forms)
 	}
 	switch {
+	case u.Scheme == "bigquery":
+		return openBigQuery(c.URL)
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
 		return remote.Open(c.URL, client, c.Token), nil
 	}
 	return nil, fmt.Errorf("warehouse %q: %s", c.URL, forms)
+}
+
+func openBigQuery(url string) (warehouse.Warehouse, error) {
+	config, err := bigquery.ParseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("warehouse: %w", err)
+	}
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		return nil, fmt.Errorf("read contracts: %w", err)
+	}
+	return bigquery.Open(context.Background(), config, all)
 }
