@@ -20,28 +20,29 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
-// rejectedSQL is what the table of rejected messages says: rows are what was
-// found, one after the other; messages are what it was found about, each with
-// the latest of it. An id is a hash of all that was received.
-const rejectedSQL = `WITH rows AS (
-	SELECT md5(to_json([received_at::VARCHAR, source, message_id, device_id, format, content_type, attributes::VARCHAR,
-		payload, payload_base64::VARCHAR])::VARCHAR) AS id, *
+// rejectedSQL is what the table of rejected messages says, in SQL that both
+// warehouses know: found is what was found, one after the other; messages are
+// what it was found about, each with the latest of it. An id is a hash of what
+// was received: MD5 gives text in DuckDB and bytes in GoogleSQL, which reads '\t'
+// as one character.
+const rejectedSQL = `WITH texts AS (
+	SELECT CONCAT(CAST(received_at AS STRING), CHR(31), source, CHR(31), message_id, CHR(31), COALESCE(device_id, ''), CHR(31),
+		COALESCE(format, ''), CHR(31), COALESCE(content_type, ''), CHR(31), COALESCE(payload, '')) AS received, *
 	FROM iot_telemetry_internal.rejected
-), latest AS (
-	SELECT id, any_value(received_at) AS received_at, any_value(source) AS source, any_value(message_id) AS message_id,
-		any_value(device_id) AS device_id, any_value(format) AS format, any_value(content_type) AS content_type,
-		any_value(attributes) AS attributes, any_value(payload) AS payload, any_value(payload_base64) AS payload_base64,
-		arg_max({'cause': cause, 'reader': reader, 'position': position}, recorded_at) AS said,
-		arg_min(event_source, recorded_at) AS refused_by, arg_max(readings, recorded_at) AS readings
-	FROM rows GROUP BY id
+), found AS (
+	SELECT CASE WHEN LENGTH('\t') = 1 THEN TO_HEX(MD5(received)) ELSE CAST(MD5(received) AS STRING) END AS id, *
+	FROM texts
 ), messages AS (
-	SELECT id, received_at, source, message_id, device_id, format, content_type, attributes, payload, payload_base64,
-		said.reader AS reader, said.position AS position, said.cause AS cause, refused_by, readings
-	FROM latest
+	SELECT id, received_at, source, message_id, device_id, format, content_type, attributes, payload, payload_base64, reader, position, cause,
+		FIRST_VALUE(event_source) OVER (PARTITION BY id ORDER BY recorded_at) AS refused_by,
+		LAST_VALUE(readings IGNORE NULLS) OVER (PARTITION BY id ORDER BY recorded_at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS readings
+	FROM found
+	QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY recorded_at DESC) = 1
 )
 `
 
@@ -132,7 +133,7 @@ func (s *selection) where() string {
 	if len(s.ids) > 0 {
 		var ids []string
 		for _, id := range s.ids {
-			ids = append(ids, fmt.Sprintf("starts_with(id, %s)", quoted(id)))
+			ids = append(ids, fmt.Sprintf("starts_with(id, %s)", repair.Text(id)))
 		}
 		return "(" + strings.Join(ids, " OR ") + ")"
 	}
@@ -140,8 +141,9 @@ func (s *selection) where() string {
 		conditions = append(conditions, "readings IS NULL")
 	}
 	if s.cause != "" {
-		pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`).Replace(s.cause)
-		conditions = append(conditions, fmt.Sprintf(`cause ILIKE %s ESCAPE '\'`, quoted("%"+pattern+"%")))
+		// The dialects escape differently: what would need it stands for any one character.
+		pattern := strings.NewReplacer(`\`, `_`, `%`, `_`, `*`, `%`).Replace(s.cause)
+		conditions = append(conditions, fmt.Sprintf("LOWER(cause) LIKE LOWER(%s)", repair.Text("%"+pattern+"%")))
 	}
 	for column, value := range map[string]string{"reader": s.reader, "device_id": s.device} {
 		switch value {
@@ -149,14 +151,11 @@ func (s *selection) where() string {
 		case "-":
 			conditions = append(conditions, column+" IS NULL")
 		default:
-			conditions = append(conditions, column+" = "+quoted(value))
+			conditions = append(conditions, column+" = "+repair.Text(value))
 		}
 	}
 	return strings.Join(conditions, " AND ")
 }
-
-// quoted is a string in SQL.
-func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 var hexID = regexp.MustCompile(`^[0-9a-f]{4,32}$`)
 
@@ -166,7 +165,7 @@ func checkIDs(ctx context.Context, w warehouse.Warehouse, ids []string) error {
 		var n int64
 		if hexID.MatchString(id) {
 			var err error
-			if n, err = scalar(ctx, w, rejectedSQL+"SELECT count(*) FROM messages WHERE starts_with(id, "+quoted(id)+")"); err != nil {
+			if n, err = scalar(ctx, w, rejectedSQL+"SELECT count(*) FROM messages WHERE starts_with(id, "+repair.Text(id)+")"); err != nil {
 				return err
 			}
 		}
@@ -222,7 +221,7 @@ func rejectedList() *cobra.Command {
 				if !ok {
 					return hint(fmt.Errorf("cannot count by %q", by), "--by cause, reader, device or source")
 				}
-				sql = fmt.Sprintf("SELECT count(*) AS messages, max(received_at) AS latest, %[1]s AS \"%[2]s\" FROM messages WHERE %[3]s GROUP BY %[1]s ORDER BY messages DESC, %[1]s",
+				sql = fmt.Sprintf("SELECT count(*) AS messages, max(received_at) AS latest, %[1]s AS %[2]s FROM messages WHERE %[3]s GROUP BY %[1]s ORDER BY messages DESC, %[1]s",
 					column, by, s.where())
 			}
 			return at.with(cmd.Context(), func(w warehouse.Warehouse) error {
@@ -351,7 +350,7 @@ func showRejected(ctx context.Context, w warehouse.Warehouse, ids []string, out 
 		if err != nil {
 			return err
 		}
-		found, err := w.Query(ctx, rejectedSQL+"SELECT recorded_at, cause, readings, event_source, event_id FROM rows WHERE "+s.where()+" ORDER BY recorded_at")
+		found, err := w.Query(ctx, rejectedSQL+"SELECT recorded_at, cause, readings, event_source, event_id FROM found WHERE "+s.where()+" ORDER BY recorded_at")
 		if err != nil {
 			return err
 		}
