@@ -2,14 +2,16 @@ package bigquery_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"cloud.google.com/go/bigquery"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
 
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
@@ -19,22 +21,27 @@ import (
 )
 
 // wire is between the client and the emulator: it counts requests that write,
-// and breaks one.
+// and breaks at one.
 type wire struct {
 	writes atomic.Int64
-	fail   atomic.Int64 // the write that fails; 0: none
+	fail   int64 // the write at which it breaks; 0: none
+	late   bool  // what was written is written, and its answer lost
 }
 
 var errWire = errors.New("the wire is cut")
 
 func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
-	// A query that reads is a POST as well; these tests list rows instead.
-	if r.Method != http.MethodGet {
-		if n := w.writes.Add(1); n == w.fail.Load() {
-			return nil, errWire
-		}
+	// A query that reads is a POST as well; plans list rows instead.
+	broken := r.Method != http.MethodGet && w.writes.Add(1) == w.fail
+	if broken && !w.late {
+		return nil, errWire
 	}
-	return http.DefaultTransport.RoundTrip(r)
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	if broken && err == nil {
+		answer.Body.Close()
+		return nil, errWire
+	}
+	return answer, err
 }
 
 // deployment is a project that plans are made of.
@@ -45,8 +52,11 @@ type deployment struct {
 	cloud.Config
 }
 
-func newDeployment(t *testing.T, e *emulator.Emulator) *deployment {
+// newDeployment gives an empty project of an emulator, of which some of the
+// products are wanted, or all. Few are a fraction of the emulator's memory.
+func newDeployment(t *testing.T, some ...string) *deployment {
 	t.Helper()
+	e := emulator.Start(t)
 	d := &deployment{Emulator: e, wire: &wire{}}
 	client, err := bigquery.NewClient(t.Context(), e.Project, option.WithEndpoint(e.URL), option.WithHTTPClient(&http.Client{Transport: d.wire}))
 	if err != nil {
@@ -54,11 +64,7 @@ func newDeployment(t *testing.T, e *emulator.Emulator) *deployment {
 	}
 	t.Cleanup(func() { client.Close() })
 	d.client = client
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.Config = cloud.Config{Project: e.Project, Location: "EU", Products: list, BigQuery: client,
+	d.Config = cloud.Config{Project: e.Project, Location: "EU", Products: load(t, some...), BigQuery: client,
 		Access: &cloud.Access{Platform: []string{"ops@example.org"}, Tenants: map[string][]string{"linden-school": {"anna@example.org", "domain:linden.example"}}}}
 	return d
 }
@@ -92,7 +98,7 @@ func text(t *testing.T, p *cloud.Plan) string {
 
 // The first plan lists everything, and once it is applied nothing is left to do.
 func TestApplyTwice(t *testing.T) {
-	d := newDeployment(t, emulator.Start(t))
+	d := newDeployment(t)
 	first := text(t, d.plan(t))
 	for _, want := range []string{
 		"+ dataset telemesh_internal\n", "+ table iot_telemetry_internal.readings_appended\n", "+ view iot_telemetry.readings\n",
@@ -115,4 +121,310 @@ func TestApplyTwice(t *testing.T) {
 	}
 }
 
-var _ context.Context
+// with is the same project with another thing wanted of it.
+func (d *deployment) with(change func(*cloud.Config)) *deployment {
+	other := *d
+	change(&other.Config)
+	return &other
+}
+
+// load reads the products anew, to be changed.
+func load(t *testing.T, some ...string) []contract.Product {
+	t.Helper()
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(list, func(p contract.Product) bool { return len(some) > 0 && !slices.Contains(some, p.Name) })
+}
+
+// What somebody did by hand is shown, as what it was, and mended.
+func TestDrift(t *testing.T) {
+	ctx := t.Context()
+	d := newDeployment(t)
+	d.apply(t)
+	dataset := d.client.Dataset("iot_telemetry")
+	labels := bigquery.DatasetMetadataToUpdate{Description: "mine"}
+	labels.SetLabel("owner", "me")
+	metadata, err := dataset.Update(ctx, labels, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := append(metadata.Access, &bigquery.AccessEntry{Role: bigquery.ReaderRole, EntityType: bigquery.SpecialGroupEntity, Entity: "allAuthenticatedUsers"})
+	if _, err := dataset.Update(ctx, bigquery.DatasetMetadataToUpdate{Access: opened}, ""); err != nil {
+		t.Fatal(err)
+	}
+	internal := d.client.Dataset("iot_telemetry_internal")
+	stored, err := internal.Metadata(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var closed []*bigquery.AccessEntry
+	for _, a := range stored.Access {
+		if a.EntityType != bigquery.ViewEntity || a.View.TableID != "readings" {
+			closed = append(closed, a)
+		}
+	}
+	if len(closed) == len(stored.Access) {
+		t.Fatal("iot_telemetry.readings is not authorized")
+	}
+	if _, err := internal.Update(ctx, bigquery.DatasetMetadataToUpdate{Access: closed}, ""); err != nil {
+		t.Fatal(err)
+	}
+	table := internal.Table("readings_appended")
+	is, err := table.Metadata(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.Update(ctx, bigquery.TableMetadataToUpdate{Schema: append(is.Schema, &bigquery.FieldSchema{Name: "scratch", Type: bigquery.StringFieldType})}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.client.Dataset("iot_analytics").Table("co2_evolution").Update(ctx, bigquery.TableMetadataToUpdate{ViewQuery: "SELECT 1 AS one"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.client.Dataset("customers").Table("rejected_rows").Delete(ctx); err != nil {
+		t.Fatal(err)
+	}
+	d.run(t, "INSERT INTO telemesh_internal.members (member, tenant_id) VALUES ('eve@example.org', '*')")
+	d.run(t, "DELETE FROM telemesh_internal.members WHERE member = 'anna@example.org'")
+	if err := d.client.Dataset("iot_actions").Table("scratch").Create(ctx, &bigquery.TableMetadata{Schema: bigquery.Schema{{Name: "a", Type: bigquery.StringFieldType}}}); err != nil {
+		t.Fatal(err)
+	}
+
+	got := text(t, d.plan(t))
+	for _, want := range []string{
+		"- access iot_telemetry: READER specialGroup allAuthenticatedUsers\n",
+		"- member eve@example.org of *\n",
+		"~ dataset iot_telemetry\n    description: mine → ",
+		"    label owner: me → iot-team\n",
+		"+ view customers.rejected_rows\n",
+		"~ view iot_analytics.co2_evolution\n    query, line 1: SELECT 1 AS one → ",
+		"+ access iot_telemetry_internal: view iot_telemetry.readings\n",
+		"+ member anna@example.org of linden-school\n",
+		"note: table iot_telemetry_internal.readings_appended: column scratch is left",
+		"note: table iot_actions.scratch is left: Telemesh did not make it",
+		"\n3 to create, 2 to change, 2 to destroy\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the plan has no %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(got)
+	}
+	d.apply(t)
+	if again := d.plan(t); !again.Empty() {
+		t.Errorf("after apply the plan is:\n%s", text(t, again))
+	}
+}
+
+func (d *deployment) run(t *testing.T, sql string) {
+	t.Helper()
+	job, err := d.client.Query(sql).Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := job.Wait(t.Context()); err != nil || status.Err() != nil {
+		t.Fatalf("%s: %v %v", sql, err, status.Err())
+	}
+}
+
+// A contract that takes a column away is refused; with a new major version the
+// port loses the column, and storage keeps it for the rows that have it.
+func TestBreakingChange(t *testing.T) {
+	d := newDeployment(t, "customers")
+	d.apply(t)
+	without := func(version string) *deployment {
+		return d.with(func(c *cloud.Config) {
+			c.Products = load(t, "customers")
+			customers := table(t, c.Products, "customers.customers")
+			customers.Version = version
+			customers.Columns = slices.DeleteFunc(customers.Columns, func(c contract.Column) bool { return c.Name == "name" || c.Name == "sector" })
+		})
+	}
+	same := without("1.0.0")
+	refused := same.plan(t)
+	if got := text(t, refused); !strings.Contains(got, "column sector") || !strings.Contains(got, "raise the version of") || len(refused.Refused) == 0 {
+		t.Errorf("a plan without the column is not refused:\n%s", got)
+	}
+	before := d.wire.writes.Load()
+	if err := cloud.New(same.Config).Apply(t.Context(), refused, func(cloud.Step) {}); err == nil || d.wire.writes.Load() != before {
+		t.Errorf("Apply of a refused plan = %v, and %d writes", err, d.wire.writes.Load()-before)
+	}
+	next := without("2.0.0")
+	got := text(t, next.apply(t))
+	for _, want := range []string{"column name: STRING REQUIRED → STRING", "~ view customers.customers\n", "column sector is left", "version: 1.0.0 → 2.0.0"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the plan of the major version has no %q:\n%s", want, got)
+		}
+	}
+	if again := next.plan(t); !again.Empty() || len(again.Refused) > 0 {
+		t.Errorf("after apply the plan is:\n%s", text(t, again))
+	}
+}
+
+// BigQuery keeps the type of a column.
+func TestRetypedColumn(t *testing.T) {
+	d := newDeployment(t, "customers")
+	d.apply(t)
+	p := d.with(func(c *cloud.Config) {
+		c.Products = load(t, "customers")
+		customers := table(t, c.Products, "customers.customers")
+		customers.Version = "2.0.0"
+		for i, column := range customers.Columns {
+			if column.Name == "name" {
+				customers.Columns[i].Type = contract.Int64
+			}
+		}
+	}).plan(t)
+	if got := strings.Join(p.Refused, "\n"); !strings.Contains(got, "column name is STRING REQUIRED and in the contract INT64 REQUIRED; BigQuery cannot change that where there are rows") {
+		t.Errorf("refused: %q", got)
+	}
+}
+
+func table(t *testing.T, list []contract.Product, name string) *contract.Table {
+	t.Helper()
+	for i := range list {
+		for j := range list[i].Tables {
+			if list[i].Tables[j].FullName() == name {
+				return &list[i].Tables[j]
+			}
+		}
+	}
+	t.Fatalf("no table %s", name)
+	return nil
+}
+
+// What no product names any more goes with Destroy alone.
+func TestDestroy(t *testing.T) {
+	d := newDeployment(t, "event-log", "customers")
+	d.apply(t)
+	less := d.with(func(c *cloud.Config) { c.Products = load(t, "customers") })
+	p := less.apply(t)
+	var left []string
+	for _, c := range p.Left {
+		left = append(left, c.Kind+" "+c.Name)
+	}
+	want := []string{"view event_log.events", "view event_log_internal.events", "table event_log_internal.events_appended", "dataset event_log", "dataset event_log_internal"}
+	if diff := cmp.Diff(want, left); diff != "" {
+		t.Errorf("left (-want +got):\n%s", diff)
+	}
+	if _, err := d.client.Dataset("event_log_internal").Table("events_appended").Metadata(t.Context()); err != nil {
+		t.Errorf("without Destroy the table is gone: %v", err)
+	}
+	less.Destroy = true
+	less.apply(t)
+	if _, err := d.client.Dataset("event_log_internal").Metadata(t.Context()); err == nil {
+		t.Error("with Destroy the dataset stays")
+	}
+	if again := less.plan(t); !again.Empty() || len(again.Left) > 0 {
+		t.Errorf("after apply the plan is:\n%s", text(t, again))
+	}
+}
+
+// A dataset that Telemesh did not make is not taken over.
+func TestDatasetOfOthers(t *testing.T) {
+	d := newDeployment(t, "customers")
+	if err := d.client.Dataset("customers").Create(t.Context(), &bigquery.DatasetMetadata{Location: "EU"}); err != nil {
+		t.Fatal(err)
+	}
+	p := d.plan(t)
+	if len(p.Refused) != 1 || !strings.Contains(p.Refused[0], "dataset customers is there and has no label managed-by=telemesh") {
+		t.Errorf("refused: %q", p.Refused)
+	}
+}
+
+// An apply that breaks at any of its writes, before or after it took effect,
+// shows nobody more than the state before or the state after does, and the next
+// apply ends what it began.
+func TestApplyBreaksAnywhere(t *testing.T) {
+	before := newDeployment(t, "iot-metadata")
+	before.apply(t)
+	people := []string{"anna@example.org", "ben@linden.example", "carol@example.org", "ops@example.org", "eve@example.org"}
+	after := before.with(func(c *cloud.Config) {
+		c.Access = &cloud.Access{Platform: []string{"carol@example.org"}, Tenants: map[string][]string{
+			"harbour-offices": {"anna@example.org", "ops@example.org"}, "linden-school": {"ben@linden.example"}}}
+		c.Products = load(t, "iot-metadata")
+		placements := table(t, c.Products, "iot_metadata.placements")
+		placements.Purpose += " Checked by hand."
+		last := len(placements.Columns) - 1
+		placements.Columns[last], placements.Columns[last-1] = placements.Columns[last-1], placements.Columns[last] // another query of the view
+	})
+	see := func() map[string]map[string]bool { return before.see(t, people) }
+	first := see()
+	count := before.wire.writes.Load()
+	after.apply(t)
+	count = before.wire.writes.Load() - count
+	last := see()
+	if count < 8 || cmp.Equal(first, last) {
+		t.Fatalf("%d writes, and people see %v and then %v: there is little to break", count, first, last)
+	}
+	before.apply(t)
+	if diff := cmp.Diff(first, see()); diff != "" {
+		t.Fatalf("back again people see (-want +got):\n%s", diff)
+	}
+	within := func(a, b map[string]bool) bool {
+		for x := range a {
+			if !b[x] {
+				return false
+			}
+		}
+		return true
+	}
+	for _, late := range []bool{false, true} {
+		for n := int64(1); n <= count; n++ {
+			before.wire.fail, before.wire.late = before.wire.writes.Load()+n, late
+			err := cloud.New(after.Config).Apply(t.Context(), after.plan(t), func(cloud.Step) {})
+			if stopped := new(cloud.Error); !errors.As(err, &stopped) || stopped.Left == 0 {
+				t.Fatalf("write %d of %d fails, and Apply = %v", n, count, err)
+			}
+			for person, tenants := range see() {
+				if !within(tenants, first[person]) && !within(tenants, last[person]) {
+					t.Errorf("after write %d of %d failed (late: %v), %s sees %v, before %v and after %v", n, count, late, person, tenants, first[person], last[person])
+				}
+			}
+			after.apply(t)
+			if diff := cmp.Diff(last, see()); diff != "" {
+				t.Errorf("after write %d failed and the next apply, people see (-want +got):\n%s", n, diff)
+			}
+			before.apply(t)
+		}
+	}
+}
+
+// see gives whose rows each of people sees in iot_metadata.
+func (d *deployment) see(t *testing.T, people []string) map[string]map[string]bool {
+	t.Helper()
+	metadata, err := d.client.Dataset("iot_metadata").Metadata(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := map[string]bool{}
+	for _, a := range metadata.Access {
+		if a.Role == bigquery.ReaderRole {
+			in[map[bigquery.EntityType]string{bigquery.DomainEntity: "domain:"}[a.EntityType]+a.Entity] = true
+		}
+	}
+	all := map[string]map[string]bool{}
+	rows := d.client.Dataset("telemesh_internal").Table("members").Read(t.Context())
+	for _, person := range people {
+		all[person] = map[string]bool{}
+	}
+	for {
+		var row struct {
+			Member string `bigquery:"member"`
+			Tenant string `bigquery:"tenant_id"`
+		}
+		if err := rows.Next(&row); errors.Is(err, iterator.Done) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for _, person := range people {
+			_, domain, _ := strings.Cut(person, "@")
+			if (row.Member == person || row.Member == "domain:"+domain) && (in[person] || in["domain:"+domain]) {
+				all[person][row.Tenant] = true
+			}
+		}
+	}
+}
