@@ -46,6 +46,7 @@ type Emulator struct {
 	Handler http.Handler // what answers at URL
 
 	server   *server.Server
+	turns    *turns
 	projects *atomic.Int64
 }
 
@@ -60,7 +61,8 @@ func Start(t testing.TB) *Emulator {
 	s.SetListenCallback(func(_, grpc string) { storage <- grpc })
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(context.Background(), "127.0.0.1:0", "127.0.0.1:0") }()
-	e := &Emulator{server: s, Handler: newREST(s.Handler), projects: new(atomic.Int64)}
+	turns := new(turns)
+	e := &Emulator{server: s, turns: turns, Handler: newREST(turns.handler(s.Handler)), projects: new(atomic.Int64)}
 	select {
 	case e.Storage = <-storage:
 	case err := <-ended:
@@ -84,7 +86,7 @@ func Start(t testing.TB) *Emulator {
 			t.Error("the emulator does not stop: a client was not closed")
 		}
 	})
-	e.Storage = serveWrites(t, e.Storage, nil)
+	e.Storage = serveWrites(t, e.Storage, turns, nil)
 	return e.NewProject(t)
 }
 
@@ -93,6 +95,8 @@ func (e *Emulator) NewProject(t testing.TB) *Emulator {
 	t.Helper()
 	project := *e
 	project.Project = fmt.Sprint("project-", e.projects.Add(1))
+	e.turns.Lock()
+	defer e.turns.Unlock()
 	if err := e.server.SetProject(project.Project); err != nil {
 		t.Fatal(err)
 	}

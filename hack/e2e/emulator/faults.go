@@ -99,7 +99,7 @@ func (f *Faults) Met(kind Fault) int {
 func (e *Emulator) Behind(t testing.TB, f *Faults) *Emulator {
 	t.Helper()
 	seen := *e
-	seen.Storage = serveWrites(t, e.Storage, f)
+	seen.Storage = serveWrites(t, e.Storage, nil, f)
 	seen.Handler = f.handler(e.Handler)
 	web := httptest.NewServer(seen.Handler)
 	t.Cleanup(web.Close)

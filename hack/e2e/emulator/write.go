@@ -31,6 +31,7 @@ type writes struct {
 	storagepb.UnimplementedBigQueryWriteServer
 	emulator storagepb.BigQueryWriteClient
 	streams  *atomic.Int64
+	turns    *turns
 	faults   *Faults // nil: none
 }
 
@@ -39,8 +40,8 @@ type writes struct {
 const maxMessage = 10_000_000
 
 // serveWrites serves the Storage Write API before the one at address until the
-// test ends, and gives its address.
-func serveWrites(t testing.TB, address string, faults *Faults) string {
+// test ends, and gives its address. order is nil before another one of these.
+func serveWrites(t testing.TB, address string, order *turns, faults *Faults) string {
 	t.Helper()
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -51,8 +52,11 @@ func serveWrites(t testing.TB, address string, faults *Faults) string {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage))
+	if order == nil {
+		order = new(turns)
+	}
 	storagepb.RegisterBigQueryWriteServer(server, &writes{
-		emulator: storagepb.NewBigQueryWriteClient(conn), streams: new(atomic.Int64), faults: faults})
+		emulator: storagepb.NewBigQueryWriteClient(conn), streams: new(atomic.Int64), turns: order, faults: faults})
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(faults.listen(listener)) }()
 	t.Cleanup(func() {
@@ -66,15 +70,16 @@ func serveWrites(t testing.TB, address string, faults *Faults) string {
 
 // open opens a default stream of the emulator that nobody has used.
 func (w *writes) open(ctx context.Context, name string) (*storagepb.WriteStream, error) {
+	w.turns.Lock()
+	defer w.turns.Unlock()
+	// Who asks may be gone, the emulator goes on.
+	ctx = context.WithoutCancel(ctx)
 	table, _, _ := strings.Cut(name, "/streams/")
 	// The emulator takes any name that ends so for a default stream.
 	stream, err := w.emulator.GetWriteStream(ctx, &storagepb.GetWriteStreamRequest{
 		Name: fmt.Sprintf("%s/streams/%d_default", table, w.streams.Add(1))})
 	if err == nil {
 		return stream, nil
-	}
-	if ctx.Err() != nil {
-		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	return nil, storageError(codes.NotFound, storagepb.StorageError_TABLE_NOT_FOUND, table, "Requested entity was not found. Entity: "+table).Err()
 }
@@ -172,13 +177,15 @@ func (w *writes) append(ctx context.Context, name string, t *table, in *storagep
 					"Input schema has more fields than BigQuery schema, extra fields: '"+field.GetName()+"'")), nil
 			}
 		}
-		life, cancel := context.WithCancel(ctx)
+		life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		if t.rows, err = w.emulator.AppendRows(life); err != nil {
 			cancel()
 			return nil, err
 		}
 		t.stream, t.cancel = stream.GetName(), cancel
 	}
+	w.turns.Lock()
+	defer w.turns.Unlock()
 	// The emulator asks for the schema with the first request alone.
 	err := t.rows.Send(&storagepb.AppendRowsRequest{WriteStream: t.stream, Rows: &storagepb.AppendRowsRequest_ProtoRows{
 		ProtoRows: &storagepb.AppendRowsRequest_ProtoData{
