@@ -201,6 +201,13 @@ func compareTables(product string, a, b *Table) []Change {
 			d.add(!c.compatible, c.what, "%s %s, was %s", c.name, none(c.new), none(c.old))
 		}
 	}
+	if lacks := func(names, from []string) bool {
+		return slices.ContainsFunc(from, func(name string) bool { return !slices.Contains(names, name) })
+	}; lacks(a.KeyOf, b.KeyOf) {
+		d.add(true, KeyChanged, "keyOf %s, was %s", none(list(b.KeyOf)), none(list(a.KeyOf)))
+	} else if lacks(b.KeyOf, a.KeyOf) { // less is asked of the rows of a key
+		d.add(false, KeyChanged, "keyOf %s, was %s", none(list(b.KeyOf)), none(list(a.KeyOf)))
+	}
 	for _, r := range a.Roles {
 		if !slices.Contains(b.Roles, r) {
 			d.add(true, RoleRemoved, "%s (%s)", r.Name, r.Access)

@@ -87,6 +87,8 @@ func TestCompare(t *testing.T) {
 		{"order of the columns", customers, func(c *contract.Table) { slices.Reverse(c.Columns) }, nil, nil, "", ""},
 		{"primary key", customers, func(c *contract.Table) { c.Key = []string{"customer_id", "name"} },
 			[]string{"primary key changed!"}, []string{"primary key changed!"}, file, file},
+		{"columns that the key is made of", readings, func(c *contract.Table) { c.KeyOf = append(slices.Clone(c.KeyOf), "received_at") },
+			[]string{"primary key changed!"}, []string{"primary key changed"}, "iot-telemetry/readings.odcs.yaml", ""},
 		{"partition", log, func(c *contract.Table) { c.Time = "recorded_at" },
 			[]string{"partition changed!"}, []string{"partition changed!"}, "event-log/events.odcs.yaml", "event-log/events.odcs.yaml"},
 		{"append only", log, func(c *contract.Table) { c.AppendOnly = false },
@@ -231,6 +233,49 @@ func TestCompareProducts(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "dev.telemesh.customers.") != 2 ||
 		strings.Count(err.Error(), "raise the version of customers/product.odps.yaml from 1.0.0 to 2.0.0") != 1 {
 		t.Errorf("Check() = %v, want an error that names both events, and the file once", err)
+	}
+}
+
+// What is told of a change.
+func TestChangeString(t *testing.T) {
+	column := func(table *contract.Table, name string) *contract.Column {
+		return &table.Columns[slices.IndexFunc(table.Columns, func(c contract.Column) bool { return c.Name == name })]
+	}
+	one, three := 1.0, 3.0
+	for _, test := range []struct {
+		change func(*contract.Table)
+		want   []string
+	}{
+		{func(c *contract.Table) { column(c, "value").Type = contract.Int64 }, []string{"type changed: column value: INT64, was FLOAT64"}},
+		{func(c *contract.Table) { c.Time = "" }, []string{"partition changed: partition none, was observed_at"}},
+		{func(c *contract.Table) { c.Retention = 36 * time.Hour }, []string{"retention shortened: retention 1.5 days, was 3660 days"}},
+		{func(c *contract.Table) { c.Retention = 0 }, []string{"service level changed: retention unlimited, was 3660 days"}},
+		{func(c *contract.Table) { c.Latency = time.Minute }, []string{"service level changed: latency 1m0s, was 10s"}},
+		{func(c *contract.Table) { c.Quality[0].Max = &three },
+			[]string{`quality rule loosened: rule "` + "Each key comes once, whatever was sent twice, late or out of order." + `": 0 to 3, was 0`}},
+		{func(c *contract.Table) { c.Quality[0].Max = nil },
+			[]string{`quality rule loosened: rule "` + "Each key comes once, whatever was sent twice, late or out of order." + `": at least 0, was 0`}},
+		{func(c *contract.Table) { c.Quality[1].Min, c.Quality[1].Max = nil, &one },
+			[]string{`quality rule loosened: rule "No reading is without a value.": at most 1, was 0`}},
+		{func(c *contract.Table) { c.Quality = c.Quality[:len(c.Quality)-1] },
+			[]string{`quality rule loosened: rule "Only the flags above.": none, was 0 not of no_time, conflict`}},
+		{func(c *contract.Table) { c.Quality[2].Pattern = "^x$" },
+			[]string{`quality rule tightened: rule "32 hexadecimal digits.": 0 not of ^x$, was 0 not of ^[0-9a-f]{32}$`}},
+	} {
+		old, changed := load(t), load(t)
+		test.change(at(t, changed, "iot_telemetry.readings"))
+		var got []string
+		for _, c := range contract.Compare(old, changed) {
+			got = append(got, strings.TrimPrefix(c.String(), "iot_telemetry.readings: "))
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	}
+	list := load(t)
+	gone := contract.Compare(list, list[1:])
+	if len(gone) != 1 || gone[0].String() != "customers: product removed: it was at version 1.0.0" {
+		t.Errorf("Compare() = %v", gone)
 	}
 }
 
