@@ -96,7 +96,7 @@ func TestLoad(t *testing.T) {
 	if diff := cmp.Diff(received, got.Columns[9]); diff != "" {
 		t.Errorf("received_at: (-want +got)\n%s", diff)
 	}
-	if year := 366 * 24 * time.Hour; got.Retention != 10*year || got.Tenant != "tenant_id" || !slices.Equal(got.Clustered, []string{"tenant_id", "device_id", "metric"}) {
+	if year := 366 * 24 * time.Hour; got.Retention != 10*year || got.Tenant != "tenant_id" || !slices.Equal(got.Clustered, []string{"device_id", "metric", "tenant_id"}) {
 		t.Errorf("readings are kept for %s, are those of %s and clustered by %v", got.Retention, got.Tenant, got.Clustered)
 	}
 	zero := 0.0
@@ -243,12 +243,12 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"tenant column that is a list", table, "value: customer_id}", "value: [customer_id]}", "schema[0].customProperties.tenantColumn"},
 		{"tenant column without tenant", table, "  - role: tenant\n    access: read\n    description: Reads the rows that are the tenant's.\n", "", "field roles"},
 		{"tenant without tenant column", table, "      - {property: tenantColumn, value: customer_id}\n", "", "schema[0].customProperties.tenantColumn"},
-		{"clustered by text", joined, "value: [tenant_id, device_id, metric]", "value: tenant_id", "schema[0].customProperties.clusteredBy"},
-		{"clustered by nothing", joined, "value: [tenant_id, device_id, metric]", "value: []", "schema[0].customProperties.clusteredBy"},
-		{"clustered by five", joined, "value: [tenant_id, device_id, metric]", "value: [tenant_id, device_id, metric, unit, quality]", "1 to 4 columns"},
-		{"clustered by a number", joined, "value: [tenant_id, device_id, metric]", "value: [tenant_id, value]", "schema[0].customProperties.clusteredBy[1]"},
-		{"clustered by a column twice", joined, "value: [tenant_id, device_id, metric]", "value: [metric, metric]", "schema[0].customProperties.clusteredBy[1]"},
-		{"clustered by what is no column", joined, "value: [tenant_id, device_id, metric]", "value: [tenant]", "schema[0].customProperties.clusteredBy[0]"},
+		{"clustered by text", joined, "value: [metric, device_id, tenant_id]", "value: tenant_id", "schema[0].customProperties.clusteredBy"},
+		{"clustered by nothing", joined, "value: [metric, device_id, tenant_id]", "value: []", "schema[0].customProperties.clusteredBy"},
+		{"clustered by five", joined, "value: [metric, device_id, tenant_id]", "value: [tenant_id, device_id, metric, unit, quality]", "1 to 4 columns"},
+		{"clustered by a number", joined, "value: [metric, device_id, tenant_id]", "value: [tenant_id, value]", "schema[0].customProperties.clusteredBy[1]"},
+		{"clustered by a column twice", joined, "value: [metric, device_id, tenant_id]", "value: [metric, metric]", "schema[0].customProperties.clusteredBy[1]"},
+		{"clustered by what is no column", joined, "value: [metric, device_id, tenant_id]", "value: [tenant]", "schema[0].customProperties.clusteredBy[0]"},
 		{"unknown role", table, "role: writer", "role: owner", "roles[2].role"},
 		{"role twice", table, "role: writer", "role: platform", "roles[2].role"},
 		{"access", table, "access: write", "access: read", "roles[2].access"},
