@@ -19,11 +19,9 @@ package emulator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,9 +33,13 @@ import (
 // User is what SESSION_USER() is in every query.
 const User = "dummy"
 
-const location = "EU"
+const (
+	project  = "example-project"
+	location = "EU"
+)
 
-// Emulator is one project of an emulator. A copy whose URL or Storage is that
+// Emulator is an emulator with one project: it would find a name without a
+// project in any that it has. A copy whose URL or Storage is that
 // of a proxy before it is the same project seen through the proxy.
 type Emulator struct {
 	Project string
@@ -45,16 +47,17 @@ type Emulator struct {
 	Storage string       // of the Storage Write API, in plain text: 127.0.0.1:PORT
 	Handler http.Handler // what answers at URL
 
-	server   *server.Server
-	turns    *turns
-	projects *atomic.Int64
+	turns *turns
 }
 
-// Start starts an emulator with one empty project. It ends with the test.
+// Start starts an emulator with an empty project. It ends with the test.
 func Start(t testing.TB) *Emulator {
 	t.Helper()
 	s, err := server.New(server.Storage("file:" + filepath.Join(t.TempDir(), "bigquery") + "?cache=shared"))
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetProject(project); err != nil {
 		t.Fatal(err)
 	}
 	storage := make(chan string, 1)
@@ -62,7 +65,7 @@ func Start(t testing.TB) *Emulator {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(context.Background(), "127.0.0.1:0", "127.0.0.1:0") }()
 	turns := new(turns)
-	e := &Emulator{server: s, turns: turns, Handler: newREST(turns.handler(s.Handler)), projects: new(atomic.Int64)}
+	e := &Emulator{Project: project, turns: turns, Handler: newREST(turns.handler(s.Handler))}
 	select {
 	case e.Storage = <-storage:
 	case err := <-ended:
@@ -87,20 +90,7 @@ func Start(t testing.TB) *Emulator {
 		}
 	})
 	e.Storage = serveWrites(t, e.Storage, turns, nil)
-	return e.NewProject(t)
-}
-
-// NewProject gives an empty project of the same emulator.
-func (e *Emulator) NewProject(t testing.TB) *Emulator {
-	t.Helper()
-	project := *e
-	project.Project = fmt.Sprint("project-", e.projects.Add(1))
-	e.turns.Lock()
-	defer e.turns.Unlock()
-	if err := e.server.SetProject(project.Project); err != nil {
-		t.Fatal(err)
-	}
-	return &project
+	return e
 }
 
 // Config is what the warehouse needs to reach the project.

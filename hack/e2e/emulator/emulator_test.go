@@ -87,15 +87,6 @@ func TestREST(t *testing.T) {
 	if got := ask(t, client, "SELECT c, SESSION_USER() FROM d.v"); len(got) != 1 || got[0][0] != int64(2) || got[0][1] != User {
 		t.Errorf("the view shows %v", got)
 	}
-
-	other, err := e.NewProject(t).Config().NewClient(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	if _, err := other.Dataset("d").Metadata(ctx); !isCode(err, http.StatusNotFound) {
-		t.Errorf("another project has the dataset: %v", err)
-	}
 }
 
 // Jobs run beside each other, give their answers by pages, and can be stopped.
