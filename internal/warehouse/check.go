@@ -49,7 +49,7 @@ func (c *Check) Batch(b *Batch, store func(i int, cells []Cell) error) (Rejected
 		return nil, mesh.Permanentf("append to %s: an event without id", b.Table)
 	}
 	var rejected Rejected
-	var cells []Cell
+	cells := make([]Cell, 0, len(c.columns)+4) // a store appends some of its own
 	for i, row := range b.Rows {
 		cells = row.Cells(cells[:0])
 		err := c.row(cells)
