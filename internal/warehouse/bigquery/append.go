@@ -195,7 +195,7 @@ func (s *sender) run() {
 			}
 		}
 		requests.Go(func() {
-			ctx, cancel := context.WithTimeout(s.stream.link.ctx, patience)
+			ctx, cancel := context.WithTimeout(s.stream.link.ctx, s.stream.link.patience)
 			s.deliver(ctx, group)
 			cancel()
 			<-slots
@@ -261,7 +261,7 @@ func (s *sender) request(ctx context.Context, group []*piece) (*storagepb.Append
 			bytes = append(bytes, p.bytes...)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, s.stream.link.answerWithin)
 	defer cancel()
 	return s.stream.append(ctx, bytes)
 }

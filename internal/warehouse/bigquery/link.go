@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"cloud.google.com/go/bigquery/storage/apiv1/storagepb"
 	"cloud.google.com/go/bigquery/storage/managedwriter"
@@ -30,7 +31,9 @@ import (
 //   - A client refuses no request for its size, and holds as many back as are to
 //     be sent.
 type link struct {
-	config Config
+	config                 Config
+	patience, answerWithin time.Duration
+
 	ctx    context.Context // of the connections
 	cancel context.CancelFunc
 
@@ -39,7 +42,7 @@ type link struct {
 }
 
 func newLink(ctx context.Context, c Config) *link {
-	l := &link{config: c}
+	l := &link{config: c, patience: patience, answerWithin: answerWithin}
 	l.ctx, l.cancel = context.WithCancel(ctx)
 	return l
 }

@@ -102,10 +102,10 @@ func (v *versions) ask() (version int64, err error) {
 
 // again does f until it succeeds, fails for good or patience ends.
 func (w *Warehouse) again(f func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(w.link.ctx, patience)
+	ctx, cancel := context.WithTimeout(w.link.ctx, w.link.patience)
 	defer cancel()
 	for failures := 1; ; failures++ {
-		try, cancel := context.WithTimeout(ctx, answerWithin)
+		try, cancel := context.WithTimeout(ctx, w.link.answerWithin)
 		err := f(try)
 		cancel()
 		if err == nil || !passes(err) || pause(ctx, failures) != nil {
