@@ -181,7 +181,7 @@ func (f *cloudFlags) write(p *cloud.Plan, out io.Writer) error {
 // with opens the project.
 func (f *cloudFlags) with(ctx context.Context, do func(*cloud.Project) error) (err error) {
 	if f.format != "text" && f.format != "json" {
-		return hint(fmt.Errorf("--format %s", f.format), "there are text and json")
+		return hint(fmt.Errorf("unknown format %q", f.format), "--format text or json")
 	}
 	at, err := f.config()
 	if err != nil {

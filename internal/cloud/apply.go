@@ -11,6 +11,8 @@ import (
 
 	"cloud.google.com/go/bigquery"
 	"google.golang.org/api/googleapi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
 )
@@ -67,8 +69,7 @@ func (p *Project) create(ctx context.Context, o *schema.Object) error {
 	return p.describeView(ctx, o)
 }
 
-// changeView makes a view what is wanted. Its authorizations stay: they are of
-// its name.
+// changeView makes a view what is wanted.
 func (p *Project) changeView(ctx context.Context, o *schema.Object, query bool) error {
 	update := bigquery.TableMetadataToUpdate{Description: o.Metadata.Description}
 	if query {
@@ -101,6 +102,10 @@ func (p *Project) describeView(ctx context.Context, o *schema.Object) error {
 
 // changeAccess adds entries to the access list of a dataset and removes others.
 // What somebody else changes at the same time stays.
+//
+// An authorization that is there already is written once more: "If that view is
+// updated by any user, access to the view needs to be granted again via an update
+// operation", https://cloud.google.com/bigquery/docs/reference/rest/v2/datasets.
 func (p *Project) changeAccess(ctx context.Context, dataset string, add, remove []entry) error {
 	const tries = 5
 	d := p.client.Dataset(dataset)
@@ -122,9 +127,6 @@ func (p *Project) changeAccess(ctx context.Context, dataset string, add, remove 
 				list = append(list, p.write(e))
 			}
 		}
-		if len(list) == len(metadata.Access) {
-			return nil // as it should be already
-		}
 		// BigQuery replaces the whole list.
 		_, err = d.Update(ctx, bigquery.DatasetMetadataToUpdate{Access: list}, metadata.ETag)
 		if err == nil || !hasCode(err, http.StatusPreconditionFailed) || try == tries {
@@ -141,11 +143,11 @@ func (p *Project) run(ctx context.Context, sql string, parameters []bigquery.Que
 	if err != nil {
 		return err
 	}
-	status, err := job.Wait(ctx)
+	ended, err := job.Wait(ctx)
 	if err != nil {
 		return err
 	}
-	return status.Err()
+	return ended.Err()
 }
 
 func (p *Project) quoted(table string) string {
@@ -208,16 +210,12 @@ func (p *Project) insertContracts(ctx context.Context, rows map[string]record) e
 // known.
 func Hint(err error) string {
 	var e *googleapi.Error
-	if !errors.As(err, &e) {
-		return ""
-	}
-	switch e.Code {
-	case http.StatusForbidden:
-		return "the account needs roles/bigquery.admin and roles/pubsub.editor on the project, and the APIs have to be enabled: docs/deploy-bigquery.md"
-	case http.StatusBadRequest, http.StatusNotFound:
-		if strings.Contains(e.Message, serviceAccounts) || strings.Contains(e.Message, "IAM") {
-			return "every product has a service account, which has to be there first: docs/deploy-bigquery.md has the commands"
-		}
+	switch {
+	case hasCode(err, http.StatusForbidden), hasCode(err, http.StatusUnauthorized),
+		status.Code(err) == codes.PermissionDenied, status.Code(err) == codes.Unauthenticated:
+		return "enable the APIs and give the account that applies its roles: docs/deploy-bigquery.md has the commands"
+	case errors.As(err, &e) && e.Code == http.StatusBadRequest && strings.Contains(e.Message, "IAM"):
+		return "who is given access has to exist, so make the service accounts first: docs/deploy-bigquery.md has the commands"
 	}
 	return ""
 }

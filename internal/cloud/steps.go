@@ -19,11 +19,14 @@ type planner struct {
 	want *wanted
 	have *state
 	plan *Plan
-	old  map[string]*contract.Table // as they were deployed, by full name
+	// views are those that a step makes or changes; true: the query, too.
+	views map[string]bool
+	old   map[string]*contract.Table // as they were deployed, by full name
 }
 
 func (p *Project) compare(w *wanted, s *state) (*Plan, error) {
-	l := &planner{p, w, s, &Plan{Project: p.config.Project, Steps: []Step{}, Notes: w.notes}, map[string]*contract.Table{}}
+	l := &planner{Project: p, want: w, have: s, views: map[string]bool{}, old: map[string]*contract.Table{},
+		plan: &Plan{Project: p.config.Project, Steps: []Step{}, Notes: w.notes}}
 	before, err := deployed(s.contracts)
 	if err != nil {
 		return nil, err
@@ -34,8 +37,14 @@ func (p *Project) compare(w *wanted, s *state) (*Plan, error) {
 		}
 	}
 	l.contracts(before)
-	for _, d := range w.schema {
-		l.dataset(&d)
+	var ours []*schema.Dataset
+	for i := range w.schema {
+		if l.dataset(&w.schema[i]) {
+			ours = append(ours, &w.schema[i])
+		}
+	}
+	for _, d := range ours {
+		l.access(d)
 	}
 	l.others()
 	l.membersRows()
@@ -65,8 +74,9 @@ func (l *planner) destroy(do func(context.Context) error, c Change) {
 	l.step(Remove, do, c)
 }
 
-// dataset compares a dataset that is wanted, and all in it.
-func (l *planner) dataset(d *schema.Dataset) {
+// dataset compares a dataset that is wanted, and all in it but who gets to it.
+// It says whether the dataset is Telemesh's.
+func (l *planner) dataset(d *schema.Dataset) bool {
 	want, have := l.want.datasets[d.Name], l.have.datasets[d.Name]
 	dataset := l.client.Dataset(d.Name)
 	switch {
@@ -81,10 +91,10 @@ func (l *planner) dataset(d *schema.Dataset) {
 	case have.Labels[managedBy] != telemesh:
 		l.refuse("dataset %s is there and has no label %s=%s: it may be somebody else's, whose readers would lose it. If it is not, set the label: bq update --set_label %s:%s %s:%s",
 			d.Name, managedBy, telemesh, managedBy, telemesh, l.config.Project, d.Name)
-		return
+		return false
 	case want.Location != "" && !strings.EqualFold(have.Location, want.Location):
 		l.refuse("dataset %s is in %s and not in %s; a dataset cannot be moved: use --location %s", d.Name, have.Location, want.Location, have.Location)
-		return
+		return false
 	default:
 		if fields := datasetFields(have, want); len(fields) > 0 {
 			l.step(Build, func(ctx context.Context) error {
@@ -97,10 +107,10 @@ func (l *planner) dataset(d *schema.Dataset) {
 			}, Change{Action: Modify, Kind: "dataset", Name: d.Name, Fields: fields})
 		}
 	}
-	l.access(d)
 	for i := range d.Objects {
 		l.object(&d.Objects[i])
 	}
+	return true
 }
 
 func datasetFields(have, want *bigquery.DatasetMetadata) []Field {
@@ -125,13 +135,16 @@ func labelFields(fields []Field, have, want map[string]string) []Field {
 	return fields
 }
 
-// access compares who gets to a dataset.
+// access compares who gets to a dataset. A view that gets another query is not
+// authorized from before it changes until after, so that one whose change was
+// the last thing that was done is not left without: BigQuery wants a view
+// authorized again that was updated (changeAccess).
 func (l *planner) access(d *schema.Dataset) {
 	have := l.have.access[d.Name]
 	var remove, authorize, add []entry
 	for _, e := range sorted(have) {
 		switch {
-		case l.want.access[d.Name][e] || e.Role == string(bigquery.OwnerRole):
+		case l.want.access[d.Name][e] && !l.anew(e), e.Role == string(bigquery.OwnerRole):
 		case e.Role != "" && e.Role != string(bigquery.ReaderRole) && e.Role != string(bigquery.WriterRole):
 			l.note("access %s: %s is left: the role is not one that Telemesh gives", d.Name, e)
 		case l.config.Access == nil && d.Port && e.Role == string(bigquery.ReaderRole) && e.Kind != kindSpecial && e.Kind != kindMember:
@@ -141,31 +154,40 @@ func (l *planner) access(d *schema.Dataset) {
 	}
 	for _, e := range sorted(l.want.access[d.Name]) {
 		switch {
-		case have[e]:
-		case e.Kind == kindView:
-			authorize = append(authorize, e)
-		default:
+		case e.Kind != kindView && !have[e]:
 			add = append(add, e)
+		case e.Kind == kindView && !have[e] || has(l.views, e.Name):
+			authorize = append(authorize, e)
 		}
 	}
-	l.accessStep(Narrow, Destroy, d.Name, remove)
-	l.accessStep(Authorize, Create, d.Name, authorize)
-	l.accessStep(Widen, Create, d.Name, add)
+	l.accessStep(Narrow, d.Name, nil, remove)
+	l.accessStep(Authorize, d.Name, authorize, nil)
+	l.accessStep(Widen, d.Name, add, nil)
 }
 
-func (l *planner) accessStep(phase Phase, action Action, dataset string, entries []entry) {
-	if len(entries) == 0 {
-		return
-	}
+func (l *planner) accessStep(phase Phase, dataset string, add, remove []entry) {
 	var changes []Change
-	for _, e := range entries {
-		changes = append(changes, Change{Action: action, Kind: "access", Name: dataset + ": " + e.String()})
+	for _, e := range remove {
+		changes = append(changes, Change{Action: Destroy, Kind: "access", Name: dataset + ": " + e.String()})
 	}
-	add, remove := entries, []entry(nil)
-	if action == Destroy {
-		add, remove = nil, entries
+	for _, e := range add {
+		c := Change{Action: Create, Kind: "access", Name: dataset + ": " + e.String()}
+		if l.have.access[dataset][e] && !l.anew(e) {
+			c.Action, c.Fields = Modify, []Field{{"authorized", "before the view changed", "again"}}
+		}
+		changes = append(changes, c)
 	}
-	l.step(phase, func(ctx context.Context) error { return l.changeAccess(ctx, dataset, add, remove) }, changes...)
+	if len(changes) > 0 {
+		l.step(phase, func(ctx context.Context) error { return l.changeAccess(ctx, dataset, add, remove) }, changes...)
+	}
+}
+
+// anew says whether an entry is of a view that gets another query.
+func (l *planner) anew(e entry) bool { return e.Kind == kindView && l.views[e.Name] }
+
+func has(set map[string]bool, name string) bool {
+	_, ok := set[name]
+	return ok
 }
 
 func sorted(set map[entry]bool) []entry {
@@ -182,6 +204,7 @@ func (l *planner) object(o *schema.Object) {
 	change := Change{Action: Create, Kind: kind, Name: name}
 	switch {
 	case have == nil:
+		l.views[name] = true
 		l.step(phase, func(ctx context.Context) error { return l.create(ctx, o) }, change)
 	case (have.ViewQuery != "") != (want.ViewQuery != ""):
 		l.refuse("%s is there and is no %s but a %s: rename or drop it", name, kind, strings.ToLower(string(have.Type)))
@@ -192,6 +215,7 @@ func (l *planner) object(o *schema.Object) {
 		_, purposes := described(have.Schema, o)
 		if fields = append(fields, purposes...); len(fields) > 0 {
 			change.Action, change.Fields = Modify, fields
+			l.views[name] = have.ViewQuery != want.ViewQuery
 			l.step(phase, func(ctx context.Context) error { return l.changeView(ctx, o, have.ViewQuery != want.ViewQuery) }, change)
 		}
 	default:

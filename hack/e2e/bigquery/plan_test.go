@@ -2,10 +2,16 @@ package bigquery_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -17,6 +23,7 @@ import (
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/cloud"
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/products"
 )
 
@@ -24,8 +31,9 @@ import (
 // and breaks at one.
 type wire struct {
 	writes atomic.Int64
-	fail   int64 // the write at which it breaks; 0: none
-	late   bool  // what was written is written, and its answer lost
+	before func(*http.Request) // nil, or called before a request goes on
+	fail   int64               // the write at which it breaks; 0: none
+	late   bool                // what was written is written, and its answer lost
 }
 
 var errWire = errors.New("the wire is cut")
@@ -35,6 +43,9 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	broken := r.Method != http.MethodGet && w.writes.Add(1) == w.fail
 	if broken && !w.late {
 		return nil, errWire
+	}
+	if w.before != nil {
+		w.before(r)
 	}
 	answer, err := http.DefaultTransport.RoundTrip(r)
 	if broken && err == nil {
@@ -113,6 +124,15 @@ func TestApplyTwice(t *testing.T) {
 	t.Log(d.wire.writes.Load(), "writes")
 	if again := d.plan(t); !again.Empty() || len(again.Left)+len(again.Refused)+len(again.Notes) > 1 {
 		t.Fatalf("after apply the plan is:\n%s", text(t, again))
+	}
+	port, err := d.client.Dataset("iot_telemetry").Table("readings").Metadata(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range port.Schema {
+		if f.Description == "" {
+			t.Errorf("column %s of the output port has no description", f.Name)
+		}
 	}
 	before := d.wire.writes.Load()
 	d.apply(t)
@@ -203,7 +223,10 @@ func TestDrift(t *testing.T) {
 		"+ member anna@example.org of linden-school\n",
 		"note: table iot_telemetry_internal.readings_appended: column scratch is left",
 		"note: table iot_actions.scratch is left: Telemesh did not make it",
-		"\n3 to create, 2 to change, 2 to destroy\n",
+		// A view that changes has to be authorized again.
+		"- access customers_internal: view customers.rejected_rows\n",
+		"+ access customers_internal: view customers.rejected_rows\n",
+		"\n5 to create, 2 to change, 4 to destroy\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the plan has no %q", want)
@@ -280,6 +303,90 @@ func TestRetypedColumn(t *testing.T) {
 	if got := strings.Join(p.Refused, "\n"); !strings.Contains(got, "column name is STRING REQUIRED and in the contract INT64 REQUIRED; BigQuery cannot change that where there are rows") {
 		t.Errorf("refused: %q", got)
 	}
+}
+
+// Who is let in by somebody else between reading the access of a dataset and
+// writing it stays.
+func TestAccessThatOthersGiveMeanwhile(t *testing.T) {
+	d := newDeployment(t, "customers")
+	d.apply(t)
+	d.Access.Tenants["linden-school"] = []string{"ben@linden.example"}
+	other, err := d.Emulator.Config().NewClient(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	customers := other.Dataset("customers")
+	meanwhile := sync.OnceFunc(func() {
+		metadata, err := customers.Metadata(t.Context())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		owner := &bigquery.AccessEntry{Role: bigquery.OwnerRole, EntityType: bigquery.UserEmailEntity, Entity: "boss@example.org"}
+		if _, err := customers.Update(t.Context(), bigquery.DatasetMetadataToUpdate{Access: append(metadata.Access, owner)}, metadata.ETag); err != nil {
+			t.Error(err)
+		}
+	})
+	d.wire.before = func(r *http.Request) {
+		if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/datasets/customers") {
+			meanwhile()
+		}
+	}
+	d.apply(t)
+	metadata, err := customers.Metadata(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := map[string]bool{}
+	for _, a := range metadata.Access {
+		who[string(a.Role)+" "+a.Entity] = true
+	}
+	if !who["OWNER boss@example.org"] || !who["READER ben@linden.example"] || who["READER anna@example.org"] {
+		t.Errorf("access is %v", who)
+	}
+}
+
+// The command says by its exit code whether there is something to do, and asks
+// before it does it.
+func TestPlanAndApplyCommands(t *testing.T) {
+	e := emulator.Start(t)
+	command := telemesh(t)
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "products", "customers"), os.DirFS(filepath.Join(dataset.Root(t), "products", "customers"))); err != nil {
+		t.Fatal(err)
+	}
+	run := func(exit int, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), command, append(args, "--products", filepath.Join(dir, "products"),
+			"--warehouse", fmt.Sprintf("bigquery://%s?location=EU&endpoint=%s&storage=%s", e.Project, e.URL, e.Storage))...)
+		out, err := cmd.CombinedOutput()
+		if got := cmd.ProcessState.ExitCode(); got != exit {
+			t.Fatalf("telemesh %v: exit code %d (%v), want %d\n%s", args, got, err, exit, out)
+		}
+		return string(out)
+	}
+	expect := func(out string, wants ...string) {
+		t.Helper()
+		for _, want := range wants {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in:\n%s", want, out)
+			}
+		}
+	}
+	access := filepath.Join(dataset.Root(t), "docs", "sample", "access.yaml")
+	expect(run(2, "plan", "--access", access), "+ dataset customers\n", "0 to change, 0 to destroy\n", "note: PUBSUB_EMULATOR_HOST is not set")
+	expect(run(1, "apply", "--access", access), "hint: add --yes")
+	run(0, "apply", "--dry-run")
+	expect(run(2, "plan"), "+ dataset customers\n", "note: no access file")
+	expect(run(0, "apply", "--access", access, "--yes"), "done: create dataset customers\n")
+	expect(run(0, "plan", "--access", access), "no changes\n")
+	expect(run(0, "plan"), "no changes\n") // members stay
+	var plan struct{ Steps []any }
+	if err := json.Unmarshal([]byte(run(0, "plan", "--access", access, "--format", "json")), &plan); err != nil || plan.Steps == nil {
+		t.Errorf("the plan as JSON is %v, %v", plan, err)
+	}
+	expect(run(1, "plan", "--location", "US"), "refused: dataset customers is in EU and not in US", "hint: ")
 }
 
 func table(t *testing.T, list []contract.Product, name string) *contract.Table {
