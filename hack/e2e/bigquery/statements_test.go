@@ -168,7 +168,7 @@ type life struct {
 var (
 	lifeDevices = []string{"d1", "d2", "it's", `back\slash`}
 	lifeTenants = []string{"school", "office", "kantoor \"é\""}
-	lifeRooms   = []string{"1.01", "o'neill"}
+	lifeRooms   = []string{"1.01", "o'neill", ""}
 )
 
 func pick[T any](r *rand.Rand, from []T) T { return from[r.IntN(len(from))] }
@@ -199,7 +199,7 @@ func (l *life) event() (manifest.Ref, event.Event) {
 		if l.IntN(2) == 0 {
 			a.DeviceID = pick(l.Rand, lifeDevices)
 		} else {
-			a.Room = pick(l.Rand, lifeRooms)
+			a.Building, a.Room = pick(l.Rand, []string{"", "B"}), pick(l.Rand, lifeRooms)
 		}
 		return disorder.Named("iot"), mesh.NewEvent(mesh.ActionsLogged, "/test", mesh.Encode(mesh.Actions{Actions: []mesh.Action{a}}), id)
 	}
@@ -218,8 +218,13 @@ func (l *life) move(version int64) (changed []mesh.Placement) {
 		to := from + 1 + l.IntN(5)
 		if l.IntN(4) > 0 {
 			end := disorder.At(to)
-			next = append(next, mesh.Placement{DeviceID: device, TenantID: pick(l.Rand, lifeTenants), Room: pick(l.Rand, lifeRooms),
-				ValidFrom: disorder.At(from), ValidTo: &end, Version: version})
+			p := mesh.Placement{DeviceID: device, TenantID: pick(l.Rand, lifeTenants), Building: pick(l.Rand, []string{"", "B"}),
+				Floor: pick(l.Rand, []string{"", "1"}), Room: pick(l.Rand, lifeRooms), ValidFrom: disorder.At(from), ValidTo: &end, Version: version}
+			if l.IntN(3) > 0 {
+				persons, outside := int64(l.IntN(30)), 400+20*l.Float64()
+				p.Persons, p.OutsideCO2 = &persons, &outside
+			}
+			next = append(next, p)
 		}
 		from = to
 	}

@@ -4,6 +4,7 @@ SELECT
   building,
   floor,
   room,
+  date_trunc('day', observed_at) AS day_start,
   time_bucket(INTERVAL 15 MINUTE, observed_at) AS quarter_start,
   avg(value) AS co2,
   max(value) AS co2_max,
@@ -15,4 +16,4 @@ SELECT
   count(*) AS readings
 FROM iot_analytics.readings
 WHERE metric = 'co2' AND value IS NOT NULL
-GROUP BY tenant_id, building, floor, room, quarter_start
+GROUP BY tenant_id, building, floor, room, day_start, quarter_start

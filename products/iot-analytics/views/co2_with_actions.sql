@@ -37,12 +37,13 @@ SELECT
   q.building,
   q.floor,
   q.room,
+  q.day_start,
   q.quarter_start,
   q.co2,
   q.outside_co2,
   q.above_outside,
   IF(COUNT(t.action_id) > 0, q.co2, NULL) AS co2_at_action,
-  STRING_AGG(t.action, ', ' ORDER BY t.taken_at, t.action_id) AS actions
+  NULLIF(STRING_AGG(COALESCE(t.action, ''), ', ' ORDER BY t.taken_at, t.action_id), '') AS actions
 FROM iot_analytics.co2_evolution AS q
 LEFT JOIN taken AS t
   ON t.tenant_id = q.tenant_id
@@ -51,4 +52,4 @@ LEFT JOIN taken AS t
   AND t.room IS NOT DISTINCT FROM q.room
   AND t.taken_at >= q.quarter_start
   AND t.taken_at < q.quarter_start + INTERVAL 15 MINUTE
-GROUP BY q.tenant_id, q.customer_name, q.building, q.floor, q.room, q.quarter_start, q.co2, q.outside_co2, q.above_outside
+GROUP BY q.tenant_id, q.customer_name, q.building, q.floor, q.room, q.day_start, q.quarter_start, q.co2, q.outside_co2, q.above_outside
