@@ -27,7 +27,7 @@ type Ranking struct {
 	Values     []int // what must not differ between rows of one Order and Assigned
 	Quality    int   // where it is said that they do
 	Knowledge  int
-	Flags      []int // what is said of a value: unit and quality
+	Flags      []int // of readings unit and quality; of other tables all that is left, the instants first
 	Received   int   // the first column of provenance, where that is a TIMESTAMP
 	Time       int   // a TIMESTAMP that a key is always with
 	Says       []int // what a row says of its key: neither key nor what it is made of, provenance, knowledge nor recorded_at
@@ -64,6 +64,15 @@ func NewRanking(t *contract.Table) Ranking {
 			r.Provenance = append(r.Provenance, i)
 		case i != r.RecordedAt && i != r.Knowledge && !slices.Contains(r.Key, i) && !slices.Contains(r.KeyOf, i):
 			r.Says = append(r.Says, i)
+		}
+	}
+	if t.Order != contract.Revision {
+		for _, instants := range []bool{true, false} {
+			for _, i := range r.Says {
+				if i != r.Order && instants == (r.Stored[i].Type == contract.Timestamp) {
+					r.Flags = append(r.Flags, i)
+				}
+			}
 		}
 	}
 	for _, i := range slices.Concat([]int{r.Order, r.Assigned}, r.Values, []int{r.Knowledge}, r.Flags) {

@@ -175,7 +175,12 @@ func (g *generator) counts(distinct string) string {
 }
 
 // descending orders by a column, the greatest first and NULL last.
-func (g *generator) descending(i int) string { return g.column(i) + " DESC" }
+func (g *generator) descending(i int) string {
+	if g.Stored[i].Type == contract.JSON {
+		return "TO_JSON_STRING(" + g.column(i) + ") DESC"
+	}
+	return g.column(i) + " DESC"
+}
 
 // shown are the columns of the port.
 func (g *generator) shown() string {
