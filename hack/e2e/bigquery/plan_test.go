@@ -161,7 +161,7 @@ func load(t *testing.T, some ...string) []contract.Product {
 // What somebody did by hand is shown, as what it was, and mended.
 func TestDrift(t *testing.T) {
 	ctx := t.Context()
-	d := newDeployment(t)
+	d := newDeployment(t, "iot-telemetry", "iot-metadata", "customers")
 	d.apply(t)
 	dataset := d.client.Dataset("iot_telemetry")
 	labels := bigquery.DatasetMetadataToUpdate{Description: "mine"}
@@ -199,7 +199,7 @@ func TestDrift(t *testing.T) {
 	if _, err := table.Update(ctx, bigquery.TableMetadataToUpdate{Schema: append(is.Schema, &bigquery.FieldSchema{Name: "scratch", Type: bigquery.StringFieldType})}, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.client.Dataset("iot_analytics").Table("co2_evolution").Update(ctx, bigquery.TableMetadataToUpdate{ViewQuery: "SELECT 1 AS one"}, ""); err != nil {
+	if _, err := d.client.Dataset("iot_telemetry").Table("readings_as_of").Update(ctx, bigquery.TableMetadataToUpdate{ViewQuery: "SELECT 1 AS one"}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.client.Dataset("customers").Table("rejected_rows").Delete(ctx); err != nil {
@@ -207,7 +207,7 @@ func TestDrift(t *testing.T) {
 	}
 	d.run(t, "INSERT INTO telemesh_internal.members (member, tenant_id) VALUES ('eve@example.org', '*')")
 	d.run(t, "DELETE FROM telemesh_internal.members WHERE member = 'anna@example.org'")
-	if err := d.client.Dataset("iot_actions").Table("scratch").Create(ctx, &bigquery.TableMetadata{Schema: bigquery.Schema{{Name: "a", Type: bigquery.StringFieldType}}}); err != nil {
+	if err := d.client.Dataset("iot_metadata").Table("scratch").Create(ctx, &bigquery.TableMetadata{Schema: bigquery.Schema{{Name: "a", Type: bigquery.StringFieldType}}}); err != nil {
 		t.Fatal(err)
 	}
 
@@ -218,15 +218,15 @@ func TestDrift(t *testing.T) {
 		"~ dataset iot_telemetry\n    description: mine → ",
 		"    label owner: me → iot-team\n",
 		"+ view customers.rejected_rows\n",
-		"~ view iot_analytics.co2_evolution\n    query, line 1: SELECT 1 AS one → ",
+		"~ view iot_telemetry.readings_as_of\n    query, line 1: SELECT 1 AS one → ",
 		"+ access iot_telemetry_internal: view iot_telemetry.readings\n",
 		"+ member anna@example.org of linden-school\n",
 		"note: table iot_telemetry_internal.readings_appended: column scratch is left",
-		"note: table iot_actions.scratch is left: Telemesh did not make it",
+		"note: table iot_metadata.scratch is left: Telemesh did not make it",
 		// A view that changes has to be authorized again.
 		"- access customers_internal: view customers.rejected_rows\n",
 		"+ access customers_internal: view customers.rejected_rows\n",
-		"\n5 to create, 2 to change, 4 to destroy\n",
+		"\n6 to create, 2 to change, 5 to destroy\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the plan has no %q", want)
@@ -466,10 +466,6 @@ func TestApplyBreaksAnywhere(t *testing.T) {
 	if count < 8 || cmp.Equal(first, last) {
 		t.Fatalf("%d writes, and people see %v and then %v: there is little to break", count, first, last)
 	}
-	before.apply(t)
-	if diff := cmp.Diff(first, see()); diff != "" {
-		t.Fatalf("back again people see (-want +got):\n%s", diff)
-	}
 	within := func(a, b map[string]bool) bool {
 		for x := range a {
 			if !b[x] {
@@ -478,10 +474,15 @@ func TestApplyBreaksAnywhere(t *testing.T) {
 		}
 		return true
 	}
-	for _, late := range []bool{false, true} {
-		for n := int64(1); n <= count; n++ {
+	// There and back again: to before with the write lost, to after with its answer.
+	for n := int64(1); n <= count; n++ {
+		for _, late := range []bool{false, true} {
+			to, target := before, first
+			if late {
+				to, target = after, last
+			}
 			before.wire.fail, before.wire.late = before.wire.writes.Load()+n, late
-			err := cloud.New(after.Config).Apply(t.Context(), after.plan(t), func(cloud.Step) {})
+			err := cloud.New(to.Config).Apply(t.Context(), to.plan(t), func(cloud.Step) {})
 			if stopped := new(cloud.Error); !errors.As(err, &stopped) || stopped.Left == 0 {
 				t.Fatalf("write %d of %d fails, and Apply = %v", n, count, err)
 			}
@@ -490,12 +491,14 @@ func TestApplyBreaksAnywhere(t *testing.T) {
 					t.Errorf("after write %d of %d failed (late: %v), %s sees %v, before %v and after %v", n, count, late, person, tenants, first[person], last[person])
 				}
 			}
-			after.apply(t)
-			if diff := cmp.Diff(last, see()); diff != "" {
+			to.apply(t)
+			if diff := cmp.Diff(target, see()); diff != "" {
 				t.Errorf("after write %d failed and the next apply, people see (-want +got):\n%s", n, diff)
 			}
-			before.apply(t)
 		}
+	}
+	if again := after.plan(t); !again.Empty() {
+		t.Errorf("at the end the plan is:\n%s", text(t, again))
 	}
 }
 
