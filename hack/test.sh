@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole gate: format, vet, staticcheck, tidy, tests with the race detector.
-# Arguments go to `go test` in place of ./...
+# The whole gate: format, vet, staticcheck, tidy, tests with the race detector,
+# and the tests against the BigQuery emulator. Arguments go to `go test` in place
+# of ./..., and then the emulator is left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/need.sh
@@ -26,9 +27,16 @@ for module in "${modules[@]}"; do
   (cd "$module" && go mod tidy -diff)
 done
 
+# The emulator takes minutes and gigabytes to compile. CI does so, others when they
+# want it: then nothing of it is left to compile.
+emulator=yes
+[ -n "${CI:-}" ] || ! (cd hack/e2e && go build -n github.com/goccy/bigquery-emulator/server 2>&1) | grep -q '/compile ' || emulator=
+
 step "go vet, staticcheck"
 for module in "${modules[@]}"; do
-  (cd "$module" && go vet ./... && go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...)
+  packages=./...
+  [ "$module" != hack/e2e ] || [ -n "$emulator" ] || packages=.
+  (cd "$module" && go vet $packages && go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 $packages)
 done
 
 step "go test -race"
@@ -36,3 +44,14 @@ step "go test -race"
 # hold each of them back for a second at its exit.
 export GORACE=atexit_sleep_ms=0
 go test -race -timeout 20m "${@:-./...}"
+
+[ $# = 0 ] || exit 0
+step "go test against the BigQuery emulator"
+# Without the race detector, under which the emulator would have to be compiled
+# anew. The tests on a cluster are hack/e2e.sh's; here they skip.
+if [ -n "$emulator" ]; then
+  (cd hack/e2e && E2E_HOST= go test -timeout 20m ./...)
+else
+  echo "skipped: the emulator is not compiled, which takes about 5 minutes once"
+  echo "hint: (cd hack/e2e && go test ./...), then hack/test.sh runs them, too; so it does with CI=1"
+fi

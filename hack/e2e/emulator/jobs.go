@@ -132,6 +132,16 @@ func (r *rest) insertJob(w http.ResponseWriter, req *http.Request) {
 	reply(w, j.state())
 }
 
+// stop ends the jobs that run.
+func (r *rest) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, j := range r.jobs {
+		j.stop()
+		<-j.ended
+	}
+}
+
 // state is the job as jobs.get gives it.
 func (j *job) state() object {
 	o := object{"status": json.RawMessage(`{"state": "RUNNING"}`)}

@@ -16,28 +16,28 @@ import (
 // rest answers as the REST API of BigQuery does where the emulator does not.
 type rest struct {
 	emulator http.Handler
-	mux      *http.ServeMux
+	*http.ServeMux
 
 	mu       sync.Mutex        // one change of an object at a time
 	datasets map[string]object // as they are, by their paths
 	jobs     map[string]*job   // by their paths
 }
 
-func newREST(emulator http.Handler) http.Handler {
-	r := &rest{emulator: emulator, mux: http.NewServeMux(), datasets: map[string]object{}, jobs: map[string]*job{}}
+func newREST(emulator http.Handler) *rest {
+	r := &rest{emulator: emulator, ServeMux: http.NewServeMux(), datasets: map[string]object{}, jobs: map[string]*job{}}
 	const dataset = "/projects/{project}/datasets/{dataset}"
-	r.mux.HandleFunc("POST /projects/{project}/datasets", r.insertDataset)
-	r.mux.HandleFunc("GET "+dataset, r.get)
-	r.mux.HandleFunc("PATCH "+dataset, r.patch)
-	r.mux.HandleFunc("GET "+dataset+"/tables/{table}", r.get)
-	r.mux.HandleFunc("PATCH "+dataset+"/tables/{table}", r.patch)
-	r.mux.HandleFunc("POST /projects/{project}/queries", r.runQuery)
-	r.mux.HandleFunc("GET /projects/{project}/queries/{job}", r.getQueryResults)
-	r.mux.HandleFunc("POST /projects/{project}/jobs", r.insertJob)
-	r.mux.HandleFunc("GET /projects/{project}/jobs/{job}", r.getJob)
-	r.mux.HandleFunc("POST /projects/{project}/jobs/{job}/cancel", r.cancelJob)
-	r.mux.Handle("/", emulator)
-	return r.mux
+	r.HandleFunc("POST /projects/{project}/datasets", r.insertDataset)
+	r.HandleFunc("GET "+dataset, r.get)
+	r.HandleFunc("PATCH "+dataset, r.patch)
+	r.HandleFunc("GET "+dataset+"/tables/{table}", r.get)
+	r.HandleFunc("PATCH "+dataset+"/tables/{table}", r.patch)
+	r.HandleFunc("POST /projects/{project}/queries", r.runQuery)
+	r.HandleFunc("GET /projects/{project}/queries/{job}", r.getQueryResults)
+	r.HandleFunc("POST /projects/{project}/jobs", r.insertJob)
+	r.HandleFunc("GET /projects/{project}/jobs/{job}", r.getJob)
+	r.HandleFunc("POST /projects/{project}/jobs/{job}/cancel", r.cancelJob)
+	r.Handle("/", emulator)
+	return r
 }
 
 // object is a dataset or a table as the API gives it.

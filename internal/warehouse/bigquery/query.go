@@ -55,7 +55,7 @@ func (w *Warehouse) Query(ctx context.Context, sql string) (*warehouse.Rows, err
 func (w *Warehouse) columns(ctx context.Context, sql string) ([]contract.Column, error) {
 	ctx, cancel := w.whileOpen(ctx)
 	defer cancel()
-	q := w.newQuery("SELECT * FROM (\n" + sql + "\n) LIMIT 0")
+	q := w.newQuery("WITH answer AS (\n" + sql + "\n) SELECT * FROM answer LIMIT 0")
 	q.DryRun = true
 	job, err := q.Run(ctx)
 	if err == nil {
