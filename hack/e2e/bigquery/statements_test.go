@@ -98,6 +98,76 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	}
 }
 
+// TestDashboardsAreGoogleSQL analyses what Grafana asks, with its macros and
+// variables as the BigQuery data source replaces them.
+func TestDashboardsAreGoogleSQL(t *testing.T) {
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalog, err := analyse.Of("my-project", all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := fs.Glob(products.FS, "*/dashboards/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("dashboards: %v, %v", files, err)
+	}
+	filter := regexp.MustCompile(`\$__timeFilter\(([a-z_]+)\)`)
+	group := regexp.MustCompile(`\$__timeGroup\(([a-z_]+), '15m'\)`)
+	variables := strings.NewReplacer("${project}", "my-project", "$tenant", "'school','office'", "$building", "'B'", "$room", "'it\\'s'")
+	for _, file := range files {
+		text, err := fs.ReadFile(products.FS, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var dashboard any
+		if err := json.Unmarshal(text, &dashboard); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		statements := members(dashboard, "rawSql")
+		if len(statements) == 0 {
+			t.Errorf("%s has no statements", file)
+		}
+		for _, sql := range statements {
+			asked := filter.ReplaceAllString(sql, "$1 >= '2024-01-01T00:00:00Z' AND $1 <= '2024-01-02T00:00:00Z'")
+			asked = group.ReplaceAllString(asked, "TIMESTAMP_MILLIS(DIV(UNIX_MILLIS($1), 900000) * 900000)")
+			asked = variables.Replace(asked)
+			if strings.Contains(asked, "$") {
+				t.Errorf("%s: a variable or macro is left in\n%s", file, asked)
+			}
+			columns, err := catalog.Query(asked)
+			if err != nil {
+				t.Errorf("%s: %v\n%s", file, err, asked)
+				continue
+			}
+			for _, c := range columns {
+				if strings.HasPrefix(c.Name, "$") {
+					t.Errorf("%s: a column has no name in\n%s", file, asked)
+				}
+			}
+		}
+	}
+}
+
+// members gives the strings that stand under a name anywhere in JSON.
+func members(in any, name string) (found []string) {
+	switch in := in.(type) {
+	case map[string]any:
+		for key, value := range in {
+			if text, ok := value.(string); ok && key == name {
+				found = append(found, text)
+			}
+			found = append(found, members(value, name)...)
+		}
+	case []any:
+		for _, value := range in {
+			found = append(found, members(value, name)...)
+		}
+	}
+	return found
+}
+
 // recording is a warehouse that keeps the statements it is asked.
 type recording struct {
 	warehouse.Warehouse
