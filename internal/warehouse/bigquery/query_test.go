@@ -1,8 +1,16 @@
 package bigquery
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
 	"math"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/mesh"
 )
 
 func TestTrim(t *testing.T) {
@@ -109,5 +118,175 @@ func TestCells(t *testing.T) {
 	}
 	if _, err := cellOf(1, field("INTEGER")); err == nil {
 		t.Error("an int passes for an int64")
+	}
+}
+
+// rest is the REST API of one query: what it answers to the dry run, to the
+// insertion of the job and to the request for its results.
+type rest struct {
+	dryRun, insert, results func(w http.ResponseWriter, r *http.Request)
+	cancelled               chan string // names of jobs
+}
+
+func (s *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.TrimPrefix(r.URL.Path, "/projects/p")
+	switch {
+	case r.Method == http.MethodPost && path == "/jobs":
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if bytes.Contains(body, []byte(`"dryRun":true`)) {
+			s.dryRun(w, r)
+			return
+		}
+		s.insert(w, r)
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/cancel"):
+		s.cancelled <- strings.TrimSuffix(strings.TrimPrefix(path, "/jobs/"), "/cancel")
+		io.WriteString(w, "{}")
+	case r.Method == http.MethodGet && strings.HasPrefix(path, "/jobs/"):
+		fmt.Fprintf(w, `{"jobReference": {"projectId": "p", "jobId": %q}, "configuration": {"query": {}}, "status": {"state": "RUNNING"}}`,
+			strings.TrimPrefix(path, "/jobs/"))
+	case r.Method == http.MethodGet && strings.HasPrefix(path, "/queries/"):
+		s.results(w, r)
+	default:
+		http.Error(w, "unexpected "+r.Method+" "+r.URL.Path, http.StatusTeapot)
+	}
+}
+
+func openREST(t *testing.T, s *rest) *Warehouse {
+	t.Helper()
+	s.cancelled = make(chan string, 1)
+	web := httptest.NewServer(s)
+	t.Cleanup(web.Close)
+	w, err := Open(t.Context(), Config{Project: "p", Location: "EU", Endpoint: web.URL, Storage: "127.0.0.1:1"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Errorf("Close() = %v", err)
+		}
+	})
+	return w
+}
+
+func say(text string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, text) }
+}
+
+func sayError(code int, reason string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(code)
+		fmt.Fprintf(w, `{"error": {"code": %d, "message": "so it is", "errors": [{"reason": %q, "message": "so it is"}]}}`, code, reason)
+	}
+}
+
+const (
+	goodDryRun = `{"jobReference": {"projectId": "p", "jobId": "d"}, "configuration": {"dryRun": true, "query": {}}, "status": {"state": "DONE"},
+		"statistics": {"query": {"statementType": "SELECT", "schema": {"fields": [{"name": "a", "type": "INTEGER"}]}}}}`
+	goodJob     = `{"jobReference": {"projectId": "p", "jobId": "j"}, "configuration": {"query": {}}, "status": {"state": "RUNNING"}}`
+	goodResults = `{"jobComplete": true, "totalRows": "1", "schema": {"fields": [{"name": "a", "type": "INTEGER"}]}, "rows": [{"f": [{"v": "7"}]}]}`
+)
+
+func TestQueryErrors(t *testing.T) {
+	const permanent, passing = true, false
+	for _, test := range []struct {
+		code   int
+		reason string
+		want   bool
+	}{
+		{400, "invalidQuery", permanent}, {400, "invalid", permanent}, {404, "notFound", permanent}, {403, "responseTooLarge", permanent},
+		{400, "resourcesExceeded", permanent},
+		{403, "quotaExceeded", passing}, {403, "accessDenied", passing}, {400, "jobInternalError", passing}, {400, "jobBackendError", passing},
+		{400, "stopped", passing}, {401, "authError", passing}, {403, "billingNotEnabled", passing},
+	} {
+		s := &rest{dryRun: sayError(test.code, test.reason), insert: say(goodJob), results: sayError(test.code, test.reason)}
+		w := openREST(t, s)
+		if _, err := w.Query(t.Context(), "SELECT 7"); err == nil || mesh.IsPermanent(err) != test.want {
+			t.Errorf("Query() of %d %s = %v, want permanent %v", test.code, test.reason, err, test.want)
+		}
+		s.dryRun = say(goodDryRun)
+		answer, err := w.Query(t.Context(), "SELECT 7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err = range answer.All {
+		}
+		if err == nil || mesh.IsPermanent(err) != test.want {
+			t.Errorf("the answer of %d %s ended with %v, want permanent %v", test.code, test.reason, err, test.want)
+		}
+	}
+	// What the client tries again ends with the context.
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	w := openREST(t, &rest{dryRun: sayError(http.StatusServiceUnavailable, "backendError")})
+	if _, err := w.Query(ctx, "SELECT 7"); !errors.Is(err, context.DeadlineExceeded) || mesh.IsPermanent(err) {
+		t.Errorf("Query() without a server = %v, want %v", err, context.DeadlineExceeded)
+	}
+	// A script is more than a query, also one that is read as such.
+	w = openREST(t, &rest{dryRun: say(strings.Replace(goodDryRun, `"SELECT"`, `"SCRIPT"`, 1))})
+	if _, err := w.Query(t.Context(), "SELECT 1) SELECT 1; DELETE FROM t WHERE TRUE; WITH answer AS (SELECT 1"); !mesh.IsPermanent(err) {
+		t.Errorf("Query() of a script = %v, want a permanent error", err)
+	}
+}
+
+// The answer to the insertion was lost: the job is there, and is not run again.
+func TestQueryJobIsThere(t *testing.T) {
+	w := openREST(t, &rest{dryRun: say(goodDryRun), insert: sayError(http.StatusConflict, "duplicate"), results: say(goodResults)})
+	answer, err := w.Query(t.Context(), "SELECT 7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []any
+	for row, err := range answer.All {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, row[0])
+	}
+	if diff := cmp.Diff([]any{int64(7)}, got); diff != "" {
+		t.Errorf("the answer is: (-want +got)\n%s", diff)
+	}
+}
+
+// A job that nobody waits for is stopped.
+func TestQueryStopsItsJob(t *testing.T) {
+	for name, end := range map[string]func(cancel context.CancelFunc, w *Warehouse){
+		"cancelled": func(cancel context.CancelFunc, w *Warehouse) { cancel() },
+		"closed": func(cancel context.CancelFunc, w *Warehouse) {
+			if err := w.Close(); err != nil {
+				t.Errorf("Close() = %v", err)
+			}
+		},
+	} {
+		waits := make(chan struct{})
+		s := &rest{dryRun: say(goodDryRun), insert: say(goodJob), results: func(w http.ResponseWriter, r *http.Request) {
+			close(waits)
+			<-r.Context().Done()
+		}}
+		w := openREST(t, s)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		answer, err := w.Query(ctx, "SELECT 7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			for _, err := range answer.All {
+				ended <- err
+			}
+		}()
+		<-waits
+		end(cancel, w)
+		err = <-ended
+		if want := map[string]error{"cancelled": context.Canceled, "closed": errClosed}[name]; !errors.Is(err, want) || mesh.IsPermanent(err) {
+			t.Errorf("%s: the answer ended with %v, want %v", name, err, want)
+		}
+		if job := <-s.cancelled; !strings.HasPrefix(job, "telemesh-") {
+			t.Errorf("%s: the job %s was stopped", name, job)
+		}
 	}
 }
