@@ -121,6 +121,7 @@ func New(project string) (*Catalog, error) {
 		language.EnableReservableKeyword("QUALIFY", true), // it is reserved in BigQuery
 		c.root.AddBuiltinFunctionsAndTypes(&googlesql.BuiltinFunctionOptions{LanguageOptions: language}),
 		c.options.SetLanguage(language),
+		c.options.SetAllowUndeclaredParameters(true), // @name is of the type that its place asks for
 		c.options.SetErrorMessageMode(googlesql.ErrorMessageModeErrorMessageMultiLineWithCaret),
 	)
 }

@@ -83,6 +83,7 @@ func TestQueryKnowsTheDialect(t *testing.T) {
 		{"SELECT observed_at + INTERVAL 1 DAY, TIMESTAMP_SECONDS(900 * DIV(UNIX_SECONDS(observed_at), 900)) FROM iot.readings", ""},
 		{"SELECT JSON_VALUE(attributes, '$.a') FROM iot.readings WHERE STARTS_WITH(tenant_id, CHR(97))", ""},
 		{"SELECT 1 UNION DISTINCT SELECT 2", ""},
+		{"SELECT 1 FROM iot.readings WHERE tenant_id = @tenant", ""},
 		{"SELECT value, COUNT(*) FROM iot.readings GROUP BY value", ""},
 
 		{"SELECT 1 UNION SELECT 2", "UNION"},

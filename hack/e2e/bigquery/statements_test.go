@@ -1,12 +1,14 @@
 package bigquery_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -30,6 +32,8 @@ import (
 	"github.com/telemesh/telemesh/functions"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/hack/e2e/analyse"
+	"github.com/telemesh/telemesh/hack/e2e/emulator"
+	"github.com/telemesh/telemesh/internal/cloud"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/disorder"
@@ -40,6 +44,7 @@ import (
 	"github.com/telemesh/telemesh/internal/sheet"
 	"github.com/telemesh/telemesh/internal/trace"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/bigquery"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 	"github.com/telemesh/telemesh/products"
@@ -96,6 +101,103 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	if !t.Failed() {
 		everyStatementRan(t, w)
 	}
+}
+
+// TestStatementsOfTheWarehouse analyses what reaches BigQuery's API while products
+// are applied, access is changed and rows are appended and read. The emulator
+// runs these statements too; it is more lenient.
+func TestStatementsOfTheWarehouse(t *testing.T) {
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := emulator.Start(t)
+	w := &wiretap{Handler: e.Handler}
+	web := httptest.NewServer(w)
+	defer web.Close()
+	tapped := *e
+	tapped.URL = web.URL
+
+	client, err := tapped.Config().NewClient(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for _, tenants := range []map[string][]string{{"school": {"anna@example.org"}}, {"office": {"domain:example.org"}}} {
+		project := cloud.New(cloud.Config{Project: e.Project, Location: "EU", Products: all, BigQuery: client,
+			Access: &cloud.Access{Platform: []string{"ops@example.org"}, Tenants: tenants}})
+		plan, err := project.Plan(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := project.Apply(t.Context(), plan, func(cloud.Step) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store, err := bigquery.Open(t.Context(), tapped.Config(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	duck := duckdbtest.Open(t)
+	appendEdges(t, duck)
+	for _, p := range all {
+		for i := range p.Tables {
+			copyRows(t, duck, store, &p.Tables[i])
+		}
+	}
+	readRows(t, store, "SELECT COUNT(*) AS n FROM iot_analytics.co2_evolution")
+
+	catalog, err := analyse.Of(e.Project, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]bool{}
+	for _, sql := range w.statements {
+		if _, err := catalog.Script(sql); err != nil {
+			t.Errorf("%v\n%s", err, sql)
+		}
+		kind, _, _ := strings.Cut(sql, " ")
+		kinds[kind] = true
+	}
+	// BEGIN: the script that records rows in their order.
+	for _, kind := range []string{"SELECT", "INSERT", "DELETE", "BEGIN"} {
+		if !kinds[kind] {
+			t.Errorf("no statement of %d begins with %s", len(w.statements), kind)
+		}
+	}
+}
+
+// wiretap keeps the statements that a client of the REST API asks for.
+type wiretap struct {
+	http.Handler
+	mu         sync.Mutex
+	statements []string
+}
+
+func (w *wiretap) ServeHTTP(out http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(out, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var asked struct { // jobs.query, jobs.insert
+		Query         json.RawMessage
+		Configuration struct{ Query struct{ Query string } }
+	}
+	if json.Unmarshal(body, &asked) == nil {
+		sql := asked.Configuration.Query.Query
+		if sql == "" && strings.HasSuffix(r.URL.Path, "/queries") {
+			json.Unmarshal(asked.Query, &sql)
+		}
+		if sql != "" {
+			w.mu.Lock()
+			w.statements = append(w.statements, sql)
+			w.mu.Unlock()
+		}
+	}
+	w.Handler.ServeHTTP(out, r)
 }
 
 // TestDashboardsAreGoogleSQL analyses what Grafana asks, with its macros and
