@@ -295,23 +295,13 @@ func (r *recording) Query(ctx context.Context, sql string) (*warehouse.Rows, err
 // runMesh lets the functions follow what some devices, tenants and people do, in
 // any order.
 func runMesh(t *testing.T, w warehouse.Warehouse) {
-	set, err := manifest.Load(
-		manifest.Folder{Name: "brokers", FS: brokers.FS},
-		manifest.Folder{Name: "triggers", FS: triggers.FS},
-		manifest.Folder{Name: "config", FS: config.FS})
-	if err != nil {
-		t.Fatal(err)
-	}
 	random := rand.New(rand.NewPCG(1, 2))
 	// Copies of metadata are old, so that corrections come too late and are made again.
 	env := map[string]map[string]string{
 		"tenant-enrich": {"ASSIGNMENTS_REFRESH": "1h"}, "analytics-join": {"REFRESH": "1h"},
 		"tenancy-repair": {"REPAIR_WITHIN": "1ns"}, "analytics-repair": {"REPAIR_WITHIN": "1ns"},
 	}
-	m, err := disorder.New(set, functions.Table, w, env, func(_ string, n int) int { return random.IntN(n) }, "telemetry-ingest")
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := newMesh(t, w, env, func(_ string, n int) int { return random.IntN(n) }, "telemetry-ingest")
 	life := life{Rand: random}
 	for range 150 {
 		m.Post(life.event())
@@ -327,6 +317,23 @@ func runMesh(t *testing.T, w warehouse.Warehouse) {
 	if err := m.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// newMesh gives the mesh of the repository on a warehouse.
+func newMesh(t *testing.T, w warehouse.Warehouse, env map[string]map[string]string, choose disorder.Choose, without ...string) *disorder.Mesh {
+	t.Helper()
+	set, err := manifest.Load(
+		manifest.Folder{Name: "brokers", FS: brokers.FS},
+		manifest.Folder{Name: "triggers", FS: triggers.FS},
+		manifest.Folder{Name: "config", FS: config.FS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := disorder.New(set, functions.Table, w, env, choose, without...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // life is what happens to a few devices, rooms and tenants.

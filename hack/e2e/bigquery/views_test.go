@@ -2,10 +2,14 @@ package bigquery_test
 
 import (
 	"cmp"
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"math"
+	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +19,9 @@ import (
 
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/disorder"
+	"github.com/telemesh/telemesh/internal/feed"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery"
@@ -302,4 +309,110 @@ func tableOf(t *testing.T, name string) *contract.Table {
 	}
 	t.Fatalf("no table %s", name)
 	return nil
+}
+
+// TestWindesheimInBigQuery replays the wide recording of a room into BigQuery:
+// its readings are the long recording of the same room. cmd/telemesh has the
+// same for DuckDB.
+func TestWindesheimInBigQuery(t *testing.T) {
+	const folder = "indoor-air/windesheim-b4b2022/"
+	wide, long := dataset.Path(t, folder+"925038_raw_properties.csv"), dataset.Path(t, folder+"925038_raw_measurements.csv")
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := openProducts(t, emulator.Start(t), all)
+	m := newMesh(t, store, nil, func(string, int) int { return 0 }, "telemetry-ingest", "event-log-iot", "event-log-analytics", "event-log-crm")
+	for again := range 2 { // the second time it says nothing new
+		f, err := feed.Open(wide, feed.Columns{Device: []string{"id", "source"}, Time: "timestamp"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		var messages []mesh.Message
+		n := 0
+		send := func() {
+			n++
+			id := fmt.Sprint("replay-", again, "-", n)
+			m.Post(disorder.Named("iot"), mesh.NewEvent(mesh.TelemetryReceived, "/test", mesh.EncodeMessages(messages), id))
+			messages = messages[:0]
+			if err := m.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for one, err := range f.All() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages = append(messages, mesh.Message{ID: fmt.Sprint(len(messages)), Source: "/test", ContentType: "application/json",
+				ReceivedAt: mesh.At(time.Now()), Payload: slices.Clone(one.Body)})
+			if len(messages) == 500 {
+				send()
+			}
+		}
+		send()
+	}
+
+	want := longReadings(t, long)
+	got := readRows(t, store, "SELECT device_id, metric, observed_at, value, tenant_id FROM iot_telemetry.readings")
+	rounded := 0
+	for _, row := range got {
+		key := fmt.Sprint(row[0], " ", row[1], " ", row[2].(time.Time).UnixMicro())
+		value := row[3].(float64)
+		switch values := want[key]; {
+		case row[4] != nil:
+			t.Errorf("%s is the tenant's %v: nobody holds a device", key, row[4])
+		case slices.ContainsFunc(values, func(v float64) bool { return math.Abs(v-value) <= 1e-9 }):
+		case strings.Contains(key, "/bms ") && slices.ContainsFunc(values, func(v float64) bool { return float32(v) == float32(value) }):
+			rounded++ // the wide file has what the building's own recorder counts in float32
+		default:
+			t.Errorf("%s = %v, want %v", key, value, values)
+		}
+	}
+	if len(got) != len(want) || rounded > 906 {
+		t.Errorf("%d readings, %d of them equal in float32 only; want %d, 906", len(got), rounded, len(want))
+	}
+}
+
+// longReadings are the values of the long recording by device, metric and
+// instant.
+func longReadings(t *testing.T, path string) map[string][]float64 {
+	t.Helper()
+	// Their names as the dictionary has them.
+	metrics := map[string]string{
+		"co2__ppm": "co2", "temp_in__degC": "temperature", "rel_humidity__0": "relative_humidity_fraction",
+		"occupancy__p": "people_count", "valve_frac__0": "valve_opening", "door_open__bool": "door_open", "window_open__bool": "window_open",
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	lines, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]int{}
+	for i, name := range lines[0] {
+		at[name] = i
+	}
+	readings := map[string][]float64{}
+	for _, line := range lines[1:] {
+		when, err := time.Parse("2006-01-02T15:04:05-0700", line[at["timestamp"]])
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.NewReplacer("True", "1", "False", "0").Replace(line[at["value"]])
+		value, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		metric, ok := metrics[line[at["property"]]]
+		if !ok {
+			t.Fatalf("property %q of the long file is not known", line[at["property"]])
+		}
+		key := fmt.Sprint(line[at["id"]], "/", line[at["source"]], " ", metric, " ", when.UnixMicro())
+		readings[key] = append(readings[key], value)
+	}
+	return readings
 }
