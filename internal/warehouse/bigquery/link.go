@@ -28,8 +28,7 @@ import (
 //     stays as well. Only another client helps.
 //   - NewManagedStream asks for the stream, so that it fails where there is no
 //     table. Its context is that of the stream and of the question.
-//   - A client refuses no request for its size, and holds as many back as are to
-//     be sent.
+//   - It does not bound the size of a request, and lets 1000 wait for answers.
 type link struct {
 	config                 Config
 	patience, answerWithin time.Duration

@@ -13,8 +13,8 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
 )
 
-// maxBatches is how many batches one transaction records: as a statement that
-// names them stays far below the 1 MB that one may have.
+// maxBatches is how many batches one transaction records: naming them takes
+// 36 kB of the 1 MB that a statement may have.
 const maxBatches = 1000
 
 // recorder copies the batches of an ordered table from where they were appended
@@ -23,7 +23,8 @@ const maxBatches = 1000
 // Transactions of several processes take turns by the row of
 // schema.RecordedTables that each of them changes first: of two that change a
 // table at the same time BigQuery cancels one, which is tried again. INSERTs
-// alone it would let run side by side.
+// alone it would let run side by side. A script that fails before its COMMIT
+// changes nothing.
 //
 // https://cloud.google.com/bigquery/docs/transactions#transaction_concurrency
 type recorder struct {
@@ -119,7 +120,8 @@ func (r *recorder) store(group []*staged) error {
 		return err
 	}
 	script := r.script(group)
-	return r.w.again(func(ctx context.Context) error {
+	// A script that is given up goes on, and would be in the way of the next one.
+	return r.w.again(r.w.link.patience, func(ctx context.Context) error {
 		_, err := r.w.run(ctx, script)
 		return err
 	})
@@ -132,7 +134,7 @@ func (r *recorder) takeTurns() error {
 	if r.turn {
 		return nil
 	}
-	err := r.w.again(func(ctx context.Context) error {
+	err := r.w.again(r.w.link.patience, func(ctx context.Context) error {
 		_, err := r.w.run(ctx, fmt.Sprintf("INSERT INTO %[1]s (table_name, recorded_at) "+
 			"SELECT '%[2]s', TIMESTAMP '1970-01-01 00:00:00+00' FROM (SELECT 1) "+
 			"WHERE NOT EXISTS (SELECT 1 FROM %[1]s WHERE table_name = '%[2]s')", r.name(schema.RecordedTables), r.table.Name))

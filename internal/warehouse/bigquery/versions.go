@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"cloud.google.com/go/bigquery"
 	"google.golang.org/api/iterator"
@@ -79,7 +80,7 @@ func (v *versions) run(q *question) {
 }
 
 func (v *versions) ask() (version int64, err error) {
-	err = v.w.again(func(ctx context.Context) error {
+	err = v.w.again(v.w.link.answerWithin, func(ctx context.Context) error {
 		var row []bigquery.Value
 		rows, err := v.w.run(ctx, v.sql)
 		if err != nil {
@@ -100,12 +101,13 @@ func (v *versions) ask() (version int64, err error) {
 	return version, err
 }
 
-// again does f until it succeeds, fails for good or patience ends.
-func (w *Warehouse) again(f func(ctx context.Context) error) error {
+// again does f until it succeeds, fails for good or patience ends. One try takes
+// no longer than within.
+func (w *Warehouse) again(within time.Duration, f func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(w.link.ctx, w.link.patience)
 	defer cancel()
 	for failures := 1; ; failures++ {
-		try, cancel := context.WithTimeout(ctx, w.link.answerWithin)
+		try, cancel := context.WithTimeout(ctx, within)
 		err := f(try)
 		cancel()
 		if err == nil || !passes(err) || pause(ctx, failures) != nil {
