@@ -279,8 +279,9 @@ func (p prices) scanned(datasets []schema.Dataset, joined *sizes, f fleet, days 
 		{"`readings`: CO2 of one device", "SELECT observed_at, value", []string{"device_id", "metric"}, week},
 		{"`readings`: CO2 of one room by its name", "SELECT observed_at, value, building, room", []string{"metric"}, week},
 		{"`readings`: all columns of all", strings.Join(names(joined), " "), nil, week},
-		{"`co2_evolution`", evolution, []string{"metric"}, 0},
-		{"`co2_with_actions`", evolution + views["iot_analytics.co2_with_actions"], []string{"metric"}, 0},
+		{"`co2_evolution` by `day_start`", evolution, []string{"metric"}, week},
+		{"`co2_with_actions` by `day_start`", evolution + views["iot_analytics.co2_with_actions"], []string{"metric"}, week},
+		{"`co2_evolution` by `quarter_start`", evolution, []string{"metric"}, 0},
 		{"`actions_timeline`", views["iot_analytics.actions_timeline"], []string{"metric"}, 0},
 	}
 	fmt.Printf("\nTo choose the rows of iot_analytics.readings that count takes %.0f of %.0f bytes a row, two columns without that %.0f.\n",
