@@ -9,7 +9,6 @@ import (
 
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/contract"
-	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
