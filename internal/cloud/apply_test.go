@@ -1,0 +1,201 @@
+package cloud
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/telemesh/telemesh/internal/contract"
+)
+
+func apply(t *testing.T, p *Project) *Plan {
+	t.Helper()
+	plan := planOf(t, p)
+	if err := p.Apply(t.Context(), plan, func(Step) {}); err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+func planOf(t *testing.T, p *Project) *Plan {
+	t.Helper()
+	plan, err := p.Plan(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// An apply that breaks at any of its writes, before or after it took effect,
+// shows nobody more than the state before or the state after does, and no view
+// with another query than it was authorized with; the next apply ends what it
+// began.
+func TestApplyBreaksAnywhere(t *testing.T) {
+	f := newFake(t)
+	client := f.client(t)
+	some := func() []contract.Product {
+		return slices.DeleteFunc(load(t), func(p contract.Product) bool { return p.Name != "iot-metadata" })
+	}
+	before := New(Config{Project: "acme", Location: "EU", Products: some(), BigQuery: client, Access: &Access{
+		Platform: []string{"ops@example.org"},
+		Tenants:  map[string][]string{"linden-school": {"anna@example.org", "domain:linden.example"}}}})
+	after := New(Config{Project: "acme", Location: "EU", Products: some(), BigQuery: client, Access: &Access{
+		Platform: []string{"carol@example.org"},
+		Tenants:  map[string][]string{"harbour-offices": {"anna@example.org", "ops@example.org"}, "linden-school": {"ben@linden.example"}}}})
+	const port = "iot_metadata.placements"
+	for _, product := range after.config.Products {
+		for i := range product.Tables {
+			if c := &product.Tables[i]; c.FullName() == port {
+				c.Purpose += " Checked by hand."
+				last := len(c.Columns) - 1 // another query of the view
+				c.Columns[last], c.Columns[last-1] = c.Columns[last-1], c.Columns[last]
+			}
+		}
+	}
+	people := []string{"anna@example.org", "ben@linden.example", "carol@example.org", "ops@example.org", "eve@example.org"}
+	type sight map[string]map[string]bool
+	state := func() (*state, sight) {
+		w, err := before.want()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := before.read(t.Context(), w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := sight{}
+		for _, person := range people {
+			seen[person] = shown(facts(s), person, "iot_metadata")
+		}
+		return s, seen
+	}
+	apply(t, before)
+	_, first := state()
+	wrote := f.writes
+	apply(t, after)
+	count := f.writes - wrote
+	_, last := state()
+	if count < 10 || cmp.Equal(first, last) {
+		t.Fatalf("%d writes, and people see %v and then %v: there is little to break", count, first, last)
+	}
+	if wrote = f.writes; !planOf(t, after).Empty() || f.writes != wrote {
+		t.Fatalf("a plan after apply is not empty, or writes")
+	}
+	// There and back again, each write once with its effect and once without.
+	from, to, target := after, before, first
+	for n := 1; n <= count; n++ {
+		for _, late := range []bool{false, true, false, true} {
+			was, _ := state()
+			f.fail, f.late = f.writes+n, late
+			err := to.Apply(t.Context(), planOf(t, to), func(Step) {})
+			if stopped := new(Error); !errors.As(err, &stopped) || stopped.Left == 0 {
+				t.Fatalf("write %d of %d fails, and Apply = %v", n, count, err)
+			}
+			now, seen := state()
+			for person, tenants := range seen {
+				if !within(tenants, first[person]) && !within(tenants, last[person]) {
+					t.Errorf("write %d of %d failed (late: %v): %s sees %v, before %v and after %v", n, count, late, person, tenants, first[person], last[person])
+				}
+			}
+			authorized := now.access["iot_metadata_internal"][entry{Kind: kindView, Name: port}]
+			if is, old := now.tables[port].ViewQuery, was.tables[port].ViewQuery; is != old && authorized &&
+				slices.ContainsFunc(planOf(t, to).Steps, func(s Step) bool { return s.Phase < Authorize }) {
+				t.Errorf("write %d of %d failed: the view is authorized before all that it could show is narrowed and built", n, count)
+			}
+			apply(t, to)
+			if _, seen := state(); !cmp.Equal(target, seen) {
+				t.Errorf("write %d failed, and after the next apply people see (-want +got):\n%s", n, cmp.Diff(target, seen))
+			}
+			if plan := planOf(t, to); !plan.Empty() {
+				t.Errorf("write %d failed, and after the next apply there is left to do: %v", n, names(plan))
+			}
+			if from, to, target = to, from, first; to == after {
+				target = last
+			}
+		}
+	}
+}
+
+// A view is closed while it has another query than before.
+func TestViewIsClosedWhileItChanges(t *testing.T) {
+	f := newFake(t)
+	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
+	apply(t, p)
+	view := f.objects["datasets/iot_analytics/tables/readings"]["view"].(map[string]any)
+	view["query"] = "SELECT 1"
+	var got []string
+	for _, step := range planOf(t, p).Steps {
+		for _, c := range step.Changes {
+			got = append(got, step.Phase.String()+" "+c.Kind+" "+c.Name)
+		}
+	}
+	want := []string{
+		"narrow access telemesh_internal: view iot_analytics.readings",
+		"narrow access iot_analytics_internal: view iot_analytics.readings",
+		"show view iot_analytics.readings",
+		"authorize access telemesh_internal: view iot_analytics.readings",
+		"authorize access iot_analytics_internal: view iot_analytics.readings",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
+// Rows go with Destroy alone.
+func TestShorterRetention(t *testing.T) {
+	f := newFake(t)
+	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
+	apply(t, p)
+	for _, product := range p.config.Products {
+		for i := range product.Tables {
+			if c := &product.Tables[i]; c.FullName() == "event_log.events" {
+				c.Version = "2.0.0"
+				c.Retention /= 2
+			}
+		}
+	}
+	const table = "datasets/event_log_internal/tables/events_appended"
+	kept := func() any { return f.objects[table]["timePartitioning"].(map[string]any)["expirationMs"] }
+	was := kept()
+	if plan := apply(t, p); len(plan.Left) != 1 || kept() != was {
+		t.Errorf("without Destroy, left is %v, and rows are kept for %v and then %v ms", plan.Left, was, kept())
+	}
+	p.config.Destroy = true
+	if apply(t, p); kept() == was {
+		t.Errorf("with Destroy rows are kept for %v ms as before", was)
+	}
+}
+
+// A product that breaks its promise is refused, and what it says of it is shown.
+func TestContractsAreHeld(t *testing.T) {
+	f := newFake(t)
+	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
+	apply(t, p)
+	for _, product := range p.config.Products {
+		for i := range product.Tables {
+			if c := &product.Tables[i]; c.FullName() == "customers.customers" {
+				c.Columns = slices.DeleteFunc(c.Columns, func(c contract.Column) bool { return c.Name == "sector" })
+			}
+		}
+	}
+	plan := planOf(t, p)
+	if len(plan.Refused) != 1 || !strings.Contains(plan.Refused[0], "sector") {
+		t.Errorf("refused: %q", plan.Refused)
+	}
+	var said []string
+	for _, step := range plan.Steps {
+		for _, c := range step.Changes {
+			for _, field := range c.Fields {
+				if c.Kind == "contract" {
+					said = append(said, c.Name+": "+field.Name)
+				}
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"customers.customers: column removed"}, said); diff != "" {
+		t.Errorf("what the plan says of contracts (-want +got):\n%s", diff)
+	}
+}
