@@ -923,6 +923,11 @@ func testViews(t *testing.T, s *Store) {
 		"a6 tenant-a done 2024-03-01T12:05:00Z 1100 700 4",
 		"a8 tenant-a done 2024-03-01T12:05:00Z NULL NULL 0",
 		"b4 tenant-a done 2024-03-01T11:20:00Z NULL NULL 0")
+	s.want("SELECT tenant_id, quarter_start, co2, outside_co2, above_outside, co2_at_action, actions FROM iot_analytics.co2_with_actions "+
+		"ORDER BY tenant_id, quarter_start",
+		"tenant-a 2024-03-01T12:00:00Z 1000 400 600 1000 window_opened, done, done",
+		"tenant-a 2024-03-01T12:15:00Z 600 400 200 NULL NULL",
+		"tenant-b 2024-03-01T12:00:00Z 9999 400 9599 9999 done")
 }
 
 func testReadOnly(t *testing.T, s *Store) {
