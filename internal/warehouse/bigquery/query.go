@@ -24,9 +24,9 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
-// Query runs one statement that only reads: a query, nothing else can stand in
-// parentheses. That is asked of BigQuery by a dry run, which is not billed and
-// tells the columns.
+// Query runs one statement that only reads: a query, since nothing else can
+// stand in the parentheses of a WITH. That is asked of BigQuery by a dry run,
+// which is not billed and tells the columns.
 //
 // Nothing passes by closing the parenthesis early. It would take a first
 // statement with one parenthesis too many, with which BigQuery does not run it;
