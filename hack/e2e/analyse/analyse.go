@@ -229,6 +229,9 @@ func (c *Catalog) Query(sql string) ([]contract.Column, error) {
 	if !ok {
 		return nil, fmt.Errorf("a %T is no query", statement)
 	}
+	if err := checkJoins(query); err != nil {
+		return nil, err
+	}
 	list, err := query.OutputColumnList()
 	if err != nil {
 		return nil, err
@@ -244,6 +247,65 @@ func (c *Catalog) Query(sql string) ([]contract.Column, error) {
 		}
 	}
 	return columns, nil
+}
+
+// checkJoins refuses outer joins that BigQuery does not run: LEFT OUTER JOIN
+// cannot be used without a condition that is an equality of fields from both
+// sides of the join.
+func checkJoins(query *googlesql.ResolvedQueryStmt) error {
+	joins, err := query.GetDescendantsWithKinds([]googlesql.ResolvedNodeKind{googlesql.ResolvedNodeKindResolvedJoinScan})
+	if err != nil {
+		return err
+	}
+	for _, node := range joins {
+		join, ok := node.(*googlesql.ResolvedJoinScan)
+		if !ok {
+			return fmt.Errorf("a join is a %T", node)
+		}
+		kind, err := join.JoinType()
+		if err != nil {
+			return err
+		}
+		if kind == googlesql.ResolvedJoinScanEnums_JoinTypeInner {
+			continue
+		}
+		condition, err := join.JoinExpr()
+		if err != nil {
+			return err
+		}
+		if equal, err := hasEquality(condition); err != nil {
+			return err
+		} else if !equal {
+			return errors.New("an outer join without an equality of fields from both sides")
+		}
+	}
+	return nil
+}
+
+// hasEquality says whether a condition is an equality, or one and others.
+func hasEquality(condition googlesql.ResolvedExprNode) (bool, error) {
+	call, ok := condition.(*googlesql.ResolvedFunctionCall)
+	if !ok {
+		return false, nil
+	}
+	function, err := call.Function()
+	if err != nil {
+		return false, err
+	}
+	name, err := function.Name()
+	if err != nil || name == "$equal" || name != "$and" {
+		return name == "$equal", err
+	}
+	parts, err := call.ArgumentList()
+	if err != nil {
+		return false, err
+	}
+	for _, part := range parts {
+		if equal, err := hasEquality(part); equal || err != nil {
+			return equal, err
+		}
+	}
+	return false, nil
 }
 
 // describe gives the name and type of a column of an answer.

@@ -84,6 +84,8 @@ func TestQueryKnowsTheDialect(t *testing.T) {
 		{"SELECT JSON_VALUE(attributes, '$.a') FROM iot.readings WHERE STARTS_WITH(tenant_id, CHR(97))", ""},
 		{"SELECT 1 UNION DISTINCT SELECT 2", ""},
 		{"SELECT 1 FROM iot.readings WHERE tenant_id = @tenant", ""},
+		{"SELECT a.value FROM iot.readings AS a LEFT JOIN iot.readings AS b ON a.value > b.value AND a.tenant_id = b.tenant_id", ""},
+		{"SELECT a.value FROM iot.readings AS a RIGHT JOIN iot.readings AS b USING (tenant_id)", ""},
 		{"SELECT value, COUNT(*) FROM iot.readings GROUP BY value", ""},
 
 		{"SELECT 1 UNION SELECT 2", "UNION"},
@@ -102,6 +104,8 @@ func TestQueryKnowsTheDialect(t *testing.T) {
 		{"SELECT RANK() OVER (PARTITION BY value ORDER BY revision) FROM iot.readings", "FLOAT64"},
 		{"SELECT tenant_id FROM iot.readings GROUP BY attributes, tenant_id", "JSON"},
 		{"SELECT 1; SELECT 2", "SELECT"},
+		{"SELECT a.value FROM iot.readings AS a LEFT JOIN iot.readings AS b ON TRUE", "outer join"},
+		{"SELECT x FROM (SELECT a.value AS x FROM iot.readings AS a FULL JOIN iot.readings AS b ON a.value > b.value)", "outer join"},
 		{"SELECT value, revision AS Value FROM iot.readings", "duplicate"},
 		{"DELETE FROM iot.readings WHERE TRUE", "no query"},
 	} {
