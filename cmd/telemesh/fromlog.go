@@ -399,7 +399,9 @@ func (r *refeed) report(out io.Writer) {
 
 // seen knows the last half to whole million of events, as the ledger of the
 // warehouse does: what two Brokers had is received twice within seconds.
-type seen struct{ now, earlier map[[sha256.Size]byte]struct{} }
+type seen struct {
+	now, earlier map[[sha256.Size]byte]struct{}
+}
 
 const seenEvents = 500_000
 

@@ -17,6 +17,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"cloud.google.com/go/bigquery"
 	"github.com/spf13/cobra"
 	"google.golang.org/api/googleapi"
 
@@ -35,10 +36,10 @@ func queryCommand() *cobra.Command {
 		Use:   "query SQL",
 		Short: "Run SQL that reads on the warehouse of a data folder, or on another",
 		Long: `Runs one statement that only reads, in DuckDB's SQL, also while the mesh runs on
-the same folder; in GoogleSQL, if --warehouse names BigQuery. Tables: iot_telemetry.readings, iot_analytics.readings,
-iot_metadata.placements, iot_actions.actions, customers.customers,
-event_log.events; views of iot_analytics: co2_evolution, co2_with_actions,
-actions_timeline.`,
+the same folder; in GoogleSQL, if --warehouse names BigQuery. Tables:
+iot_telemetry.readings, iot_analytics.readings, iot_metadata.placements,
+iot_actions.actions, customers.customers, event_log.events; views of
+iot_analytics: co2_evolution, co2_with_actions, actions_timeline.`,
 		Example: `  telemesh query 'SELECT room, avg(value) FROM iot_analytics.readings WHERE metric = '\''co2'\'' GROUP BY room'
   telemesh query --format csv 'FROM iot_metadata.placements' > placements.csv`,
 		Args: arguments(cobra.ExactArgs(1), "one SQL statement, in quotes"),
@@ -93,19 +94,24 @@ func (p *warehouseAt) with(ctx context.Context, do func(warehouse.Warehouse) err
 
 // hintGoogle says what to do where Google's clients refuse to work.
 func hintGoogle(err error) error {
-	var answer *googleapi.Error
-	switch {
-	case err == nil || errors.As(err, new(hinted)):
+	if err == nil || errors.As(err, new(hinted)) {
 		return err
+	}
 	// The client's error has no type.
-	case strings.Contains(err.Error(), "could not find default credentials"):
+	if strings.Contains(err.Error(), "could not find default credentials") {
 		return hint(err, "`gcloud auth application-default login` gives your own, or GOOGLE_APPLICATION_CREDENTIALS names a file of them")
-	case !errors.As(err, &answer):
-		return err
-	case answer.Code == http.StatusNotFound:
-		return hint(err, "`telemesh apply` makes the datasets, tables and views; is it the right project and location?")
-	case answer.Code == http.StatusUnauthorized, answer.Code == http.StatusForbidden:
-		return hint(err, "the account needs the roles bigquery.jobUser of the project and bigquery.dataViewer of the dataset")
+	}
+	// A request is refused with a status, a job with a reason.
+	answer, _ := errors.AsType[*googleapi.Error](err)
+	job, _ := errors.AsType[*bigquery.Error](err)
+	is := func(code int, reason string) bool {
+		return answer != nil && answer.Code == code || job != nil && job.Reason == reason
+	}
+	switch {
+	case is(http.StatusNotFound, "notFound"):
+		return hint(err, "`telemesh apply` makes the datasets, tables and views; are project and location the right ones?")
+	case is(http.StatusForbidden, "accessDenied"), is(http.StatusUnauthorized, ""):
+		return hint(err, "the account needs the role bigquery.jobUser of the project and has to be let into the dataset")
 	}
 	return err
 }
