@@ -205,6 +205,11 @@ func (l *planner) object(o *schema.Object) {
 	switch {
 	case have == nil:
 		l.views[name] = true
+		if want.TimePartitioning != nil {
+			change.Fields = []Field{{"partitioned by", "", partition(want)}, {"rows kept", "", kept(expiration(want))}}
+		}
+		change.Fields = difference(change.Fields, "clustered by", "", clustered(want))
+		change.Fields = difference(change.Fields, "primary key", "", key(want))
 		l.step(phase, func(ctx context.Context) error { return l.create(ctx, o) }, change)
 	case (have.ViewQuery != "") != (want.ViewQuery != ""):
 		l.refuse("%s is there and is no %s but a %s: rename or drop it", name, kind, strings.ToLower(string(have.Type)))
