@@ -215,6 +215,9 @@ func TestManyEventsThroughFaults(t *testing.T) {
 	seen := e.Behind(t, faults)
 	processes := []*bigquery.Warehouse{open(t, seen, products), open(t, seen, products)}
 	kinds := []emulator.Fault{emulator.Reset, emulator.Unavailable, emulator.Exhausted, emulator.Aborted, emulator.Lost, emulator.Slow}
+	for _, kind := range kinds {
+		faults.Next(kind, 1) // each of them, whatever is random
+	}
 	faults.Randomly(0.12, kinds...)
 	random := rand.New(rand.NewPCG(seed, 1))
 	type delivery struct {
