@@ -141,9 +141,12 @@ func (s *selection) where() string {
 		conditions = append(conditions, "readings IS NULL")
 	}
 	if s.cause != "" {
-		// The dialects escape differently: what would need it stands for any one character.
-		pattern := strings.NewReplacer(`\`, `_`, `%`, `_`, `*`, `%`).Replace(s.cause)
-		conditions = append(conditions, fmt.Sprintf("LOWER(cause) LIKE LOWER(%s)", repair.Text("%"+pattern+"%")))
+		// The dialects escape differently in a pattern: what would need it is made
+		// other characters on both sides, of those that nobody uses.
+		const special, instead = `\%_`, "\ue000\ue001\ue002"
+		pattern := strings.NewReplacer(`\`, "\ue000", `%`, "\ue001", `_`, "\ue002", `*`, `%`).Replace(s.cause)
+		conditions = append(conditions, fmt.Sprintf("TRANSLATE(LOWER(cause), %s, %s) LIKE LOWER(%s)",
+			repair.Text(special), repair.Text(instead), repair.Text("%"+pattern+"%")))
 	}
 	for column, value := range map[string]string{"reader": s.reader, "device_id": s.device} {
 		switch value {
