@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"strings"
 
 	"github.com/telemesh/telemesh/internal/contract"
 )
@@ -33,6 +34,8 @@ type Ranking struct {
 	Says       []int // what a row says of its key: neither key nor what it is made of, provenance, knowledge nor recorded_at
 	Provenance []int // but Received
 	rank       []int // Order, Assigned, Values, Knowledge and Flags
+	// Says and Provenance by the names of their columns.
+	says, provenance []int
 }
 
 // NewRanking gives the ranking of a table.
@@ -75,6 +78,8 @@ func NewRanking(t *contract.Table) Ranking {
 			}
 		}
 	}
+	byName := func(a, b int) int { return strings.Compare(r.Stored[a].Name, r.Stored[b].Name) }
+	r.says, r.provenance = slices.SortedFunc(slices.Values(r.Says), byName), slices.SortedFunc(slices.Values(r.Provenance), byName)
 	for _, i := range slices.Concat([]int{r.Order, r.Assigned}, r.Values, []int{r.Knowledge}, r.Flags) {
 		if i >= 0 {
 			r.rank = append(r.rank, i)
@@ -157,24 +162,28 @@ func compare(a, b *Cell) int {
 
 // Content is a digest of what a row says: rows of one key that say the same
 // have the same, others have not, but for one in 2^64.
-func (r *Ranking) Content(row []Cell) int64 { return digest(row, r.Says) }
+func (r *Ranking) Content(row []Cell) int64 { return r.digest(row, r.says) }
 
 // Origin is a digest of how a row came.
-func (r *Ranking) Origin(row []Cell) int64 { return digest(row, r.Provenance) }
+func (r *Ranking) Origin(row []Cell) int64 { return r.digest(row, r.provenance) }
 
-// digest is the first 64 bits of a SHA-256.
-func digest(row []Cell, columns []int) int64 {
-	var buf [512]byte
+// digest is the first 64 bits of a SHA-256 of the cells that are not NULL, each
+// behind the name of its column, by name: so a column that a contract gains, or
+// has in another place, changes no digest of the rows that are there.
+func (r *Ranking) digest(row []Cell, columns []int) int64 {
+	var buf [1024]byte
 	b := buf[:0]
 	for _, i := range columns {
 		c := &row[i]
-		b = append(b, byte(c.kind))
-		switch c.kind {
-		case NullKind:
-		case StringKind:
+		if c.kind == NullKind {
+			continue
+		}
+		b = append(b, r.Stored[i].Name...)
+		b = append(b, byte(c.kind)) // no name has it
+		if c.kind == StringKind {
 			b = binary.AppendUvarint(b, uint64(len(c.str)))
 			b = append(b, c.str...)
-		default:
+		} else {
 			b = binary.BigEndian.AppendUint64(b, c.bits)
 		}
 	}

@@ -119,7 +119,8 @@ func (g *generator) port() Object {
 	}
 	where := g.visible()
 	if g.table.Tombstones {
-		where = "NOT " + contract.Deleted + " AND " + where
+		// Rows from before a table had tombstones have none.
+		where = contract.Deleted + " IS NOT TRUE AND " + where
 	}
 	if !g.table.AppendOnly {
 		from = g.counts(from)
@@ -204,7 +205,8 @@ func (g *generator) shown() string {
 // visible is the condition that the reader may see a row.
 func (g *generator) visible() string {
 	members := g.name(strings.Split(Members, ".")[0], strings.Split(Members, ".")[1])
-	const member = "member IN (SESSION_USER(), CONCAT('domain:', SPLIT(SESSION_USER(), '@')[SAFE_OFFSET(1)]))"
+	// A principal that is no e-mail address has no domain.
+	const member = "member IN (SESSION_USER(), CONCAT('domain:', REGEXP_EXTRACT(SESSION_USER(), r'^[^@/]+@([^@]+)$')))"
 	all := fmt.Sprintf("EXISTS (SELECT 1 FROM %s WHERE %s AND tenant_id = '%s')", members, member, Everyone)
 	if g.table.Tenant == "" {
 		return all
