@@ -1,5 +1,5 @@
-// Package config holds the namespaces and the Services of the mesh, one per
-// file, for programs that run without the repository beside them.
+// Package config holds the namespaces, the accounts and the Services of the mesh,
+// Services one per file, for programs that run without the repository beside them.
 //
 // What all Services share:
 //
@@ -20,6 +20,8 @@
 //     milliseconds until it is open, is the fastest there is, and functions
 //     listen only when they are ready.
 //   - The process needs no privilege, no token of the cluster and no disk.
+//   - What opens the warehouse runs as the ServiceAccount that has the name of its
+//     product.
 //
 // In sources/ stand sources, one per file: Deployments, which fetch messages instead
 // of being woken, and Services that a PingSource wakes, with it and its Trigger. `ko

@@ -27,7 +27,8 @@ kubectl get crd services.serving.knative.dev triggers.eventing.knative.dev >/dev
 
 ready=(-f brokers -f triggers)
 for file in config/*.yaml; do
-	[ "$file" = config/000-namespaces.yaml ] || ready+=(-f "$file") # a namespace has no condition
+	# what the others need has a number, and no condition: namespaces and accounts
+	[[ "$file" = config/0* ]] || ready+=(-f "$file")
 done
 namespaces=$(kubectl create --dry-run=client -o name -f config/000-namespaces.yaml | sed 's|.*/||')
 

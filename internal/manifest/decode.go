@@ -174,6 +174,8 @@ func (d document) decode() (any, error) {
 		object = new(sourcesv1.PingSource)
 	case "v1 ConfigMap":
 		object = new(corev1.ConfigMap)
+	case "v1 ServiceAccount":
+		object = new(corev1.ServiceAccount)
 	default:
 		group, _, ok := strings.Cut(m.APIVersion, "/")
 		if !ok {
@@ -215,7 +217,7 @@ func (d document) fault(kind, text string) error {
 // clusterKinds are the kinds, by API group, that a cluster uses and the local
 // runtime has no need of.
 var clusterKinds = map[string]string{
-	"":                             "Namespace ServiceAccount Secret Service PersistentVolumeClaim ResourceQuota LimitRange",
+	"":                             "Namespace Secret Service PersistentVolumeClaim ResourceQuota LimitRange",
 	"apps":                         "StatefulSet DaemonSet",
 	"batch":                        "Job CronJob",
 	"autoscaling":                  "HorizontalPodAutoscaler",

@@ -237,6 +237,23 @@ spec: {podSelector: {}}
 	}
 }
 
+func TestServiceAccounts(t *testing.T) {
+	const account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: flat, namespace: iot}\n"
+	s := mustLoad(t, account+"---\n"+strings.Replace(service("flat", "", ""), "containers:", "serviceAccountName: flat\n      containers:", 1)+service("other", "", ""))
+	if len(s.Passed) != 1 || s.Passed[0].Ref != (Ref{"iot", "flat"}) {
+		t.Errorf("passed over: %+v, want the ServiceAccount", s.Passed)
+	}
+	for i, want := range []Ref{{"iot", "flat"}, {"iot", "default"}} {
+		if got := s.Services[i].Account(); got != want {
+			t.Errorf("%s runs as %s, want %s", s.Services[i].Object(), got, want)
+		}
+	}
+	_, err := load(t, account+"spec: {}\n")
+	if want := `config/x.yaml:4: ServiceAccount: unknown field "spec"`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Load = %v\nwant %s", err, want)
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	s := mustLoad(t, `apiVersion: v1
 kind: ConfigMap

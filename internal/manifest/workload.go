@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,6 +43,11 @@ func (w *Workload) Function() string {
 		return ""
 	}
 	return name
+}
+
+// Account is the ServiceAccount that its pods run as.
+func (w *Workload) Account() Ref {
+	return Ref{w.ref.Namespace, cmp.Or(w.pod.ServiceAccountName, "default")}
 }
 
 // container is the only one, as validation has made sure unless there are

@@ -20,8 +20,10 @@ import (
 	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/functions"
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/products"
 	"github.com/telemesh/telemesh/triggers"
 )
 
@@ -228,6 +230,58 @@ func TestWarehousesAreOpenedInOnePlace(t *testing.T) {
 				t.Errorf("function %s imports %s", name, dep)
 			}
 		}
+	}
+}
+
+// Who reaches the warehouse is its product there: by another account, or none, it
+// may neither write nor read.
+func TestFunctionsRunAsTheirProduct(t *testing.T) {
+	set := manifests(t)
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accounts := map[manifest.Ref]bool{}
+	for _, p := range set.Passed {
+		accounts[p.Ref] = accounts[p.Ref] || p.Kind == "ServiceAccount"
+	}
+	productOf := func(service string) string {
+		// Named by what they do, and not by whose tables they have.
+		switch service {
+		case "tenancy-repair":
+			return "iot-telemetry"
+		case "assignment-port":
+			return "iot-metadata"
+		case "analytics-repair":
+			return "iot-analytics"
+		}
+		for _, p := range list {
+			if strings.HasPrefix(service, p.Name+"-") {
+				return p.Name
+			}
+		}
+		return ""
+	}
+	opens := map[string]bool{}
+	for name := range functions.Table {
+		opens[name] = slices.Contains(imports(t, "./functions/"+name+"/..."), module+"/internal/warehouse/connect")
+	}
+	checked := 0
+	for _, w := range set.Workloads() {
+		account := w.Account()
+		if account.Name != "default" && !accounts[account] {
+			t.Errorf("%s: %s runs as ServiceAccount %s, which is nowhere", w.Where, w.Object(), account)
+		}
+		if !opens[w.Function()] {
+			continue
+		}
+		checked++
+		if want := productOf(w.Ref().Name); want == "" || account.Name != want {
+			t.Errorf("%s: %s opens the warehouse as %q, want its product %q", w.Where, w.Object(), account.Name, want)
+		}
+	}
+	if checked == 0 {
+		t.Error("no Service opens the warehouse")
 	}
 }
 
