@@ -122,7 +122,7 @@ func (l *planner) feeds() {
 		l.subscription(l.want.subscriptions[name], l.have.subscriptions[name])
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.have.subscriptions)) {
-		if l.want.subscriptions[name] == nil && l.have.subscriptions[name].Labels[managedBy] == telemesh {
+		if l.want.subscriptions[name] == nil && !l.want.untouched[name] && l.have.subscriptions[name].Labels[managedBy] == telemesh {
 			l.destroy(func(ctx context.Context) error {
 				err := l.pubsub.SubscriptionAdminClient.DeleteSubscription(ctx, &pubsubpb.DeleteSubscriptionRequest{Subscription: name})
 				return noneLeft(err)
@@ -146,28 +146,37 @@ func noneLeft(err error) error {
 }
 
 // choose takes of the subscriptions of a topic those that push, where it is
-// known whereto, else those that pull: each brings every message.
+// known whereto, else those that pull: each brings every message. One that was
+// set to pull by hand, which stops it, has messages that wait: without the
+// endpoint it is left, and pushes.
 func (l *planner) choose() {
-	push := map[string]bool{} // topics
+	push, stopped := map[string]bool{}, map[string]bool{} // topics
 	for _, name := range slices.Sorted(maps.Keys(l.want.subscriptions)) {
 		want, have := l.want.subscriptions[name], l.have.subscriptions[name]
 		if want.PushConfig == nil {
 			continue
 		}
 		if l.config.PushEndpoint == "" {
-			if have == nil || have.PushConfig.GetPushEndpoint() == "" {
+			switch {
+			case have == nil:
 				l.note("subscription %s is not made: it pushes, and --push-endpoint does not say where to", path.Base(name))
 				delete(l.want.subscriptions, name)
 				continue
+			case have.PushConfig.GetPushEndpoint() == "":
+				l.note("subscription %s is left, with the messages that wait in it: it should push, but pulls, and --push-endpoint does not say where to", path.Base(name))
+				delete(l.want.subscriptions, name)
+				l.want.untouched[name], stopped[want.Topic] = true, true
+			default:
+				want.PushConfig.PushEndpoint = have.PushConfig.PushEndpoint
+				want.PushConfig.GetOidcToken().Audience = have.PushConfig.GetOidcToken().GetAudience()
 			}
-			want.PushConfig.PushEndpoint = have.PushConfig.PushEndpoint
-			want.PushConfig.GetOidcToken().Audience = have.PushConfig.GetOidcToken().GetAudience()
 		}
 		push[want.Topic] = true
 	}
 	for name, want := range l.want.subscriptions {
 		if want.PushConfig == nil && push[want.Topic] {
 			delete(l.want.subscriptions, name)
+			l.want.untouched[name] = stopped[want.Topic]
 		}
 	}
 }

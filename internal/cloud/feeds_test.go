@@ -146,6 +146,37 @@ func TestFeedsArePushed(t *testing.T) {
 	}
 }
 
+// Who stops a subscription by taking its endpoint away loses no messages.
+func TestStoppedPush(t *testing.T) {
+	p, server := feeds(t)
+	const endpoint = "https://ingest.example.org/v1/pubsub"
+	p.config.PushEndpoint = endpoint
+	applyFeeds(t, p)
+	_, err := server.GServer.UpdateSubscription(t.Context(), &pubsubpb.UpdateSubscriptionRequest{
+		Subscription: &pubsubpb.Subscription{Name: "projects/acme/subscriptions/telemetry-ingest", PushConfig: &pubsubpb.PushConfig{}},
+		UpdateMask:   &fieldmaskpb.FieldMask{Paths: []string{"push_config"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nor are those of one that pulls lost, where it is there.
+	if _, err := server.GServer.CreateSubscription(t.Context(), &pubsubpb.Subscription{Name: "projects/acme/subscriptions/pubsub-source",
+		Topic: "projects/acme/topics/telemetry", Labels: map[string]string{managedBy: telemesh}}); err != nil {
+		t.Fatal(err)
+	}
+	p.config.PushEndpoint, p.config.Destroy = "", true
+	plan := planFeeds(t, p)
+	if !plan.Empty() || len(plan.Left)+len(plan.Refused) > 0 {
+		t.Errorf("the plan is %v, left %v, refused %v", names(plan), plan.Left, plan.Refused)
+	}
+	if !strings.Contains(strings.Join(plan.Notes, "\n"), "subscription telemetry-ingest is left, with the messages that wait in it") {
+		t.Errorf("the notes %q do not name it", plan.Notes)
+	}
+	p.config.PushEndpoint, p.config.Destroy = endpoint, false
+	if got := names(planFeeds(t, p)); len(got) != 1 || !strings.Contains(got[0], "pushed to:  → "+endpoint) {
+		t.Errorf("with the endpoint the plan is %q", got)
+	}
+}
+
 func TestFeedsThatNoProductNames(t *testing.T) {
 	p, _ := feeds(t)
 	applyFeeds(t, p)

@@ -44,9 +44,9 @@ type wanted struct {
 	*state
 	schema []schema.Dataset // the order in which they are made
 	notes  []string
-	// pushes are the subscriptions that push to an endpoint that is not known:
-	// they are not made, and left as they are.
-	pushes map[string]bool
+	// untouched are subscriptions that are named, and neither made, changed nor
+	// destroyed, since it is not known where to they should push.
+	untouched map[string]bool
 }
 
 // want says what the project should be.
@@ -55,7 +55,7 @@ func (p *Project) want() (*wanted, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &wanted{state: newState(), schema: datasets, pushes: map[string]bool{}}
+	w := &wanted{state: newState(), schema: datasets, untouched: map[string]bool{}}
 	for _, d := range datasets {
 		w.datasets[d.Name] = &bigquery.DatasetMetadata{Location: p.config.Location, Description: d.Purpose, Labels: d.Labels}
 		w.access[d.Name] = map[entry]bool{}
