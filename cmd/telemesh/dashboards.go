@@ -25,6 +25,13 @@ owner sees, of all tenants. An address cannot say otherwise. Before you share it
 sources to Viewer's Credentials: Resource > Manage added data sources > Edit > Data credentials.
 `
 
+// sharedAccount is the same of Grafana.
+const sharedAccount = `warning: Grafana asks with its data source's account: whoever may view the dashboard, or query the data
+source, sees the rows that this account sees, of all of its tenants; the variable tenant only chooses
+among them. Give each tenant a data source of its own, with an account that is a member of that tenant
+alone, or let the data source forward the OAuth identity of who is signed in.
+`
+
 func dashboardsCommand() *cobra.Command {
 	var (
 		project, report string
@@ -43,7 +50,13 @@ which an action was taken as a series of its own.
 With --grafana it prints a dashboard for Grafana's BigQuery data source
 (grafana-bigquery-datasource), to be imported: CO2 of rooms beside the air outside,
 actions as annotations, rooms compared by what they add, the latest readings, and
-actions with the CO2 before and after.`,
+actions with the CO2 before and after.
+
+A report shows to all its viewers what its owner sees, unless each of its data
+sources is set to Viewer's Credentials. A dashboard of Grafana shows to all its
+viewers what the account of its data source sees: make a data source for each
+tenant, with an account that is a member of that tenant alone, or have it forward
+the OAuth identity of the viewer.`,
 		Example: `  telemesh dashboards --project acme-air
   telemesh dashboards --project acme-air --grafana > co2.json`,
 		Args: arguments(cobra.NoArgs, "no arguments: --project names the project"),
@@ -55,6 +68,9 @@ actions with the CO2 before and after.`,
 			case grafana && report != "":
 				return hint(errors.New("--report-id is of Looker Studio, --grafana is not"), "leave one of them out")
 			case grafana:
+				if _, err := fmt.Fprint(cmd.ErrOrStderr(), sharedAccount); err != nil {
+					return err
+				}
 				return writeGrafana(cmd.OutOrStdout(), project)
 			}
 			return writeReports(cmd.OutOrStdout(), project, report)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/url"
 	"slices"
@@ -142,6 +143,29 @@ func TestGrafanaDashboardReadsOutputPorts(t *testing.T) {
 		if !strings.Contains(sql, "$__timeFilter(") {
 			t.Errorf("the time that is shown does not bound what is read by:\n%s", sql)
 		}
+	}
+}
+
+// Who shows a dashboard has to know whose rows it shows: from the command, and
+// where the dashboard came without it.
+func TestGrafanaDashboardWarns(t *testing.T) {
+	cmd := root()
+	var out, errs bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&errs)
+	cmd.SetArgs([]string{"dashboards", "--grafana", "--project", "acme-air"})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if errs.String() != sharedAccount {
+		t.Errorf("dashboards --grafana warns %q, want %q", &errs, sharedAccount)
+	}
+	var dashboard struct{ Description string }
+	if err := json.Unmarshal(out.Bytes(), &dashboard); err != nil {
+		t.Fatalf("the warning stands in the dashboard: %v", err)
+	}
+	if !strings.Contains(dashboard.Description, "data source's account") {
+		t.Errorf("description %q, want a warning", dashboard.Description)
 	}
 }
 
