@@ -71,7 +71,7 @@ func (p *Project) create(ctx context.Context, o *schema.Object) error {
 
 // changeView makes a view what is wanted.
 func (p *Project) changeView(ctx context.Context, o *schema.Object, query bool) error {
-	update := bigquery.TableMetadataToUpdate{Description: o.Metadata.Description}
+	update := bigquery.TableMetadataToUpdate{Description: o.Metadata.Description, ExpirationTime: bigquery.NeverExpire}
 	if query {
 		update.ViewQuery = o.Metadata.ViewQuery
 		update.UseLegacySQL = false

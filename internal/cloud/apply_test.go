@@ -144,6 +144,32 @@ func TestViewIsClosedWhileItChanges(t *testing.T) {
 	}
 }
 
+// What was set by hand to go by itself is kept.
+func TestNothingExpires(t *testing.T) {
+	f := newFake(t)
+	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
+	apply(t, p)
+	const dataset = "datasets/iot_metadata_internal"
+	f.objects[dataset]["defaultTableExpirationMs"], f.objects[dataset]["defaultPartitionExpirationMs"] = "86400000", "172800000"
+	f.objects[dataset+"/tables/placements"]["expirationTime"] = "1800000000000"
+	f.objects["datasets/iot_telemetry_internal/tables/readings_appended"]["requirePartitionFilter"] = true
+	f.objects["datasets/iot_metadata/tables/placements"]["expirationTime"] = "1800000000000"
+	want := []string{
+		"change dataset iot_metadata_internal, new tables kept: 1 days → for ever, new partitions kept: 2 days → for ever",
+		"change table iot_metadata_internal.placements, goes at: 2027-01-15T08:00:00Z → never",
+		"change table iot_telemetry_internal.readings_appended, partition filter required: true → false",
+		"change view iot_metadata.placements, goes at: 2027-01-15T08:00:00Z → never",
+		"change access telemesh_internal: view iot_metadata.placements, authorized: before the view changed → again",
+		"change access iot_metadata_internal: view iot_metadata.placements, authorized: before the view changed → again",
+	}
+	if diff := cmp.Diff(want, names(apply(t, p))); diff != "" {
+		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+	if again := planOf(t, p); !again.Empty() {
+		t.Errorf("after apply there is left to do: %v", names(again))
+	}
+}
+
 // Rows go with Destroy alone.
 func TestShorterRetention(t *testing.T) {
 	f := newFake(t)

@@ -179,6 +179,7 @@ func TestWithoutAccessFile(t *testing.T) {
 	w.access["iot_telemetry_internal"][people] = true
 	w.access["iot_telemetry"][entry{"READER", kindSpecial, "projectReaders"}] = true
 	w.access["iot_telemetry"][entry{"OWNER", kindSpecial, "projectOwners"}] = true
+	w.access["iot_telemetry"][entry{"OWNER", kindUser, "boss@example.org"}] = true
 	w.access["iot_telemetry"][entry{"roles/bigquery.metadataViewer", kindUser, "audit@example.org"}] = true
 	w.members[member{"anna@example.org", "linden-school"}] = true
 	plan := compared(t, p, w.state)
@@ -196,8 +197,14 @@ func TestWithoutAccessFile(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)
 	}
-	if !strings.Contains(strings.Join(plan.Notes, "\n"), "roles/bigquery.metadataViewer userByEmail audit@example.org is left") {
-		t.Errorf("the notes do not name the role that is left: %q", plan.Notes)
+	notes := strings.Join(plan.Notes, "\n")
+	for _, left := range []string{"roles/bigquery.metadataViewer userByEmail audit@example.org", "OWNER userByEmail boss@example.org"} {
+		if !strings.Contains(notes, left+" is left") {
+			t.Errorf("the notes do not name %s, which is left: %q", left, plan.Notes)
+		}
+	}
+	if strings.Contains(notes, owners.Name) {
+		t.Errorf("the notes name %s: %q", owners.Name, plan.Notes)
 	}
 }
 
@@ -288,6 +295,10 @@ func TestTable(t *testing.T) {
 			refused: "it is partitioned by the time of arrival and not by DAY of at"},
 		"clustered": {have: same, want: func(m *bigquery.TableMetadata) { m.Clustering.Fields = []string{"k", "v"} },
 			fields: []Field{{"clustered by", "k", "k, v"}}},
+		"expires": {have: func(m *bigquery.TableMetadata) { m.ExpirationTime = time.Unix(1800000000, 0) }, want: same,
+			fields: []Field{{"goes at", "2027-01-15T08:00:00Z", "never"}}},
+		"partition filter": {have: func(m *bigquery.TableMetadata) { m.RequirePartitionFilter = true }, want: same,
+			fields: []Field{{"partition filter required", "true", "false"}}},
 		"key": {have: func(m *bigquery.TableMetadata) { m.TableConstraints = nil }, want: same,
 			fields: []Field{{"primary key", "", "k"}}},
 	} {

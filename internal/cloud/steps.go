@@ -85,7 +85,7 @@ func (l *planner) dataset(d *schema.Dataset) bool {
 			created := *want
 			// Without a list, all who may read or write the project's data could read
 			// the dataset. Who else is wanted is let in later, as with one that is there.
-			created.Access = []*bigquery.AccessEntry{{Role: bigquery.OwnerRole, EntityType: bigquery.SpecialGroupEntity, Entity: "projectOwners"}}
+			created.Access = []*bigquery.AccessEntry{l.write(owners)}
 			return dataset.Create(ctx, &created)
 		}, Change{Action: Create, Kind: "dataset", Name: d.Name, Fields: datasetFields(nil, want)})
 	case have.Labels[managedBy] != telemesh:
@@ -98,7 +98,8 @@ func (l *planner) dataset(d *schema.Dataset) bool {
 	default:
 		if fields := datasetFields(have, want); len(fields) > 0 {
 			l.step(Build, func(ctx context.Context) error {
-				update := bigquery.DatasetMetadataToUpdate{Description: want.Description}
+				update := bigquery.DatasetMetadataToUpdate{Description: want.Description,
+					DefaultTableExpiration: want.DefaultTableExpiration, DefaultPartitionExpiration: want.DefaultPartitionExpiration}
 				for name, value := range want.Labels {
 					update.SetLabel(name, value)
 				}
@@ -118,6 +119,8 @@ func datasetFields(have, want *bigquery.DatasetMetadata) []Field {
 		return []Field{{Name: "location", New: want.Location}}
 	}
 	fields := difference(nil, "description", have.Description, want.Description)
+	fields = difference(fields, "new tables kept", kept(have.DefaultTableExpiration), kept(want.DefaultTableExpiration))
+	fields = difference(fields, "new partitions kept", kept(have.DefaultPartitionExpiration), kept(want.DefaultPartitionExpiration))
 	return labelFields(fields, have.Labels, want.Labels)
 }
 
@@ -144,7 +147,9 @@ func (l *planner) access(d *schema.Dataset) {
 	var remove, authorize, add []entry
 	for _, e := range sorted(have) {
 		switch {
-		case l.want.access[d.Name][e] && !l.anew(e), e.Role == string(bigquery.OwnerRole):
+		case l.want.access[d.Name][e] && !l.anew(e), e == owners:
+		case e.Role == string(bigquery.OwnerRole):
+			l.note("access %s: %s is left: an owner reads every row", d.Name, e)
 		case e.Role != "" && e.Role != string(bigquery.ReaderRole) && e.Role != string(bigquery.WriterRole):
 			l.note("access %s: %s is left: the role is not one that Telemesh gives", d.Name, e)
 		case l.config.Access == nil && d.Port && e.Role == string(bigquery.ReaderRole) && e.Kind != kindSpecial && e.Kind != kindMember:
@@ -217,6 +222,7 @@ func (l *planner) object(o *schema.Object) {
 		fields := difference(nil, "query", have.ViewQuery, want.ViewQuery)
 		fields = difference(fields, "description", have.Description, want.Description)
 		fields = labelFields(fields, have.Labels, want.Labels)
+		fields = append(fields, expires(have)...)
 		_, purposes := described(have.Schema, o)
 		if fields = append(fields, purposes...); len(fields) > 0 {
 			change.Action, change.Fields = Modify, fields

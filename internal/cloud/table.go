@@ -50,6 +50,14 @@ func (t *tableChange) compare() {
 			t.update.TableConstraints = &bigquery.TableConstraints{PrimaryKey: &bigquery.PrimaryKey{}}
 		}
 	}
+	if old, now := fmt.Sprint(t.have.RequirePartitionFilter), fmt.Sprint(t.want.RequirePartitionFilter); old != now {
+		t.fields = append(t.fields, Field{"partition filter required", old, now}) // the views have none
+		t.update.RequirePartitionFilter = t.want.RequirePartitionFilter
+	}
+	if fields := expires(t.have); len(fields) > 0 {
+		t.fields = append(t.fields, fields...)
+		t.update.ExpirationTime = bigquery.NeverExpire
+	}
 	if t.have.Description != t.want.Description {
 		t.fields = append(t.fields, Field{"description", t.have.Description, t.want.Description})
 		t.update.Description = t.want.Description
@@ -187,6 +195,15 @@ func kept(d time.Duration) string {
 		return fmt.Sprintf("%d days", d/day)
 	}
 	return d.String()
+}
+
+// expires says when a table or view that is there would go by itself: none
+// should.
+func expires(m *bigquery.TableMetadata) []Field {
+	if m.ExpirationTime.IsZero() {
+		return nil
+	}
+	return []Field{{"goes at", m.ExpirationTime.UTC().Format(time.RFC3339), "never"}}
 }
 
 func clustered(m *bigquery.TableMetadata) string {
