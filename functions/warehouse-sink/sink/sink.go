@@ -50,6 +50,7 @@ import (
 // Config of the function.
 type Config struct {
 	connect.Config
+	Sink        string   `envconfig:"K_SINK"`       // the Broker's ingress, for readings that are outdated where a reply cannot say so
 	Broker      string   `envconfig:"BROKER"`       // NAMESPACE/NAME whose events are stored as rows of event_log.events; empty: what they carry is stored
 	WithoutData []string `envconfig:"WITHOUT_DATA"` // types of events whose data are not stored in event_log.events
 }
@@ -67,13 +68,20 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if config.Broker != "" {
 		return &function.Function{Handler: NewLog(w, config.Broker, config.WithoutData)}, nil
 	}
-	return &function.Function{Handler: New(w)}, nil
+	return &function.Function{Handler: New(w, func(ctx context.Context, e event.Event) error {
+		if config.Sink == "" {
+			return fmt.Errorf("post %s: K_SINK is not set", e.Type())
+		}
+		return function.Post(ctx, ports.Client, config.Sink, e)
+	})}, nil
 }
 
 const name = "warehouse-sink"
 
-// New makes the handler.
-func New(w warehouse.Warehouse) function.Handler {
+// New makes the handler. It posts what it cannot reply: of a batch with rows that
+// can never be stored the answer is an error, and the other readings may be
+// outdated all the same.
+func New(w warehouse.Warehouse, post func(context.Context, event.Event) error) function.Handler {
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
 		known, err := mesh.Version(in)
 		if err != nil {
@@ -89,11 +97,16 @@ func New(w warehouse.Warehouse) function.Handler {
 		case err != nil && !rejected:
 			return nil, err
 		case b.outdated != "" && version > known:
-			// Of rejected rows the others are stored, and these are outdated. The
-			// readings come round again, the rejected ones with them.
 			out := mesh.Derive(in, name, b.outdated, strconv.FormatInt(version, 10), in.Data())
 			mesh.SetVersion(&out, known)
-			return []event.Event{out}, nil
+			if !rejected {
+				return []event.Event{out}, nil
+			}
+			// A redelivery posts the same event.
+			if failed := post(ctx, out); failed != nil {
+				return nil, failed
+			}
+			return nil, err
 		case err != nil:
 			return nil, err
 		case b.recorded != nil:

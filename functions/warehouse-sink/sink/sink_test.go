@@ -106,7 +106,7 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 			db := duckdbtest.Open(t)
 			in := mesh.NewEvent(test.eventType, "/telemesh/test", fmt.Appendf(nil, `{"%s":[%s]}`, test.member, test.row), "1")
 			for range 2 { // a redelivery changes nothing
-				if _, err := sink.New(db)(t.Context(), in); err != nil {
+				if _, err := sink.New(db, nil)(t.Context(), in); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -166,7 +166,7 @@ func TestRejectedBytesSurvive(t *testing.T) {
 	db := duckdbtest.Open(t)
 	served := httptest.NewServer(remote.Handler(db, ""))
 	defer served.Close()
-	handle := sink.New(remote.Open(served.URL, nil, ""))
+	handle := sink.New(remote.Open(served.URL, nil, ""), nil)
 	for range 2 {
 		in := mesh.NewEvent(mesh.TelemetryRejected, "/s", mesh.EncodeRejections(rejections), "1")
 		if _, err := handle(t.Context(), in); err != nil {
@@ -207,7 +207,7 @@ func TestRejectedBytesSurvive(t *testing.T) {
 
 func TestWhatIsPermanent(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.New(db)
+	handle := sink.New(db, nil)
 	for name, in := range map[string]event.Event{
 		"type":    mesh.NewEvent(mesh.TelemetryReceived, "/s", []byte(`{"messages":[]}`), "1"),
 		"no JSON": mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`), "1"),
@@ -248,7 +248,7 @@ func instant(t testing.TB, s string) mesh.Instant {
 // and when others recorded more in between.
 func TestRecorded(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.New(db)
+	handle := sink.New(db, nil)
 	from, to := instant(t, "2024-01-01T00:00:00Z"), instant(t, "2024-03-01T00:00:00.000001Z")
 	persons, co2 := int64(30), 420.25
 	first := mesh.Placement{DeviceID: "it's\\\n\x00", TenantID: "a", Building: "B", Floor: "1", Room: "1.01", Persons: &persons, OutsideCO2: &co2, ValidFrom: from, Version: 1}
@@ -321,7 +321,7 @@ func TestRecordedMany(t *testing.T) {
 		data.Actions = append(data.Actions, mesh.Action{ActionID: fmt.Sprintf("%05d", i), Action: "a", Version: 1})
 	}
 	in := mesh.NewEvent(mesh.ActionsLogged, "/test", mesh.Encode(data), "1")
-	out, err := sink.New(duckdbtest.Open(t))(t.Context(), in)
+	out, err := sink.New(duckdbtest.Open(t), nil)(t.Context(), in)
 	if err != nil || len(out) != 1 {
 		t.Fatalf("handler = %v, %v, want an event", out, err)
 	}
@@ -334,7 +334,7 @@ func TestRecordedMany(t *testing.T) {
 // told of; those that were made with all of it are not.
 func TestOutdated(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.New(db)
+	handle := sink.New(db, nil)
 	move := func(version int64) {
 		t.Helper()
 		in := mesh.NewEvent(mesh.PlacementsChanged, "/test", mesh.Encode(mesh.Placements{Placements: []mesh.Placement{
@@ -385,11 +385,16 @@ func TestOutdated(t *testing.T) {
 	}
 }
 
-// A bad row does not keep the others from being stored. It comes round with them
-// while they are outdated, and is the dead letter sink's when they are not.
+// A bad row does not keep the others from being stored, and is the dead letter
+// sink's. If the others are outdated that is told as well.
 func TestBadRow(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.New(db)
+	var posted []event.Event
+	var away error
+	handle := sink.New(db, func(_ context.Context, e event.Event) error {
+		posted = append(posted, e)
+		return away
+	})
 	move := mesh.NewEvent(mesh.PlacementsChanged, "/test", mesh.Encode(mesh.Placements{Placements: []mesh.Placement{
 		{DeviceID: "d1", TenantID: "tenant-a", ValidFrom: 1, Version: 1}}}), "move")
 	if _, err := handle(t.Context(), move); err != nil {
@@ -397,13 +402,27 @@ func TestBadRow(t *testing.T) {
 	}
 	bad := strings.Replace(reading, "2024-03-01T12:00:00.000001Z", "0000-01-01T00:00:00Z", 1)
 	in := mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`+bad+"},"+reading+`}]}`), "1")
-	out, err := handle(t.Context(), in)
-	if err != nil || len(out) != 1 || out[0].Type() != mesh.TelemetryOutdated || string(out[0].Data()) != string(in.Data()) {
-		t.Errorf("made with less than is recorded: handler = %v, %v, want %s with the same data", out, err, mesh.TelemetryOutdated)
+	refused := func(what string, in event.Event, outdated int) {
+		t.Helper()
+		posted = nil
+		out, err := handle(t.Context(), in)
+		if !mesh.IsPermanent(err) || len(out) != 0 || !strings.Contains(err.Error(), "row 0: column observed_at") {
+			t.Errorf("%s: handler = %v, %v, want a permanent error that names row 0 and observed_at", what, out, err)
+		}
+		if len(posted) != outdated {
+			t.Errorf("%s: %d events posted, want %d", what, len(posted), outdated)
+		}
 	}
-	out, err = handle(t.Context(), versioned(in, 1))
-	if !mesh.IsPermanent(err) || len(out) != 0 || !strings.Contains(err.Error(), "row 0: column observed_at") {
-		t.Errorf("made with all that is recorded: handler = %v, %v, want a permanent error that names row 0 and observed_at", out, err)
+	refused("made with all that is recorded", versioned(in.Clone(), 1), 0)
+	refused("made with less than is recorded", in, 1)
+	if first := posted[0]; first.Type() != mesh.TelemetryOutdated || string(first.Data()) != string(in.Data()) {
+		t.Errorf("posted %v, want %s with the same data", first, mesh.TelemetryOutdated)
+	} else if refused("delivered again", in, 1); posted[0].ID() != first.ID() {
+		t.Error("a redelivery posted another event")
+	}
+	away = errors.New("the Broker is away")
+	if _, err := handle(t.Context(), in); err != away {
+		t.Errorf("with the Broker away: handler = %v, want %v, so that the event comes again", err, away)
 	}
 	if rows := all(t, db, "SELECT reading_id FROM iot_telemetry_internal.readings"); len(rows) != 1 {
 		t.Errorf("%d rows are stored, want the good one", len(rows))
@@ -463,7 +482,7 @@ func (discard) Append(_ context.Context, batch warehouse.Batch) (int64, error) {
 
 func BenchmarkSink(b *testing.B) {
 	readings := make([]mesh.Reading, 500)
-	handle := sink.New(discard{})
+	handle := sink.New(discard{}, nil)
 	for i := range readings {
 		readings[i] = mesh.Reading{DeviceID: "office-0001/bme680", Metric: "co2", Value: float64(i), Unit: "ppm", TenantID: "tenant-a",
 			ObservedAt: mesh.Instant(i), ReceivedAt: mesh.Instant(i), EventSource: "/devices", EventID: "m", AssignmentVersion: 1}
