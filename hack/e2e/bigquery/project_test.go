@@ -26,7 +26,9 @@ import (
 
 // TestProject shows in a project of Google Cloud what an emulator cannot show:
 // who sees what. The names of the datasets are those of the products, so the
-// project has to be one that has none of them; it has none afterwards.
+// project has to be one that has none of them; it has none afterwards. The service
+// accounts of the six products (iot-telemetry and so on, as docs/deploy-bigquery.md
+// makes them) must exist in it: BigQuery lets in nobody who does not.
 //
 //	TELEMESH_BIGQUERY_PROJECT   the project; the application default credentials may administer BigQuery there
 //	TELEMESH_BIGQUERY_LOCATION  where the datasets are made; EU if not set
