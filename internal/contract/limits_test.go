@@ -63,31 +63,39 @@ func TestEachCondition(t *testing.T) {
 		order      = "{property: order, value: version}"
 		number     = "        logicalType: integer\n        physicalType: INT64\n        required: true\n        classification: internal\n        description: Counts"
 		joins      = "        logicalType: integer\n        physicalType: INT64\n        required: true\n        classification: internal\n        description: >-\n          How many"
+		actions    = "iot-actions/actions.odcs.yaml"
+		taken      = "        physicalType: TIMESTAMP\n        required: true\n        classification: internal\n        description: When it was done."
+		partition  = "        partitioned: true\n        partitionKeyPosition: 1\n" + taken
+		kept       = "value: unlimited"
+		tenYears   = "value: 10\n    unit: years"
 		flag       = "          - {property: knowledge, value: true}\n"
 	)
 	for name, test := range map[string]struct {
 		files fstest.MapFS
 		want  string
 	}{
-		"name of the table":        {edited(t, table, "  - name: customers\n", "  - name: clients\n"), "schema[0].physicalName"},
-		"upper case":               {edited(t, table, "  - name: customers\n", "  - name: Customers\n", "customers.customers\n    physicalType", "customers.Customers\n    physicalType"), "schema[0].physicalName"},
-		"append-only, tombstones":  {edited(t, log, appendOnly, appendOnly+"      - {property: tombstones, value: true}\n"), "customProperties.appendOnly"},
-		"append-only, order":       {edited(t, log, appendOnly, appendOnly+"      - {property: order, value: version}\n"), "customProperties.appendOnly"},
-		"append-only, no time":     {edited(t, table, "{property: tombstones, value: true}", "{property: appendOnly, value: true}"), "customProperties.appendOnly"},
-		"order of no column":       {edited(t, table, order, "{property: order, value: revision}"), "customProperties.order"},
-		"order of text":            {edited(t, table, number, strings.NewReplacer("integer", "string", "INT64", "STRING").Replace(number)), "customProperties.order"},
-		"order that may be NULL":   {edited(t, table, number, strings.Replace(number, "        required: true\n", "", 1)), "customProperties.order"},
-		"knowledge as provenance":  {edited(t, joined, flag, flag+"          - {property: provenance, value: true}\n"), "customProperties.knowledge"},
-		"knowledge as key":         {edited(t, joined, joins, "        primaryKey: true\n        primaryKeyPosition: 2\n"+joins), "customProperties.knowledge"},
-		"invalid of a table":       {edited(t, table, "metric: duplicateValues", "metric: invalidValues"), "schema[0].quality[0].metric"},
-		"rows of a column":         {edited(t, joined, "metric: nullValues", "metric: rowCount"), "properties[1].quality[0].metric"},
-		"the same bound twice":     {edited(t, table, "mustBe: 0", "mustBeBetween: [1, 1]"), "schema[0].quality[0]"},
-		"key of what may be NULL":  {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, tenant_id]"), "customProperties.keyOf[1]"},
-		"key of itself":            {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, reading_id]"), "customProperties.keyOf[1]"},
-		"key of provenance":        {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, received_at]"), "customProperties.keyOf[1]"},
-		"key of a column twice":    {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, metric, metric]"), "customProperties.keyOf[2]"},
-		"key of no column":         {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, device]"), "customProperties.keyOf[1]"},
-		"revision without time":    {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [device_id, metric]"), "customProperties.keyOf"},
+		"name of the table":          {edited(t, table, "  - name: customers\n", "  - name: clients\n"), "schema[0].physicalName"},
+		"upper case":                 {edited(t, table, "  - name: customers\n", "  - name: Customers\n", "customers.customers\n    physicalType", "customers.Customers\n    physicalType"), "schema[0].physicalName"},
+		"append-only, tombstones":    {edited(t, log, appendOnly, appendOnly+"      - {property: tombstones, value: true}\n"), "customProperties.appendOnly"},
+		"append-only, order":         {edited(t, log, appendOnly, appendOnly+"      - {property: order, value: version}\n"), "customProperties.appendOnly"},
+		"append-only, no time":       {edited(t, table, "{property: tombstones, value: true}", "{property: appendOnly, value: true}"), "customProperties.appendOnly"},
+		"order of no column":         {edited(t, table, order, "{property: order, value: revision}"), "customProperties.order"},
+		"order of text":              {edited(t, table, number, strings.NewReplacer("integer", "string", "INT64", "STRING").Replace(number)), "customProperties.order"},
+		"order that may be NULL":     {edited(t, table, number, strings.Replace(number, "        required: true\n", "", 1)), "customProperties.order"},
+		"knowledge as provenance":    {edited(t, joined, flag, flag+"          - {property: provenance, value: true}\n"), "customProperties.knowledge"},
+		"knowledge as key":           {edited(t, joined, joins, "        primaryKey: true\n        primaryKeyPosition: 2\n"+joins), "customProperties.knowledge"},
+		"invalid of a table":         {edited(t, table, "metric: duplicateValues", "metric: invalidValues"), "schema[0].quality[0].metric"},
+		"rows of a column":           {edited(t, joined, "metric: nullValues", "metric: rowCount"), "properties[1].quality[0].metric"},
+		"the same bound twice":       {edited(t, table, "mustBe: 0", "mustBeBetween: [1, 1]"), "schema[0].quality[0]"},
+		"key of what may be NULL":    {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, tenant_id]"), "customProperties.keyOf[1]"},
+		"key of itself":              {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, reading_id]"), "customProperties.keyOf[1]"},
+		"key of provenance":          {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, received_at]"), "customProperties.keyOf[1]"},
+		"key of a column twice":      {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, metric, metric]"), "customProperties.keyOf[2]"},
+		"key of no column":           {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [observed_at, device]"), "customProperties.keyOf[1]"},
+		"revision without time":      {edited(t, joined, "value: [observed_at, device_id, metric]", "value: [device_id, metric]"), "customProperties.keyOf"},
+		"kept by no part of the key": {edited(t, actions, taken, partition, kept, tenYears), "slaProperties[2].value"},
+		"dropped from what others are made from": {edited(t, actions, taken, partition, kept, tenYears, "      - {property: order",
+			"      - {property: keyOf, value: [taken_at]}\n      - {property: order"), `field slaProperties: "retention 3660 days"`},
 		"no kind":                  {edited(t, "customers/product.odps.yaml", "    value: source-aligned\n", "    value: null\n"), `customProperties.kind: ""`},
 		"another team's contract":  {edited(t, log, "name: platform-team", "name: iot-team"), "team.name"},
 		"port of another contract": {edited(t, "customers/product.odps.yaml", "contractId: customers.customers", "contractId: customers.clients"), "no output port customers.customers"},

@@ -56,7 +56,8 @@ type input struct{ file, field, contract, version string }
 
 // checkMadeFrom looks for the tables that others are made from. Such a table
 // has to grow with each row that says something new or is better informed:
-// where knowledge has a row take another's place, its version would not tell.
+// where knowledge has a row take another's place, or rows are dropped, its
+// version would not tell.
 func (l *loader) checkMadeFrom(products []Product) error {
 	knowledge := map[string]string{}
 	ordered := map[string]bool{}
@@ -82,6 +83,10 @@ func (l *loader) checkMadeFrom(products []Product) error {
 				case column != "":
 					return fieldError(file, field, from, "a table without knowledge; it has "+column)
 				}
+			}
+			if t.Ordered && t.Retention != 0 {
+				return fieldError(l.tables[t.FullName()], "slaProperties", "retention "+days(t.Retention),
+					unlimited+", since other tables are made from this one: its version counts its rows")
 			}
 		}
 	}

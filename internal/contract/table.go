@@ -301,6 +301,10 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 		if level.Property == "retention" && column != t.Time {
 			return fieldError(file, field+".element", level.Element, "the column that partitions the table: rows are dropped by the day")
 		}
+		// Else the row that counts could be dropped before one whose place it took.
+		if level.Property == "retention" && !slices.Contains(t.Key, t.Time) && !slices.Contains(t.KeyOf, t.Time) {
+			return fieldError(file, field+".value", text(level.Value), unlimited+", or "+t.Time+" in the primary key or keyOf: all rows of a key have to be dropped at once")
+		}
 	}
 	for _, property := range []string{"latency", "frequency", "retention"} {
 		if t.port() && !has[property] {
