@@ -45,7 +45,7 @@ type Config struct {
 	Project  string
 	Location string // where datasets are made
 	Products []contract.Product
-	Access   *Access // nil: members, and readers of the output ports, stay as they are
+	Access   *Access // nil: members and readers stay as they are
 	// PushEndpoint is the URL that push subscriptions push to: telemetry-ingest.
 	// Empty: those that are not there are not made.
 	PushEndpoint string

@@ -152,7 +152,7 @@ func (l *planner) access(d *schema.Dataset) {
 			l.note("access %s: %s is left: an owner reads every row", d.Name, e)
 		case e.Role != "" && e.Role != string(bigquery.ReaderRole) && e.Role != string(bigquery.WriterRole):
 			l.note("access %s: %s is left: the role is not one that Telemesh gives", d.Name, e)
-		case l.config.Access == nil && d.Port && e.Role == string(bigquery.ReaderRole) && e.Kind != kindSpecial && e.Kind != kindMember:
+		case l.config.Access == nil && e.Role == string(bigquery.ReaderRole) && l.stays(d, e):
 		default:
 			remove = append(remove, e)
 		}
@@ -168,6 +168,22 @@ func (l *planner) access(d *schema.Dataset) {
 	l.accessStep(Narrow, d.Name, nil, remove)
 	l.accessStep(Authorize, d.Name, authorize, nil)
 	l.accessStep(Widen, d.Name, add, nil)
+}
+
+// stays says whether a reader of a dataset stays where no access file says who
+// reads: one of a port does, and of storage who sees every row of the ports.
+func (l *planner) stays(d *schema.Dataset, e entry) bool {
+	switch {
+	case e.Kind == kindSpecial, e.Kind == kindMember && e.Name == "allUsers": // nobody knows who
+		return false
+	case d.Port:
+		return true
+	case d.Name == schema.Platform, strings.HasSuffix(e.Name, ServiceAccount("", l.config.Project)):
+		return false
+	}
+	// The members name no groups: of these an access file alone knows.
+	return e.Kind == kindGroup || e.Kind == kindUser && l.have.members[member{e.Name, everyone}] ||
+		e.Kind == kindDomain && l.have.members[member{domainPrefix + e.Name, everyone}]
 }
 
 func (l *planner) accessStep(phase Phase, dataset string, add, remove []entry) {

@@ -75,7 +75,7 @@ func (p *Project) want() (*wanted, error) {
 	}
 	p.wantAccounts(w)
 	if p.config.Access == nil {
-		w.notes = append(w.notes, "no access file (--access): members and readers of the output ports stay as they are")
+		w.notes = append(w.notes, "no access file (--access): members and readers stay as they are")
 	} else {
 		p.wantMembers(w)
 	}
@@ -121,7 +121,9 @@ func (p *Project) wantAccounts(w *wanted) {
 const internalSuffix = "_internal"
 
 // wantMembers lets in who the access file names. A tenant's members get to the
-// ports that have rows of tenants, the platform's to all.
+// ports that have rows of tenants, the platform's to all, and to what those are
+// made of: an event's way and what was parked is read there, and the ports show
+// them every row anyway.
 func (p *Project) wantMembers(w *wanted) {
 	groups := map[string]bool{}
 	let := func(m, tenant string) {
@@ -137,7 +139,7 @@ func (p *Project) wantMembers(w *wanted) {
 		}
 		for _, d := range w.schema {
 			tenants := slices.ContainsFunc(d.Objects, func(o schema.Object) bool { return o.Contract != nil && o.Contract.Tenant != "" })
-			if d.Port && (tenants || tenant == everyone) {
+			if d.Port && tenants || tenant == everyone && d.Name != schema.Platform {
 				w.access[d.Name][e] = true
 			}
 		}
