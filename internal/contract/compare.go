@@ -37,6 +37,7 @@ const (
 	ColumnAdded       = "column added"
 	ColumnRemoved     = "column removed"
 	TypeChanged       = "type changed"
+	UnitChanged       = "unit changed"   // or said for the first time
 	RequiredAdded     = "required added" // to a column that was there, or with a new one
 	RequiredDropped   = "required dropped"
 	Declassified      = "classification lowered"
@@ -247,6 +248,9 @@ func (d *differences) columns(a, b *Table) {
 		}
 		if is.Type != was.Type {
 			d.add(true, TypeChanged, "column %s: %s, was %s", is.Name, is.Type, was.Type)
+		}
+		if is.Unit != was.Unit {
+			d.add(was.Unit != "", UnitChanged, "column %s: %s, was %s", is.Name, none(is.Unit), none(was.Unit))
 		}
 		switch {
 		case is.Required && !was.Required:

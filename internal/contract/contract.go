@@ -114,6 +114,7 @@ type Column struct {
 	Type     Type
 	Required bool
 	Purpose  string
+	Unit     string // of its numbers, as a UCUM code; empty: none, or the contract does not say
 	// Classification of what the column holds: public, internal, confidential.
 	Classification string
 	// Provenance: how the row came, not what it says. Two rows that differ in

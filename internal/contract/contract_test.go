@@ -211,6 +211,7 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"knowledge neither true nor false", joined, knowledge, "{property: knowledge, value: 1}", "customProperties.knowledge"},
 		{"knowledge that may be NULL", joined, "        required: true\n        classification: internal\n        description: >-\n          How many",
 			"        classification: internal\n        description: >-\n          How many", "customProperties.knowledge"},
+		{"unit that is a number", joined, "- {property: unit, value: ppm}", "- {property: unit, value: 1}", "schema[0].properties[21].customProperties.unit"},
 		{"knowledge of another type", joined, "- {property: unit, value: ppm}", "- " + knowledge, "schema[0].properties[21].customProperties.knowledge"},
 		{"knowledge twice", joined, "- {property: unit, value: '{person}'}\n", "- " + knowledge + "\n        required: true\n", "customProperties.knowledge"},
 		{"knowledge as the order", joined, "{property: order, value: revision}", "{property: order, value: join_version}", "schema[0].customProperties.order"},

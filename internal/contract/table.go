@@ -132,6 +132,7 @@ func (t *Table) loadColumns(file string, properties []property, table customProp
 		if err := errors.Join(
 			c.CustomProperties.decode(file, field, "provenance", &column.Provenance, "true or false"),
 			c.CustomProperties.decode(file, field, "knowledge", &knowledge, "true or false"),
+			c.CustomProperties.decode(file, field, "unit", &column.Unit, "a UCUM code; a number in quotes"),
 		); err != nil {
 			return err
 		}
