@@ -196,7 +196,7 @@ func compareTables(product string, a, b *Table) []Change {
 		{what: CountingChanged, name: "tombstones", old: fmt.Sprint(a.Tombstones), new: fmt.Sprint(b.Tombstones)},
 		{what: CountingChanged, name: "appendOnly", old: fmt.Sprint(a.AppendOnly), new: fmt.Sprint(b.AppendOnly)},
 		{what: CountingChanged, name: "knowledge", old: a.Knowledge, new: b.Knowledge},
-		{what: OriginChanged, name: "madeFrom", old: list(a.MadeFrom), new: list(b.MadeFrom)},
+		{what: OriginChanged, name: "madeFrom", old: list(slices.Sorted(slices.Values(a.MadeFrom))), new: list(slices.Sorted(slices.Values(b.MadeFrom)))},
 	} {
 		if c.old != c.new {
 			d.add(!c.compatible, c.what, "%s %s, was %s", c.name, none(c.new), none(c.old))

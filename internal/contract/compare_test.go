@@ -109,6 +109,10 @@ func TestCompare(t *testing.T) {
 			[]string{"what counts changed!"}, []string{"what counts changed!"}, "iot-analytics/readings.odcs.yaml", "iot-analytics/readings.odcs.yaml"},
 		{"made from", joined, func(c *contract.Table) { c.MadeFrom = c.MadeFrom[:1] },
 			[]string{"madeFrom changed!"}, []string{"madeFrom changed!"}, "iot-analytics/readings.odcs.yaml", "iot-analytics/readings.odcs.yaml"},
+		{"made from the same", joined, func(c *contract.Table) {
+			c.MadeFrom = slices.Clone(c.MadeFrom)
+			slices.Reverse(c.MadeFrom)
+		}, nil, nil, "", ""},
 		{"tenant", customers, func(c *contract.Table) { c.Tenant = "name" },
 			[]string{"tenant column changed!"}, []string{"tenant column changed!"}, file, file},
 		{"role", customers, func(c *contract.Table) { c.Roles, c.Tenant = c.Roles[1:], "" },
