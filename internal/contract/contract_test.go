@@ -329,6 +329,14 @@ func TestErrorsNameFileAndField(t *testing.T) {
 	if _, err := contract.Load(fstest.MapFS{}); err == nil {
 		t.Error("Load() of an empty folder gives no error")
 	}
+	for _, name := range []string{"telemesh", "customers-internal"} {
+		files := copyOf(t, products.FS)
+		text := strings.ReplaceAll(string(files[descriptor].Data), "id: customers\n", "id: "+name+"\n")
+		files[name+"/product.odps.yaml"] = &fstest.MapFile{Data: []byte(strings.ReplaceAll(text, "name: customers\n", "name: "+name+"\n"))}
+		if _, err := contract.Load(files); err == nil || !strings.Contains(err.Error(), name+"/product.odps.yaml: field name") {
+			t.Errorf("Load() of a product %s = %v", name, err)
+		}
+	}
 	moved := copyOf(t, products.FS)
 	moved["customers/clients.odcs.yaml"] = moved[table]
 	delete(moved, table)
