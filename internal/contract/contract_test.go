@@ -263,6 +263,7 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"element of another table", table, "element: customers.customer_id", "element: readings.customer_id", "slaProperties[0].element"},
 		{"driver", table, "driver: operational", "driver: nobody", "slaProperties[0].driver"},
 		{"unit", table, "unit: s", "unit: m", "slaProperties[0].unit"},
+		{"unit that YAML reads as true", table, "unit: s", "unit: y", `slaProperties[0].unit: "true", want s, min, h, d or years`},
 		{"level of nothing", table, "value: 60", "value: 0", "slaProperties[0].value"},
 		{"half a level", table, "value: 60", "value: 0.5", "slaProperties[0].value"},
 		{"level as text", table, "value: 60", "value: '60'", "slaProperties[0].value"},

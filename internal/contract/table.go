@@ -292,7 +292,7 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 		}
 		unit, ok := units[level.Unit]
 		if !ok {
-			return fieldError(file, field+".unit", level.Unit, "s, min, h, d or y")
+			return fieldError(file, field+".unit", level.Unit, "s, min, h, d or years; YAML reads y as true")
 		}
 		n, _ := level.Value.(float64)
 		if n < 1 || n != float64(int64(n)) || n > float64(maxLevel/unit) {
