@@ -122,7 +122,7 @@ without a new major version of the contract.`,
 				})
 				if stopped := new(cloud.Error); errors.As(err, &stopped) {
 					return hint(err, "%d of %d steps are done and stay; %srun `telemesh apply` again: it goes on from there",
-						stopped.Done, stopped.Done+stopped.Left, sentence(cloud.Hint(err)))
+						stopped.Done, stopped.Done+stopped.Left, sentence(whoApplies.of(err)))
 				}
 				return err
 			})
@@ -210,24 +210,21 @@ func (f *cloudFlags) with(ctx context.Context, do func(*cloud.Project) error) (e
 		}
 	}
 	if c.BigQuery, err = at.NewClient(ctx); err != nil {
-		return hint(err, "`gcloud auth application-default login` gives this machine credentials")
+		return whoApplies.add(err)
 	}
 	defer func() { err = errors.Join(err, c.BigQuery.Close()) }()
 	// Beside an emulator of BigQuery stands no real Pub/Sub.
 	if at.Endpoint == "" || os.Getenv("PUBSUB_EMULATOR_HOST") != "" {
 		if c.Pubsub, err = pubsub.NewClient(ctx, at.Project); err != nil {
-			return fmt.Errorf("open Pub/Sub of project %s: %w", at.Project, err)
+			return whoApplies.add(fmt.Errorf("open Pub/Sub of project %s: %w", at.Project, err))
 		}
 		defer func() { err = errors.Join(err, c.Pubsub.Close()) }()
 	}
 	err = do(cloud.New(c))
-	switch h := cloud.Hint(err); {
-	case err != nil && ctx.Err() != nil:
+	if err != nil && ctx.Err() != nil {
 		return hint(errors.New("interrupted"), "what was done stays: the same command goes on from there")
-	case h != "" && !errors.As(err, new(hinted)):
-		return hint(err, "%s", h)
 	}
-	return err
+	return whoApplies.add(err)
 }
 
 // config says which project, and where it is reached.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,11 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"cloud.google.com/go/bigquery"
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/api/googleapi"
 
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/function"
@@ -337,33 +334,6 @@ func TestConditionsOfCESQL(t *testing.T) {
 	}
 	if some < 5 {
 		t.Errorf("%d events match an expression: too few to say anything", some)
-	}
-}
-
-// Who may not read BigQuery is told what to do about it.
-func TestHintsOfGoogle(t *testing.T) {
-	for _, test := range []struct {
-		err  error
-		says string // empty: nothing
-	}{
-		{errors.New("credentials: could not find default credentials"), "gcloud auth application-default login"},
-		{&googleapi.Error{Code: 404, Message: "Not found: Dataset p:event_log"}, "telemesh apply"},
-		{&bigquery.Error{Reason: "notFound"}, "telemesh apply"},
-		{&googleapi.Error{Code: 403}, "bigquery.jobUser"},
-		{&bigquery.Error{Reason: "accessDenied"}, "bigquery.jobUser"},
-		{&googleapi.Error{Code: 400, Message: "Syntax error"}, ""},
-		{&bigquery.Error{Reason: "invalidQuery"}, ""},
-		{hint(&googleapi.Error{Code: 404}, "something better"), "something better"},
-		{errors.New("reach the warehouse"), ""},
-	} {
-		got := hintGoogle(fmt.Errorf("query: %w", test.err))
-		h, _ := errors.AsType[hinted](got)
-		if !errors.Is(got, test.err) || (h.hint == "") != (test.says == "") || !strings.Contains(h.hint, test.says) {
-			t.Errorf("hintGoogle(%v): hint %q, want %q", test.err, h.hint, test.says)
-		}
-	}
-	if err := hintGoogle(nil); err != nil {
-		t.Errorf("hintGoogle(nil) = %v", err)
 	}
 }
 

@@ -13,13 +13,10 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
 
-	"cloud.google.com/go/bigquery"
 	"github.com/spf13/cobra"
-	"google.golang.org/api/googleapi"
 
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -87,33 +84,9 @@ func (p *warehouseAt) with(ctx context.Context, do func(warehouse.Warehouse) err
 	config := connect.Config{URL: p.warehouse, Token: os.Getenv("TELEMESH_WAREHOUSE_TOKEN")}
 	w, err := config.Open(nil, nil)
 	if err != nil {
-		return hintGoogle(err)
+		return whoReads.add(err)
 	}
-	return errors.Join(hintGoogle(do(w)), w.Close())
-}
-
-// hintGoogle says what to do where Google's clients refuse to work.
-func hintGoogle(err error) error {
-	if err == nil || errors.As(err, new(hinted)) {
-		return err
-	}
-	// The client's error has no type.
-	if strings.Contains(err.Error(), "could not find default credentials") {
-		return hint(err, "`gcloud auth application-default login` gives your own, or GOOGLE_APPLICATION_CREDENTIALS names a file of them")
-	}
-	// A request is refused with a status, a job with a reason.
-	answer, _ := errors.AsType[*googleapi.Error](err)
-	job, _ := errors.AsType[*bigquery.Error](err)
-	is := func(code int, reason string) bool {
-		return answer != nil && answer.Code == code || job != nil && job.Reason == reason
-	}
-	switch {
-	case is(http.StatusNotFound, "notFound"):
-		return hint(err, "`telemesh apply` makes the datasets, tables and views; are project and location the right ones?")
-	case is(http.StatusForbidden, "accessDenied"), is(http.StatusUnauthorized, ""):
-		return hint(err, "the account needs the role bigquery.jobUser of the project and has to be let into the dataset")
-	}
-	return err
+	return errors.Join(whoReads.add(do(w)), w.Close())
 }
 
 // attach reaches the warehouse of a folder: through the process that holds it,

@@ -2,7 +2,6 @@ package cloud
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -10,9 +9,6 @@ import (
 	"strings"
 
 	"cloud.google.com/go/bigquery"
-	"google.golang.org/api/googleapi"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
 )
@@ -204,18 +200,4 @@ func (p *Project) insertContracts(ctx context.Context, rows map[string]record) e
 		values = append(values, fmt.Sprintf("(%s, %s, PARSE_JSON(%s), CURRENT_TIMESTAMP())", ps.add(name), ps.add(r.version), ps.add(r.json)))
 	}
 	return p.run(ctx, "INSERT INTO "+p.quoted(schema.Contracts)+" (table_name, version, contract, applied_at) VALUES "+strings.Join(values, ", "), ps)
-}
-
-// Hint says what to do about an error of Plan or Apply, empty if nothing is
-// known.
-func Hint(err error) string {
-	var e *googleapi.Error
-	switch {
-	case hasCode(err, http.StatusForbidden), hasCode(err, http.StatusUnauthorized),
-		status.Code(err) == codes.PermissionDenied, status.Code(err) == codes.Unauthenticated:
-		return "enable the APIs and give the account that applies its roles: docs/deploy-bigquery.md has the commands"
-	case errors.As(err, &e) && e.Code == http.StatusBadRequest && strings.Contains(e.Message, "IAM"):
-		return "who is given access has to exist, so make the service accounts first: docs/deploy-bigquery.md has the commands"
-	}
-	return ""
 }
