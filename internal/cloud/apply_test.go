@@ -2,10 +2,12 @@ package cloud
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
+	"cloud.google.com/go/bigquery"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/contract"
@@ -167,6 +169,30 @@ func TestNothingExpires(t *testing.T) {
 	}
 	if again := planOf(t, p); !again.Empty() {
 		t.Errorf("after apply there is left to do: %v", names(again))
+	}
+}
+
+// The log of a table that nothing is made from any more is not to be dropped.
+func TestTableWhereAViewIsWanted(t *testing.T) {
+	p := project(t, nil)
+	w, err := p.want()
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := *w.state
+	have.tables = maps.Clone(w.tables)
+	log := *w.tables["iot_metadata_internal.placements"]
+	log.Type = bigquery.RegularTable
+	have.tables["iot_telemetry_internal.readings"] = &log
+	have.tables["iot_metadata_internal.placements"] = w.tables["iot_telemetry_internal.readings"]
+	refused := compared(t, p, &have).Refused
+	slices.Sort(refused)
+	want := []string{
+		"iot_metadata_internal.placements is there and is no table but a view, which has no rows: drop it",
+		"iot_telemetry_internal.readings is there and is no view but a table: rename it, which keeps its rows: ALTER TABLE iot_telemetry_internal.readings RENAME TO readings_before",
+	}
+	if diff := cmp.Diff(want, refused); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
 	}
 }
 

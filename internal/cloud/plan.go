@@ -129,12 +129,14 @@ func (p *Plan) Write(out io.Writer) error {
 	for _, refused := range p.Refused {
 		fmt.Fprintf(&b, "refused: %s\n", strings.ReplaceAll(refused, "\n", "\n    "))
 	}
-	if b.Len() > 0 {
+	if b.Len() > 0 && len(p.Refused) == 0 {
 		b.WriteByte('\n')
 	}
-	if p.Empty() {
+	switch {
+	case len(p.Refused) > 0: // nothing is done
+	case p.Empty():
 		b.WriteString("no changes\n")
-	} else {
+	default:
 		fmt.Fprintf(&b, "%d to create, %d to change, %d to destroy\n", counts[Create], counts[Modify], counts[Destroy])
 	}
 	_, err := io.WriteString(out, b.String())
@@ -150,6 +152,7 @@ func (c *Change) write(b *strings.Builder) {
 			line, old, now = firstDifference(old, now)
 			name = fmt.Sprintf("%s, line %d", name, line)
 		}
+		old, now = around(old, now)
 		switch {
 		case c.Action != Modify:
 			fmt.Fprintf(b, "    %s: %s\n", name, plain(old+now))
@@ -193,17 +196,34 @@ func firstDifference(old, now string) (line int, a, b string) {
 	return 1, "white space", "other white space"
 }
 
+// longest is how much of a line is printed.
+const longest = 160
+
+// around cuts from the begin of two long lines what they have in common, but for
+// some words.
+func around(old, now string) (string, string) {
+	const words = 40
+	a, b := []rune(old), []rune(now)
+	same := 0
+	for same < min(len(a), len(b)) && a[same] == b[same] {
+		same++
+	}
+	if max(len(a), len(b)) <= longest || same <= words {
+		return old, now
+	}
+	return "…" + string(a[same-words:]), "…" + string(b[same-words:])
+}
+
 // plain keeps what others wrote from the terminal, and long lines short.
 func plain(s string) string {
-	const most = 160
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return ' '
 		}
 		return r
 	}, s)
-	if runes := []rune(s); len(runes) > most {
-		return string(runes[:most]) + "…"
+	if runes := []rune(s); len(runes) > longest {
+		return string(runes[:longest]) + "…"
 	}
 	return s
 }

@@ -348,13 +348,15 @@ func TestWrite(t *testing.T) {
 			{Phase: Build, Changes: []Change{{Create, "dataset", "d", []Field{{"location", "", "EU"}}},
 				{Modify, "table", "d.t", []Field{{"column n", "", "INT64"}, {"label owner", "me", "iot"}, {"primary key", "k", ""}}}}},
 			{Phase: Show, Changes: []Change{{Modify, "view", "d.v", []Field{{"query", "SELECT a\nFROM t", "SELECT a\nFROM \x1b[31mu"}}}}}},
-		Left:    []Change{{Destroy, "table", "d.old", nil}, {Modify, "table", "d.t", []Field{{"rows kept", "for ever", "30 days"}}}},
-		Notes:   []string{"n"},
-		Refused: []string{"one\ntwo"},
+		Left:  []Change{{Destroy, "table", "d.old", nil}, {Modify, "table", "d.t", []Field{{"rows kept", "for ever", "30 days"}}}},
+		Notes: []string{"n"},
 	}
-	var out bytes.Buffer
-	if err := p.Write(&out); err != nil {
-		t.Fatal(err)
+	written := func() string {
+		var out bytes.Buffer
+		if err := p.Write(&out); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
 	}
 	want := `- member a@b.c of x
 + dataset d
@@ -368,13 +370,26 @@ func TestWrite(t *testing.T) {
 left: table d.old: would be destroyed with --destroy
 left: table d.t: rows kept for ever → 30 days, and the rows beyond it would be destroyed, with --destroy
 note: n
-refused: one
-    two
-
-1 to create, 2 to change, 1 to destroy
 `
-	if diff := cmp.Diff(want, out.String()); diff != "" {
+	if diff := cmp.Diff(want+"\n1 to create, 2 to change, 1 to destroy\n", written()); diff != "" {
 		t.Errorf("Write (-want +got):\n%s", diff)
+	}
+	p.Refused = []string{"one\ntwo"}
+	if diff := cmp.Diff(want+"refused: one\n    two\n", written()); diff != "" {
+		t.Errorf("Write of a refused plan (-want +got):\n%s", diff)
+	}
+}
+
+// Of a long line that part is printed in which it differs.
+func TestWriteLongLine(t *testing.T) {
+	long := strings.Repeat("a, ", 100)
+	p := &Plan{Steps: []Step{{Phase: Show, Changes: []Change{{Modify, "view", "d.v", []Field{{"query", "SELECT " + long + "x FROM t", "SELECT " + long + "y FROM t"}}}}}}}
+	var out bytes.Buffer
+	if err := p.Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); !strings.Contains(got, "a, x FROM t → …") || !strings.Contains(got, "a, y FROM t\n") || len(got) > 300 {
+		t.Errorf("Write: %s", got)
 	}
 }
 

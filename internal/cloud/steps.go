@@ -232,8 +232,11 @@ func (l *planner) object(o *schema.Object) {
 		change.Fields = difference(change.Fields, "clustered by", "", clustered(want))
 		change.Fields = difference(change.Fields, "primary key", "", key(want))
 		l.step(phase, func(ctx context.Context) error { return l.create(ctx, o) }, change)
-	case (have.ViewQuery != "") != (want.ViewQuery != ""):
-		l.refuse("%s is there and is no %s but a %s: rename or drop it", name, kind, strings.ToLower(string(have.Type)))
+	case have.ViewQuery != "" && want.ViewQuery == "":
+		l.refuse("%s is there and is no table but a view, which has no rows: drop it", name)
+	case have.ViewQuery == "" && want.ViewQuery != "":
+		l.refuse("%s is there and is no view but a %s: rename it, which keeps its rows: ALTER TABLE %s RENAME TO %s_before",
+			name, strings.ToLower(string(have.Type)), name, o.Name)
 	case want.ViewQuery != "":
 		fields := difference(nil, "query", have.ViewQuery, want.ViewQuery)
 		fields = difference(fields, "description", have.Description, want.Description)
