@@ -196,6 +196,24 @@ func TestTableWhereAViewIsWanted(t *testing.T) {
 	}
 }
 
+// A dataset that somebody else has put a table into is not destroyed.
+func TestDatasetThatOthersUse(t *testing.T) {
+	f := newFake(t)
+	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
+	apply(t, p)
+	f.objects["datasets/customers/tables/mine"] = object{"tableReference": object{"projectId": "acme", "datasetId": "customers", "tableId": "mine"}}
+	p.config.Products = slices.DeleteFunc(p.config.Products, func(p contract.Product) bool { return p.Name != "event-log" })
+	p.config.Destroy = true
+	plan := planOf(t, p)
+	got := names(plan)
+	if slices.Contains(got, "destroy dataset customers") || !slices.Contains(got, "destroy dataset customers_internal") {
+		t.Errorf("the plan is %q", got)
+	}
+	if !strings.Contains(strings.Join(plan.Notes, "\n"), "dataset customers is left") {
+		t.Errorf("the notes %q do not name the dataset", plan.Notes)
+	}
+}
+
 // Rows go with Destroy alone.
 func TestShorterRetention(t *testing.T) {
 	f := newFake(t)

@@ -282,6 +282,7 @@ func (l *planner) others() {
 	refused := func(dataset string) bool { // somebody else's
 		return l.have.datasets[dataset].Labels[managedBy] != telemesh
 	}
+	foreign := map[string]bool{} // datasets
 	for _, name := range slices.Sorted(maps.Keys(l.have.tables)) {
 		have := l.have.tables[name]
 		if l.want.tables[name] != nil || refused(datasetOf(name)) {
@@ -293,12 +294,17 @@ func (l *planner) others() {
 		}
 		if have.Labels[managedBy] != telemesh {
 			l.note("%s %s is left: Telemesh did not make it; who may read dataset %s may read it", kind, name, datasetOf(name))
+			foreign[datasetOf(name)] = true
 			continue
 		}
 		l.destroy(func(ctx context.Context) error { return gonePasses(l.table(name).Delete(ctx)) }, Change{Action: Destroy, Kind: kind, Name: name})
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.have.datasets)) {
-		if l.want.datasets[name] != nil {
+		switch {
+		case l.want.datasets[name] != nil:
+			continue
+		case foreign[name]: // BigQuery deletes none that is not empty
+			l.note("dataset %s is left: it has tables or views that Telemesh did not make", name)
 			continue
 		}
 		l.destroy(func(ctx context.Context) error { return gonePasses(l.client.Dataset(name).Delete(ctx)) }, Change{Action: Destroy, Kind: "dataset", Name: name})
