@@ -14,15 +14,15 @@ import "strings"
 const end = `coalesce(p.valid_to, TIMESTAMP '9999-12-31 23:59:59.999999+00')`
 
 // raw is each reading with the value that counts, from all rows that were ever
-// stored of it. Values are compared as text too: 0 and -0 are two.
+// stored of it.
 const raw = `raw AS (
 	SELECT * EXCLUDE (place, least, greatest, quality), CASE WHEN least <> greatest THEN 'conflict' ELSE quality END AS quality
 	FROM (
 		SELECT *,
-			row_number() OVER (PARTITION BY reading_id ORDER BY revision DESC, value DESC NULLS LAST, CAST(value AS VARCHAR) DESC, value_string DESC NULLS LAST,
+			row_number() OVER (PARTITION BY reading_id ORDER BY revision DESC, value DESC NULLS LAST, value_string DESC NULLS LAST,
 				value_bool DESC NULLS LAST, unit DESC NULLS LAST, quality DESC NULLS LAST) AS place,
-			min(hash(CAST(value AS VARCHAR), value_string, value_bool)) OVER (PARTITION BY reading_id, revision) AS least,
-			max(hash(CAST(value AS VARCHAR), value_string, value_bool)) OVER (PARTITION BY reading_id, revision) AS greatest
+			min(hash(value, value_string, value_bool)) OVER (PARTITION BY reading_id, revision) AS least,
+			max(hash(value, value_string, value_bool)) OVER (PARTITION BY reading_id, revision) AS greatest
 		FROM (
 			SELECT DISTINCT reading_id, device_id, metric, observed_at, revision, value, value_string, value_bool, unit, quality
 			FROM iot_telemetry_internal.readings

@@ -47,8 +47,14 @@ func Optional(s string) Cell {
 	return String(s)
 }
 
-// Float is a FLOAT64, which must be finite.
-func Float(f float64) Cell { return Cell{kind: FloatKind, bits: math.Float64bits(f)} }
+// Float is a FLOAT64, which must be finite. 0 and -0 are one value, as they are
+// to SQL.
+func Float(f float64) Cell {
+	if f == 0 {
+		f = 0
+	}
+	return Cell{kind: FloatKind, bits: math.Float64bits(f)}
+}
 
 // Int is an INT64.
 func Int(i int64) Cell { return Cell{kind: IntKind, bits: uint64(i)} }

@@ -154,8 +154,7 @@ func compare(a, b *Cell) int {
 	case StringKind:
 		return cmp.Compare(a.str, b.str)
 	case FloatKind:
-		// 0 and -0 are two.
-		return cmp.Or(cmp.Compare(a.Float(), b.Float()), cmp.Compare(a.Int(), b.Int()))
+		return cmp.Compare(a.Float(), b.Float())
 	}
 	return cmp.Compare(a.Int(), b.Int())
 }

@@ -17,7 +17,7 @@ func TestConformance(t *testing.T) {
 	warehousetest.Test(t, func(t testing.TB) warehouse.Warehouse {
 		e.Empty(t)
 		return openEmpty(t, e)
-	}, warehousetest.NegativeZero)
+	})
 }
 
 // openEmpty gives the warehouse of a project without products, in which the user of the emulator sees

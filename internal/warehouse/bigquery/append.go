@@ -230,8 +230,8 @@ func (s *sender) deliver(ctx context.Context, group []*piece) {
 		failures++
 		switch {
 		case err == nil:
-		case len(group) > 1 && (!passes(err) || failures > 1 && status.Code(err) == codes.Internal):
-			// One batch may spoil the request of all.
+		case len(group) > 1 && (status.Code(err) == codes.InvalidArgument || failures > 1 && status.Code(err) == codes.Internal):
+			// One batch may spoil the request of all. Other errors are the table's.
 			var each sync.WaitGroup
 			for _, p := range group {
 				each.Go(func() { s.deliver(ctx, []*piece{p}) })

@@ -154,10 +154,11 @@ func (w *Warehouse) stop(ctx context.Context, id string) {
 	}
 }
 
-// fault are the reasons that say that a statement will fail again.
+// fault are the reasons that say that a statement will fail again. What is not
+// found is not among them: telemesh apply may be about to make it.
 //
 // https://cloud.google.com/bigquery/docs/error-messages
-var fault = []string{"invalid", "invalidQuery", "badRequest", "notFound", "resourcesExceeded", "responseTooLarge", "billingTierLimitExceeded"}
+var fault = []string{"invalid", "invalidQuery", "badRequest", "resourcesExceeded", "responseTooLarge", "billingTierLimitExceeded"}
 
 // failed gives the error of a query: why it was ended if it was, and Permanent if
 // it is the statement's fault.
@@ -168,7 +169,7 @@ func failed(ctx context.Context, err error) error {
 	if slices.Contains(fault, reason(err)) {
 		return mesh.Permanent(err)
 	}
-	return err
+	return hint(err)
 }
 
 // reason is the word that BigQuery has for an error; empty: none.

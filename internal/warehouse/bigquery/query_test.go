@@ -197,7 +197,7 @@ func TestQueryErrors(t *testing.T) {
 		reason string
 		want   bool
 	}{
-		{400, "invalidQuery", permanent}, {400, "invalid", permanent}, {404, "notFound", permanent}, {403, "responseTooLarge", permanent},
+		{400, "invalidQuery", permanent}, {400, "invalid", permanent}, {404, "notFound", passing}, {403, "responseTooLarge", permanent},
 		{400, "resourcesExceeded", permanent},
 		{403, "quotaExceeded", passing}, {403, "accessDenied", passing}, {400, "jobInternalError", passing}, {400, "jobBackendError", passing},
 		{400, "stopped", passing}, {401, "authError", passing}, {403, "billingNotEnabled", passing},

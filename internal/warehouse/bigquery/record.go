@@ -160,16 +160,16 @@ func (r *recorder) script(group []*staged) string {
 	}
 	var columns, values, key, same []string
 	for _, c := range schema.RecordedColumns(&r.table.Table) {
-		columns = append(columns, c.Name)
+		columns = append(columns, "`"+c.Name+"`")
 		if c.Name == contract.RecordedAt {
 			values = append(values, fmt.Sprintf("(SELECT MAX(recorded_at) FROM %s WHERE table_name = '%s')", r.name(schema.RecordedTables), r.table.Name))
 		} else {
-			values = append(values, "a."+c.Name)
+			values = append(values, "a.`"+c.Name+"`")
 		}
 	}
 	for _, name := range append(r.table.Key[:len(r.table.Key):len(r.table.Key)], schema.Content) {
-		key = append(key, "a."+name)
-		same = append(same, fmt.Sprintf("l.%[1]s = a.%[1]s", name))
+		key = append(key, "a.`"+name+"`")
+		same = append(same, fmt.Sprintf("l.`%[1]s` = a.`%[1]s`", name))
 	}
 	return fmt.Sprintf(`BEGIN TRANSACTION;
 UPDATE %[1]s SET recorded_at = GREATEST(CURRENT_TIMESTAMP(), TIMESTAMP_ADD(recorded_at, INTERVAL 1 MICROSECOND))

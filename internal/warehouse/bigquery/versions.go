@@ -121,5 +121,6 @@ func (w *Warehouse) run(ctx context.Context, sql string) (*bigquery.RowIterator,
 	q := w.client.Query(sql)
 	q.Location = w.config.Location
 	q.DisableQueryCache = true
+	q.Labels = map[string]string{"telemesh": "append"}
 	return q.Read(ctx)
 }

@@ -37,7 +37,7 @@ func (g *generator) storage() []Object {
 			Clustering:  g.clustering(),
 			// BigQuery plans with a key as if it were kept, so only this table has one:
 			// of one that rows are appended to, a row may be there twice.
-			TableConstraints: &bigquery.TableConstraints{PrimaryKey: &bigquery.PrimaryKey{Columns: append(g.key(), Content)}},
+			TableConstraints: &bigquery.TableConstraints{PrimaryKey: &bigquery.PrimaryKey{Columns: append(slices.Clone(g.table.Key), Content)}},
 		}
 		return []Object{appended, internal}
 	}
@@ -98,7 +98,10 @@ func (g *generator) key() []string {
 	return key
 }
 
-func (g *generator) column(i int) string { return g.Stored[i].Name }
+func (g *generator) column(i int) string { return quoted(g.Stored[i].Name) }
+
+// quoted is a name that may be a word of SQL.
+func quoted(name string) string { return "`" + name + "`" }
 
 func window(function string, by, order []string) string {
 	return function + " OVER (PARTITION BY " + strings.Join(by, ", ") + " ORDER BY " + strings.Join(order, ", ") + ")"
@@ -160,18 +163,18 @@ func (g *generator) counts(distinct string) string {
 	// higher one that it came with.
 	by := strings.Join(key, ", ")
 	return fmt.Sprintf(`SELECT *,
-    MAX(%[1]s + place - 1) OVER (PARTITION BY %[2]s) AS counted,
-    LOGICAL_OR(assigned_place = 1 AND value_place > 1) OVER (PARTITION BY %[2]s) AS conflict
+    MAX(%[1]s + _place - 1) OVER (PARTITION BY %[2]s) AS _counted,
+    LOGICAL_OR(_assigned_place = 1 AND _value_place > 1) OVER (PARTITION BY %[2]s) AS _conflict
   FROM (
     SELECT *,
-      %[3]s AS place,
-      %[4]s AS assigned_place,
-      %[5]s AS value_place
+      %[3]s AS _place,
+      %[4]s AS _assigned_place,
+      %[5]s AS _value_place
     FROM (
   %[6]s
     )
   )
-  QUALIFY place = 1`, contract.Revision, by, window("ROW_NUMBER()", key, rank), window("DENSE_RANK()", key, assigned),
+  QUALIFY _place = 1`, g.column(g.Order), by, window("ROW_NUMBER()", key, rank), window("DENSE_RANK()", key, assigned),
 		window("DENSE_RANK()", key, values), distinct)
 }
 
@@ -192,11 +195,11 @@ func (g *generator) shown() string {
 	for i, c := range g.table.Columns {
 		switch i {
 		case g.Order:
-			list = append(list, "counted AS "+c.Name)
+			list = append(list, "_counted AS "+quoted(c.Name))
 		case g.Quality:
-			list = append(list, "IF(conflict, 'conflict', quality) AS quality")
+			list = append(list, fmt.Sprintf("IF(_conflict, 'conflict', %[1]s) AS %[1]s", quoted(c.Name)))
 		default:
-			list = append(list, c.Name)
+			list = append(list, quoted(c.Name))
 		}
 	}
 	return strings.Join(list, ", ")
@@ -206,12 +209,12 @@ func (g *generator) shown() string {
 func (g *generator) visible() string {
 	members := g.name(strings.Split(Members, ".")[0], strings.Split(Members, ".")[1])
 	// A principal that is no e-mail address has no domain.
-	const member = "member IN (SESSION_USER(), CONCAT('domain:', REGEXP_EXTRACT(SESSION_USER(), r'^[^@/]+@([^@]+)$')))"
+	const member = "LOWER(member) IN (LOWER(SESSION_USER()), CONCAT('domain:', REGEXP_EXTRACT(LOWER(SESSION_USER()), r'^[^@/]+@([^@]+)$')))"
 	all := fmt.Sprintf("EXISTS (SELECT 1 FROM %s WHERE %s AND tenant_id = '%s')", members, member, Everyone)
 	if g.table.Tenant == "" {
 		return all
 	}
-	return fmt.Sprintf("(%s IN (SELECT tenant_id FROM %s WHERE %s) OR %s)", g.table.Tenant, members, member, all)
+	return fmt.Sprintf("(%s IN (SELECT tenant_id FROM %s WHERE %s) OR %s)", quoted(g.table.Tenant), members, member, all)
 }
 
 func (g *generator) name(dataset, table string) string {
@@ -221,7 +224,7 @@ func (g *generator) name(dataset, table string) string {
 func columns(list []contract.Column) string {
 	names := make([]string, len(list))
 	for i, c := range list {
-		names[i] = c.Name
+		names[i] = quoted(c.Name)
 	}
 	return strings.Join(names, ", ")
 }
