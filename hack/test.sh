@@ -30,7 +30,7 @@ done
 # The emulator takes minutes and gigabytes to compile. CI does so, others when they
 # want it: then nothing of it is left to compile.
 emulator=yes
-[ -n "${CI:-}" ] || ! (cd hack/e2e && go build -n github.com/goccy/bigquery-emulator/server 2>&1) | grep -q '/compile ' || emulator=
+[ -n "${CI:-}" ] || ! (cd hack/e2e && go build -n github.com/goccy/bigquery-emulator/server 2>&1) | grep '/compile ' >/dev/null || emulator=
 
 step "go vet, staticcheck"
 for module in "${modules[@]}"; do
