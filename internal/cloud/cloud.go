@@ -65,12 +65,14 @@ type Project struct {
 // New gives the project. It reaches nothing yet.
 func New(c Config) *Project { return &Project{c, c.BigQuery, c.Pubsub} }
 
-// ServiceAccount is the account that a product's functions run as.
+// ServiceAccount is the account that a product's functions run as. Of a project
+// that is scoped by a domain, example.com:acme, the domain comes last.
 func ServiceAccount(product, project string) string {
-	return product + "@" + project + serviceAccounts
+	if domain, name, ok := strings.Cut(project, ":"); ok {
+		project = name + "." + domain
+	}
+	return product + "@" + project + ".iam.gserviceaccount.com"
 }
-
-const serviceAccounts = ".iam.gserviceaccount.com"
 
 // member is a row of schema.Members.
 type member struct{ Member, Tenant string }

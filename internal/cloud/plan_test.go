@@ -253,6 +253,38 @@ func TestTenantsGetToTheirPortsAlone(t *testing.T) {
 	}
 }
 
+// A contract's id says nothing of where its table is.
+func TestReadersOfAContract(t *testing.T) {
+	p := project(t, nil)
+	for i, product := range p.config.Products {
+		for j := range product.Tables {
+			if product.Tables[j].FullName() == "customers.customers" {
+				product.Tables[j].ID = "who-we-serve"
+			}
+		}
+		if product.Name == "event-log" {
+			p.config.Products[i].Inputs = []string{"who-we-serve", "iot-actions.nothing"}
+		}
+	}
+	w, err := p.want()
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := entry{"READER", kindUser, ServiceAccount("event-log", "acme")}
+	if !w.access["customers"][account] || w.access["iot_actions"][account] {
+		t.Errorf("event-log gets to customers: %t, and to iot_actions: %t", w.access["customers"][account], w.access["iot_actions"][account])
+	}
+}
+
+func TestServiceAccount(t *testing.T) {
+	for project, want := range map[string]string{"acme": "customers@acme.iam.gserviceaccount.com",
+		"example.com:acme": "customers@acme.example.com.iam.gserviceaccount.com"} {
+		if got := ServiceAccount("customers", project); got != want {
+			t.Errorf("ServiceAccount(customers, %s) = %s, want %s", project, got, want)
+		}
+	}
+}
+
 func TestTable(t *testing.T) {
 	const day = 24 * time.Hour
 	table := func(change func(*bigquery.TableMetadata)) *bigquery.TableMetadata {

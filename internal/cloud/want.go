@@ -89,9 +89,11 @@ func (p *Project) want() (*wanted, error) {
 // filter lets it see every row. It counts the rows of the tables that its own
 // are made from where they are stored: what a port shows is fewer.
 func (p *Project) wantAccounts(w *wanted) {
-	schemas := map[string]string{} // by product
+	schemas := map[string]string{} // by id of a contract
 	for _, product := range p.config.Products {
-		schemas[product.Name] = product.Schema
+		for _, t := range product.Tables {
+			schemas[t.ID] = t.Schema
+		}
 	}
 	for _, product := range p.config.Products {
 		account := ServiceAccount(product.Name, p.config.Project)
@@ -106,8 +108,7 @@ func (p *Project) wantAccounts(w *wanted) {
 			}
 		}
 		for _, id := range product.Inputs {
-			from, _, _ := strings.Cut(id, ".")
-			read(schemas[from])
+			read(schemas[id])
 		}
 		for _, t := range product.Tables {
 			for _, from := range t.MadeFrom {

@@ -37,6 +37,7 @@ type Feed struct {
 
 // Table is what one contract describes.
 type Table struct {
+	ID      string // of the contract, as input ports name it: iot-telemetry.readings
 	Schema  string // iot_telemetry of an output port; iot_telemetry_internal of what is none
 	Name    string // readings
 	Version string // of the contract: 1.0.0

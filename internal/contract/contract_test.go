@@ -68,7 +68,7 @@ func TestLoad(t *testing.T) {
 	got.Columns, got.Quality = nil, nil
 	all := []contract.Role{{Name: "tenant", Access: "read"}, {Name: "platform", Access: "read"}, {Name: "writer", Access: "write"}}
 	want := contract.Table{
-		Schema: "iot_metadata", Name: "placements", Version: "1.0.0", Purpose: "Says which tenant held a device at any instant, and where it stood.",
+		ID: "iot-metadata.placements", Schema: "iot_metadata", Name: "placements", Version: "1.0.0", Purpose: "Says which tenant held a device at any instant, and where it stood.",
 		Key: []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true, Ordered: true,
 		Tenant: "tenant_id", Clustered: []string{"tenant_id", "device_id"}, Roles: all, Latency: time.Minute, Freshness: time.Minute,
 	}

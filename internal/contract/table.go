@@ -54,7 +54,7 @@ func (l *loader) loadTable(file string, p *Product) (t Table, id string, err err
 	case path.Base(file) != name+contractSuffix: // so that a table tells where its contract is
 		return t, "", fieldError(file, "schema[0].name", name, "the name of the file without "+contractSuffix)
 	}
-	t = Table{Schema: schema, Name: name, Version: c.Version, Purpose: c.Description.Purpose}
+	t = Table{ID: c.ID, Schema: schema, Name: name, Version: c.Version, Purpose: c.Description.Purpose}
 	if err := t.loadColumns(file, s.Properties, s.CustomProperties); err != nil {
 		return t, "", err
 	}
