@@ -139,3 +139,32 @@ func TestReadings(t *testing.T) {
 		t.Errorf("the view's names have no project:\n%s", view.Metadata.ViewQuery)
 	}
 }
+
+// Rows are compared by what their key is made of, first: BigQuery applies a
+// filter on a column before a window only if the window is partitioned by it.
+func TestFiltersPassWindows(t *testing.T) {
+	partition := regexp.MustCompile(`PARTITION BY ([^()]+?) ORDER BY|PARTITION BY ([^()]+?)\)`)
+	passes := func(name string, want []string) {
+		t.Helper()
+		windows := partition.FindAllStringSubmatch(strings.ReplaceAll(find(t, name).Metadata.ViewQuery, "`", ""), -1)
+		if len(windows) == 0 {
+			t.Errorf("%s compares no rows", name)
+		}
+		for _, w := range windows {
+			if by := strings.Split(w[1]+w[2], ", "); len(by) < len(want) || !slices.Equal(by[:len(want)], want) {
+				t.Errorf("%s: %s, want %s first", name, w[0], strings.Join(want, ", "))
+			}
+		}
+	}
+	for _, name := range []string{"iot_telemetry.readings", "iot_telemetry_internal.readings"} {
+		passes(name, []string{"observed_at", "device_id", "metric"})
+	}
+	_, list := datasets(t)
+	for _, p := range list {
+		for _, table := range p.Tables {
+			if len(table.KeyOf) > 0 {
+				passes(table.FullName(), table.KeyOf)
+			}
+		}
+	}
+}
