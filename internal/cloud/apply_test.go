@@ -214,6 +214,67 @@ func TestDatasetThatOthersUse(t *testing.T) {
 	}
 }
 
+// A view that loses columns is refused, as far as BigQuery tells what it will
+// have, unless it says so by its version.
+func TestViewLosesColumns(t *testing.T) {
+	f := newFake(t)
+	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
+	apply(t, p)
+	const name = "iot_analytics.co2_evolution"
+	columns := func(pairs ...string) object {
+		var fields []any
+		for pair := range slices.Chunk(pairs, 2) {
+			fields = append(fields, object{"name": pair[0], "type": pair[1]})
+		}
+		return object{"fields": fields}
+	}
+	f.objects["datasets/iot_analytics/tables/co2_evolution"]["schema"] = columns("tenant_id", "STRING", "co2", "FLOAT", "room", "STRING")
+	var view *contract.View
+	for _, product := range p.config.Products {
+		for i := range product.Views {
+			if product.Views[i].FullName() == name {
+				view = &product.Views[i]
+			}
+		}
+	}
+	view.SQL += "\n-- otherwise"
+	w, err := p.want()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What it reads may have to be changed first.
+	if plan := planOf(t, p); len(plan.Refused) > 0 {
+		t.Errorf("without an answer the plan is refused: %q", plan.Refused)
+	}
+	query := w.tables[name].ViewQuery
+	f.dry = map[string]object{query: columns("tenant_id", "STRING", "co2", "FLOAT64", "room", "STRING", "floor", "STRING")}
+	if plan := planOf(t, p); len(plan.Refused) > 0 {
+		t.Errorf("a view that gains a column is refused: %q", plan.Refused)
+	}
+	f.dry[query] = columns("tenant_id", "STRING", "co2", "INTEGER")
+	refused := strings.Join(planOf(t, p).Refused, "\n")
+	for _, want := range []string{name + ": type changed: column co2: INT64, was FLOAT64", name + ": column removed: column room",
+		"raise the version of iot-analytics/product.odps.yaml, output port " + name + " from 1.0.0 to 2.0.0"} {
+		if !strings.Contains(refused, want) {
+			t.Errorf("refused: %q, want %q", refused, want)
+		}
+	}
+	view.Version = "2.0.0"
+	if plan := planOf(t, p); len(plan.Refused) > 0 {
+		t.Errorf("a major version is refused: %q", plan.Refused)
+	}
+	// What somebody did to the view by hand is no promise.
+	view.Version, view.SQL = "1.0.0", strings.TrimSuffix(view.SQL, "\n-- otherwise")
+	f.objects["datasets/iot_analytics/tables/co2_evolution"]["view"].(map[string]any)["query"] = "SELECT 1 AS room"
+	if w, err = p.want(); err != nil {
+		t.Fatal(err)
+	}
+	f.dry[w.tables[name].ViewQuery] = columns("tenant_id", "STRING")
+	if plan := planOf(t, p); len(plan.Refused) > 0 || plan.Empty() {
+		t.Errorf("a view that was changed by hand is refused: %q", plan.Refused)
+	}
+}
+
 // Rows go with Destroy alone.
 func TestShorterRetention(t *testing.T) {
 	f := newFake(t)

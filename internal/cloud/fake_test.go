@@ -28,6 +28,7 @@ type fake struct {
 	mu       sync.Mutex
 	objects  map[string]object // by path: datasets/D and datasets/D/tables/T
 	rows     map[string][]row  // by table
+	dry      map[string]object // by query: the schema that a dry run gives
 	jobs     int
 	versions int
 
@@ -209,7 +210,8 @@ func (f *fake) query(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		JobReference  struct{ JobID string }
 		Configuration struct {
-			Query struct {
+			DryRun bool
+			Query  struct {
 				Query           string
 				QueryParameters []struct{ ParameterValue struct{ Value string } }
 			}
@@ -220,6 +222,17 @@ func (f *fake) query(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sql := in.Configuration.Query.Query
+	if in.Configuration.DryRun {
+		columns, ok := f.dry[sql]
+		if !ok {
+			f.error(w, http.StatusBadRequest, "Unrecognized name")
+			return
+		}
+		dry := job(in.JobReference.JobID)
+		dry["statistics"] = object{"query": object{"statementType": "SELECT", "schema": columns}}
+		f.reply(w, dry)
+		return
+	}
 	var values []string
 	for _, p := range in.Configuration.Query.QueryParameters {
 		values = append(values, p.ParameterValue.Value)

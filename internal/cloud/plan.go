@@ -98,6 +98,9 @@ func (p *Project) Plan(ctx context.Context) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.readQueries(ctx, w, s); err != nil {
+		return nil, err
+	}
 	return p.compare(w, s)
 }
 

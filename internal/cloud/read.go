@@ -149,6 +149,36 @@ func (p *Project) readRows(ctx context.Context, s *state) error {
 	})
 }
 
+// readQueries asks for the columns of the views that no contract describes and
+// that get another query. They are not known where what a query reads is not
+// made yet, or has not all columns yet.
+func (p *Project) readQueries(ctx context.Context, w *wanted, s *state) error {
+	for _, d := range w.schema {
+		for _, o := range d.Objects {
+			name, have := o.FullName(), s.tables[o.FullName()]
+			if o.Contract != nil || have == nil || have.ViewQuery == o.Metadata.ViewQuery ||
+				slices.ContainsFunc(o.Reads, func(read string) bool { return s.tables[read] == nil }) {
+				continue
+			}
+			q := p.client.Query(o.Metadata.ViewQuery)
+			q.DryRun = true
+			job, err := q.Run(ctx)
+			switch {
+			case hasCode(err, http.StatusBadRequest), isNotFound(err):
+			case hasCode(err, http.StatusForbidden):
+				w.notes = append(w.notes, fmt.Sprintf("view %s: whether its readers lose columns is not known: %v", name, err))
+			case err != nil:
+				return fmt.Errorf("dry run of the query of view %s: %w", name, err)
+			default:
+				if details, ok := job.LastStatus().Statistics.Details.(*bigquery.QueryStatistics); ok {
+					s.queries[name] = details.Schema
+				}
+			}
+		}
+	}
+	return nil
+}
+
 func (p *Project) rows(ctx context.Context, s *state, table string, each func(map[string]bigquery.Value) error) error {
 	if s.tables[table] == nil {
 		return nil

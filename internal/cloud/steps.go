@@ -347,11 +347,31 @@ func (l *planner) memberStep(phase Phase, action Action, rows []member, do func(
 	l.step(phase, func(ctx context.Context) error { return do(ctx, rows) }, changes...)
 }
 
+// lost gives what readers of views lose.
+func (l *planner) lost(before []contract.Product) (changes []contract.Change) {
+	old := map[string]*contract.View{}
+	for _, product := range before {
+		for i := range product.Views {
+			old[product.Views[i].FullName()] = &product.Views[i]
+		}
+	}
+	for _, product := range l.config.Products {
+		for i := range product.Views {
+			is := &product.Views[i]
+			// Of one that says what it said before, somebody changed the query by hand.
+			if was, has := old[is.FullName()], l.have.queries[is.FullName()]; was != nil && has != nil && was.SQL != is.SQL {
+				changes = append(changes, contract.CompareViews(product.Name, was, is, columns(l.have.tables[is.FullName()].Schema), columns(has))...)
+			}
+		}
+	}
+	return changes
+}
+
 // contracts compares what was promised with what is promised now.
 func (l *planner) contracts(before []contract.Product) {
 	said := map[string][]Field{} // by table
 	if len(before) > 0 {
-		all := contract.Compare(before, l.config.Products)
+		all := append(contract.Compare(before, l.config.Products), l.lost(before)...)
 		if err := contract.Check(all); err != nil {
 			l.refuse("%v", err)
 		}

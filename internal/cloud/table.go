@@ -167,6 +167,15 @@ func describe(f *bigquery.FieldSchema) string {
 	return name
 }
 
+// columns are those of a view. No query tells which are REQUIRED.
+func columns(s bigquery.Schema) (list []contract.Column) {
+	for _, f := range s {
+		of := bigquery.FieldSchema{Type: f.Type, Repeated: f.Repeated}
+		list = append(list, contract.Column{Name: f.Name, Type: contract.Type(describe(&of))})
+	}
+	return list
+}
+
 func partition(m *bigquery.TableMetadata) string {
 	switch {
 	case m.RangePartitioning != nil:

@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ import (
 type state struct {
 	datasets      map[string]*bigquery.DatasetMetadata // but for Access
 	tables        map[string]*bigquery.TableMetadata   // tables and views, by dataset.name
+	queries       map[string]bigquery.Schema           // what views that are there would have by the wanted query, where it is another
 	access        map[string]map[entry]bool            // by dataset
 	members       map[member]bool
 	contracts     map[string]record // by table
@@ -27,7 +29,8 @@ type state struct {
 
 func newState() *state {
 	return &state{datasets: map[string]*bigquery.DatasetMetadata{}, tables: map[string]*bigquery.TableMetadata{},
-		access: map[string]map[entry]bool{}, members: map[member]bool{}, contracts: map[string]record{},
+		queries: map[string]bigquery.Schema{},
+		access:  map[string]map[entry]bool{}, members: map[member]bool{}, contracts: map[string]record{},
 		topics: map[string]*pubsubpb.Topic{}, subscriptions: map[string]*pubsubpb.Subscription{}}
 }
 
@@ -180,7 +183,7 @@ func records(products []contract.Product) (map[string]record, error) {
 		for _, v := range product.Views {
 			part := product
 			part.Tables, part.Views = nil, []contract.View{v}
-			if err := add(v.Schema+"."+v.Name, product.Version, part); err != nil {
+			if err := add(v.FullName(), v.Version, part); err != nil {
 				return nil, err
 			}
 		}
@@ -198,6 +201,9 @@ func deployed(records map[string]record) ([]contract.Product, error) {
 		}
 		if part == nil { // gone
 			continue
+		}
+		for i := range part.Views { // a record from before views had versions has its product's
+			part.Views[i].Version = cmp.Or(part.Views[i].Version, records[name].version)
 		}
 		all := byName[part.Name]
 		if all == nil {

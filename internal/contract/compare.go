@@ -21,7 +21,7 @@ type Change struct {
 	// Breaking: rows that were good are good no more, or readers lose what is
 	// there: a port, a column, rows. That takes a new major version of File.
 	Breaking bool
-	File     string // in the folder of the products; empty: the product is gone, and no version is left to raise
+	File     string // in the folder of the products, with the port where it has several versions; empty: the product is gone, and no version is left to raise
 	Old, New string // versions of File
 }
 
@@ -31,7 +31,8 @@ const (
 	ProductRemoved    = "product removed"
 	PortAdded         = "output port added"
 	PortRemoved       = "output port removed"
-	TableAdded        = "table added" // that is no output port
+	TableAdded        = "table added"   // that is no output port
+	QueryChanged      = "query changed" // of a view; what its readers lose is told by CompareViews
 	TableRemoved      = "table removed"
 	Described         = "description changed"
 	ColumnAdded       = "column added"
@@ -154,7 +155,31 @@ func compareProducts(a, b *Product) []Change {
 			}
 		}
 	}
+	for i := range a.Views {
+		for j := range b.Views {
+			if was, is := &a.Views[i], &b.Views[j]; was.FullName() == is.FullName() && was.SQL != is.SQL {
+				d.view(was, is)
+				d.add(false, QueryChanged, "of the view")
+			}
+		}
+	}
 	return d.all
+}
+
+// view makes a view what the next changes are about.
+func (d *differences) view(was, is *View) {
+	d.Table = is.FullName()
+	d.File = path.Join(d.Product, descriptorFile) + ", output port " + d.Table
+	d.Old, d.New = was.Version, is.Version
+}
+
+// CompareViews gives what readers of a view lose. No contract has its columns:
+// the warehouse gives those that it had and those that its query gives now.
+func CompareViews(product string, was, is *View, had, has []Column) []Change {
+	d := differences{Change: Change{Product: product}}
+	d.view(was, is)
+	d.columns(&Table{Columns: had}, &Table{Columns: has})
+	return slices.DeleteFunc(d.all, func(c Change) bool { return !c.Breaking })
 }
 
 // object is what a product has for others or for itself.
@@ -169,7 +194,7 @@ func (p *Product) objects() []object {
 		all = append(all, object{p.Tables[i].FullName(), "table", p.Tables[i].port()})
 	}
 	for _, v := range p.Views {
-		all = append(all, object{v.Schema + "." + v.Name, "view", true})
+		all = append(all, object{v.FullName(), "view", true})
 	}
 	for _, e := range p.Events {
 		all = append(all, object{e, "event", true})

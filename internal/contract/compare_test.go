@@ -212,6 +212,8 @@ func TestCompareProducts(t *testing.T) {
 			[]string{"output port removed!"}, []string{"output port added"}},
 		{"view", func(list []contract.Product) []contract.Product { list[3].Views = list[3].Views[1:]; return list },
 			[]string{"output port removed!"}, []string{"output port added"}},
+		{"query", func(list []contract.Product) []contract.Product { list[3].Views[0].SQL += "\nLIMIT 1"; return list },
+			[]string{"query changed"}, []string{"query changed"}},
 		{"table", func(list []contract.Product) []contract.Product { list[0].Tables = list[0].Tables[1:]; return list },
 			[]string{"output port removed!"}, []string{"output port added"}},
 		{"internal table", func(list []contract.Product) []contract.Product {
@@ -241,6 +243,26 @@ func TestCompareProducts(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "dev.telemesh.customers.") != 2 ||
 		strings.Count(err.Error(), "raise the version of customers/product.odps.yaml from 1.0.0 to 2.0.0") != 1 {
 		t.Errorf("Check() = %v, want an error that names both events, and the file once", err)
+	}
+}
+
+// Readers of a view lose columns, and columns of a type.
+func TestCompareViews(t *testing.T) {
+	was := []contract.Column{{Name: "a", Type: contract.String}, {Name: "b", Type: contract.Float64}, {Name: "c", Type: contract.Bool}}
+	is := []contract.Column{{Name: "d", Type: contract.String}, {Name: "b", Type: contract.Int64}, {Name: "a", Type: contract.String}}
+	view := &contract.View{Schema: "iot_analytics", Name: "rooms", Version: "1.2.0"}
+	next := *view
+	next.Version = "2.0.0"
+	err := contract.Check(contract.CompareViews("iot-analytics", view, view, was, is))
+	const want = `breaking changes need a new major version:
+iot_analytics.rooms: type changed: column b: INT64, was FLOAT64
+iot_analytics.rooms: column removed: column c
+raise the version of iot-analytics/product.odps.yaml, output port iot_analytics.rooms from 1.2.0 to 2.0.0, or take them back`
+	if err == nil || err.Error() != want {
+		t.Errorf("Check() = %v, want %s", err, want)
+	}
+	if err := contract.Check(contract.CompareViews("iot-analytics", view, &next, was, is)); err != nil {
+		t.Errorf("Check() of a major version = %v", err)
 	}
 }
 

@@ -101,6 +101,9 @@ const internalSuffix = "_internal"
 // FullName is the name that a Batch and SQL use: iot_telemetry.readings.
 func (t *Table) FullName() string { return t.Schema + "." + t.Name }
 
+// FullName is the name that SQL uses: iot_analytics.co2_evolution.
+func (v *View) FullName() string { return v.Schema + "." + v.Name }
+
 // Cells are the columns that a row has cells for.
 func (t *Table) Cells() []Column {
 	if !t.Tombstones {
@@ -165,6 +168,7 @@ const (
 // View is a view of an output port.
 type View struct {
 	Schema, Name string
+	Version      string // of the output port in the descriptor: 1.0.0
 	SQL          string // GoogleSQL
 	DuckDB       string // the same for DuckDB; equal to SQL where that does
 }

@@ -160,7 +160,7 @@ func TestViewForDuckDB(t *testing.T) {
 			continue
 		}
 		n++
-		want := contract.View{Schema: "iot_analytics", Name: v.Name, SQL: "SELECT '" + v.Name + ".sql'", DuckDB: "SELECT '" + duckdb + "'"}
+		want := contract.View{Schema: "iot_analytics", Name: v.Name, Version: "1.0.0", SQL: "SELECT '" + v.Name + ".sql'", DuckDB: "SELECT '" + duckdb + "'"}
 		if diff := cmp.Diff(want, v); diff != "" {
 			t.Errorf("view %s: (-want +got)\n%s", v.Name, diff)
 		}

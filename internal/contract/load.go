@@ -330,11 +330,11 @@ func (l *loader) loadViews(dir string, p *Product, ports map[string]*port) error
 			return fmt.Errorf("%s: want a lower-case name", file)
 		}
 		v := View{Schema: p.Schema, Name: name}
-		out := ports[v.Schema+"."+v.Name]
+		out := ports[v.FullName()]
 		if out == nil {
-			return fmt.Errorf("%s: %s.%s is no output port of %s", file, v.Schema, v.Name, path.Join(dir, descriptorFile))
+			return fmt.Errorf("%s: %s is no output port of %s", file, v.FullName(), path.Join(dir, descriptorFile))
 		}
-		out.found = true
+		out.found, v.Version = true, out.Version
 		sql, err := fs.ReadFile(l.folder, file)
 		if err != nil {
 			return err
