@@ -26,6 +26,10 @@ go test ./functions/... ./internal/mesh -run '^$' -bench . -count "$count" | gre
 step "warehouse"
 go test ./internal/warehouse/duckdb -run '^$' -bench . -benchtime 200000x -count "$count"
 
+step "BigQuery's client, beside DuckDB and with the emulator"
+go test ./internal/warehouse/bigquery -run '^$' -bench . -count "$count"
+(cd hack/e2e && go test ./bigquery -run '^$' -bench . -benchtime 150x -count "$count" -timeout 30m)
+
 step "broker"
 go test ./internal/local -run '^$' -bench . -count "$count"
 
