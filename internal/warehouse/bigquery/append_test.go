@@ -227,9 +227,10 @@ func TestPatienceEnds(t *testing.T) {
 	}
 }
 
-// Who gives up does not wait, and what is to be stored afterwards is.
+// Who gives up does not wait, and what is to be stored afterwards is: that event
+// too, which is not remembered as stored.
 func TestCancelWhileUnderWay(t *testing.T) {
-	begun, release := make(chan struct{}), make(chan struct{})
+	begun, release := make(chan struct{}, 10), make(chan struct{})
 	a := &api{answer: func(context.Context, [][]byte) (*storagepb.AppendRowsResponse, error) {
 		begun <- struct{}{}
 		<-release
@@ -248,6 +249,16 @@ func TestCancelWhileUnderWay(t *testing.T) {
 		t.Errorf("Append() = %v, want %v", err, context.Canceled)
 	}
 	close(release)
+	for _, id := range []string{"1", "2"} {
+		if _, err := w.Append(t.Context(), batchOf(id, 1)); err != nil {
+			t.Errorf("Append() of event %s = %v", id, err)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.requests) != 3 {
+		t.Errorf("%d requests, want 3", len(a.requests))
+	}
 }
 
 // One batch that spoils a request does not keep the others of it from being
