@@ -111,5 +111,9 @@ func productsFolder(dir string) (fs.FS, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, hint(fmt.Errorf("read products: %w", err), "--products takes a folder as products/ is")
 	}
-	return os.DirFS(dir), nil
+	folder := os.DirFS(dir)
+	if files, err := fs.Glob(folder, "*/product.odps.yaml"); err == nil && len(files) == 0 {
+		return nil, hint(fmt.Errorf("read products: there is no */product.odps.yaml in %s", dir), "--products takes a folder as products/ is, with one folder for each product")
+	}
+	return folder, nil
 }

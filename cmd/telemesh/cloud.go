@@ -206,7 +206,7 @@ func (f *cloudFlags) with(ctx context.Context, do func(*cloud.Project) error) (e
 	}
 	if f.push != "" {
 		if c.PushEndpoint, err = cloud.ParsePushEndpoint(f.push); err != nil {
-			return err
+			return hint(err, "give the address at which Pub/Sub reaches telemetry-ingest, such as --push-endpoint https://ingest.example.org")
 		}
 	}
 	if c.BigQuery, err = at.NewClient(ctx); err != nil {
@@ -235,7 +235,7 @@ func (f *cloudFlags) config() (c bigquery.Config, err error) {
 	}
 	if at != "" {
 		if c, err = bigquery.ParseURL(at); err != nil {
-			return c, hint(err, "--warehouse or WAREHOUSE_URL has it")
+			return c, hint(err, "give --project acme-air, or --warehouse 'bigquery://acme-air?location=EU', or set WAREHOUSE_URL to that")
 		}
 	}
 	if f.project != "" {
@@ -250,5 +250,9 @@ func (f *cloudFlags) config() (c bigquery.Config, err error) {
 	if c.Project == "" {
 		return c, hint(errors.New("no project"), "--project names it, or WAREHOUSE_URL=bigquery://PROJECT?location=EU")
 	}
-	return c, nil
+	// An emulator has projects of any name.
+	if c.Endpoint == "" {
+		err = checkProject(c.Project)
+	}
+	return c, err
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"regexp"
 
 	"github.com/spf13/cobra"
 
@@ -61,8 +60,8 @@ the OAuth identity of the viewer.`,
   telemesh dashboards --project acme-air --grafana > co2.json`,
 		Args: arguments(cobra.NoArgs, "no arguments: --project names the project"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !projectID.MatchString(project) {
-				return hint(fmt.Errorf("--project %q is no Google Cloud project", project), "give the id of the project that has the datasets, such as acme-air")
+			if err := checkProject(project); err != nil {
+				return err
 			}
 			switch {
 			case grafana && report != "":
@@ -81,9 +80,6 @@ the OAuth identity of the viewer.`,
 	cmd.Flags().BoolVar(&grafana, "grafana", false, "print the dashboard for Grafana")
 	return cmd
 }
-
-// projectID is an id of a project, with that of its domain where it has one.
-var projectID = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
 
 // writeReports prints addresses of the Linking API of Looker Studio.
 func writeReports(out io.Writer, project, report string) error {

@@ -54,6 +54,11 @@ func checkReplay(cmd *cobra.Command, files []string) error {
 		if len(files) > 0 {
 			return hint(errors.New("a replay is of files or of the event log, not of both"), "is the expression of --from-log in quotes?")
 		}
+		for _, name := range []string{"device-columns", "time-column"} {
+			if cmd.Flags().Changed(name) {
+				return hint(fmt.Errorf("--%s goes with files, not with --from-log", name), "leave it out: events of the log are sent as they are")
+			}
+		}
 		return nil
 	}
 	for _, name := range []string{"since", "until", "broker", "to", "warehouse"} {
@@ -118,57 +123,78 @@ func (f *fromLog) replay(ctx context.Context, o *options, s sheets, out io.Write
 		return err
 	}
 	again := &refeed{fromLog: f, match: match, from: since, until: until, leftOut: map[string]int64{}}
+	if url == "" && (f.warehouse == "" || sameFolder(f.warehouse, o.data)) {
+		return again.throughMesh(ctx, o, s, nil, out)
+	}
 	log := warehouseAt{data: o.data, warehouse: f.warehouse}
 	if f.warehouse != "" && !strings.Contains(f.warehouse, "://") {
 		log = warehouseAt{data: f.warehouse}
 	}
-	if url != "" {
+	return log.with(ctx, func(w warehouse.Warehouse) error {
+		// Before a folder is made for what may not be there.
+		if err := again.find(ctx, w); err != nil {
+			return err
+		}
+		if url == "" {
+			if err := os.MkdirAll(o.data, 0o755); err != nil {
+				return fmt.Errorf("make data folder: %w", err)
+			}
+			return again.throughMesh(ctx, o, s, w, out)
+		}
 		// A cluster's Broker: nothing says here when its mesh is idle.
 		again.client, again.url = http.DefaultClient, func(string) string { return url }
-		if err := log.with(ctx, func(w warehouse.Warehouse) error { return again.send(ctx, w) }); err != nil {
+		if err := again.send(ctx, w); err != nil {
 			return again.stopped(ctx, err)
 		}
 		again.report(out)
 		return nil
-	}
-	if f.warehouse != "" {
-		if err := os.MkdirAll(o.data, 0o755); err != nil {
-			return fmt.Errorf("make data folder: %w", err)
-		}
-	}
+	})
+}
+
+func sameFolder(a, b string) bool {
+	one, err := os.Stat(a)
+	other, failed := os.Stat(b)
+	return err == nil && failed == nil && os.SameFile(one, other)
+}
+
+// throughMesh sends the events to the mesh of a folder, waits and says what
+// became of them. log is what find was asked of; nil: the log is the mesh's own.
+func (r *refeed) throughMesh(ctx context.Context, o *options, s sheets, log warehouse.Warehouse, out io.Writer) (err error) {
 	in, err := o.runWith(ctx, s)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
 	defer func() { err = errors.Join(err, in.close()) }()
-	again.client, again.url = in.client, func(broker string) string {
-		if f.to != "" {
-			broker = f.to
+	r.client, r.url = in.client, func(broker string) string {
+		if r.to != "" {
+			broker = r.to
 		}
 		return in.brokers + broker
+	}
+	if log == nil {
+		log = in.warehouse
+		if err := r.find(ctx, log); err != nil {
+			return interrupted(ctx, err)
+		}
 	}
 	before, err := in.outcome(ctx, o)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	if f.warehouse == "" {
-		err = again.send(ctx, in.warehouse)
-	} else {
-		err = log.with(ctx, func(w warehouse.Warehouse) error { return again.send(ctx, w) })
-	}
+	err = r.send(ctx, log)
 	if err == nil {
 		err = in.settle(ctx)
 	}
 	if err != nil {
-		return again.stopped(ctx, err)
+		return r.stopped(ctx, err)
 	}
 	seconds := time.Since(began).Seconds()
 	after, err := in.outcome(ctx, o)
 	if err != nil {
 		return err
 	}
-	again.report(out)
+	r.report(out)
 	fmt.Fprintf(out, "readings       %9d new\n", after.readings-before.readings)
 	fmt.Fprintf(out, "dead-lettered  %9d\n", after.deadlettered-before.deadlettered)
 	fmt.Fprintf(out, "seconds        %9.2f\n", seconds)
@@ -216,6 +242,10 @@ type refeed struct {
 	url         func(broker string) string // of a Broker, by that which had an event
 	seen        seen
 
+	condition string      // on the events, in SQL
+	days      []time.Time // on which the log has some
+	total     int64
+
 	next    mesh.Instant     // all that was received before has been sent
 	sent    int64            // events
 	other   int64            // that do not match
@@ -227,10 +257,8 @@ const (
 	refeedBytes  = 8 << 20 // of their data, which are in memory meanwhile
 )
 
-// send sends what the log holds of the interval, a day at a time: a day is what
-// the log is partitioned by, and what a warehouse has to sort at once.
-func (r *refeed) send(ctx context.Context, w warehouse.Warehouse) error {
-	r.next = r.from
+// find asks the log what it has of the interval.
+func (r *refeed) find(ctx context.Context, w warehouse.Warehouse) (err error) {
 	where := append(r.match.conditions(), "received_at < "+repair.Time(r.until))
 	if r.since != "" {
 		where = append(where, "received_at >= "+repair.Time(r.from))
@@ -238,20 +266,24 @@ func (r *refeed) send(ctx context.Context, w warehouse.Warehouse) error {
 	if r.broker != "" {
 		where = append(where, "broker = "+repair.Text(r.broker))
 	}
-	condition := strings.Join(where, " AND ")
-	days, total, err := readDays(ctx, w, condition)
-	if err != nil {
-		return err
-	}
+	r.condition = strings.Join(where, " AND ")
+	r.days, r.total, err = readDays(ctx, w, r.condition)
+	return err
+}
+
+// send sends what was found, a day at a time: a day is what the log is
+// partitioned by, and what a warehouse has to sort at once.
+func (r *refeed) send(ctx context.Context, w warehouse.Warehouse) error {
+	r.next = r.from
 	var bar *progressbar.ProgressBar
 	if term.IsTerminal(int(os.Stderr.Fd())) {
-		bar = progressbar.Default(total, "sending")
+		bar = progressbar.Default(r.total, "sending")
 		defer bar.Finish()
 	}
-	for _, day := range days {
+	for _, day := range r.days {
 		begin := mesh.At(day)
 		sql := fmt.Sprintf("SELECT %s FROM event_log.events WHERE received_at >= %s AND received_at < %s AND %s ORDER BY received_at, broker, source, event_id",
-			sink.LogColumns, repair.Time(begin), repair.Time(mesh.At(day.AddDate(0, 0, 1))), condition)
+			sink.LogColumns, repair.Time(begin), repair.Time(mesh.At(day.AddDate(0, 0, 1))), r.condition)
 		if err := r.sendDay(ctx, w, sql, bar); err != nil {
 			return err
 		}
@@ -379,6 +411,7 @@ func (r *refeed) stopped(ctx context.Context, err error) error {
 	if r.next == 0 {
 		return err
 	}
+	err = whoReads.add(err)
 	text := "what was sent stays sent: the same command with --since " + r.next.String() + " goes on"
 	var h hinted
 	if errors.As(err, &h) {

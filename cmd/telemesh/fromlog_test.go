@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -203,7 +204,7 @@ func TestFromLogGoesOn(t *testing.T) {
 				if err == nil {
 					break
 				}
-				h, ok := err.(hinted)
+				h, ok := errors.AsType[hinted](err)
 				if !ok || !strings.Contains(err.Error(), test.says) {
 					t.Fatalf("replay = %v, want an error that says %q, with a hint", err, test.says)
 				}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"cloud.google.com/go/bigquery"
@@ -10,6 +12,16 @@ import (
 	"google.golang.org/grpc/codes"
 	rpc "google.golang.org/grpc/status"
 )
+
+// projectID is an id of a project, with that of its domain where it has one.
+var projectID = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
+
+func checkProject(id string) error {
+	if !projectID.MatchString(id) {
+		return hint(fmt.Errorf("%q is no id of a Google Cloud project", id), "--project takes the id, such as acme-air; not the name, and not the number")
+	}
+	return nil
+}
 
 // googleHints say what to do where Google refuses what a command asks for, or
 // does not have it.

@@ -11,8 +11,10 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -84,9 +86,21 @@ func (p *warehouseAt) with(ctx context.Context, do func(warehouse.Warehouse) err
 	config := connect.Config{URL: p.warehouse, Token: os.Getenv("TELEMESH_WAREHOUSE_TOKEN")}
 	w, err := config.Open(nil, nil)
 	if err != nil {
-		return whoReads.add(err)
+		return p.hint(err)
 	}
-	return errors.Join(whoReads.add(do(w)), w.Close())
+	return errors.Join(p.hint(do(w)), w.Close())
+}
+
+// hint says what to do where the warehouse that --warehouse names is not there,
+// or refuses.
+func (p *warehouseAt) hint(err error) error {
+	if err == nil || errors.As(err, new(hinted)) {
+		return err
+	}
+	if request, ok := errors.AsType[*url.Error](err); ok && strings.HasPrefix(request.URL, strings.TrimSuffix(p.warehouse, "/")) {
+		return hint(err, "does `telemesh warehouse` run there? --warehouse takes %s", warehouseForms)
+	}
+	return whoReads.add(err)
 }
 
 // attach reaches the warehouse of a folder: through the process that holds it,
