@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -211,6 +212,47 @@ func TestDatasetThatOthersUse(t *testing.T) {
 	}
 	if !strings.Contains(strings.Join(plan.Notes, "\n"), "dataset customers is left") {
 		t.Errorf("the notes %q do not name the dataset", plan.Notes)
+	}
+}
+
+// What a product says as a whole is told once, whatever tables it has, and a
+// contract is named where something of it differs.
+func TestChangesOfAProduct(t *testing.T) {
+	f := newFake(t)
+	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
+	apply(t, p)
+	customers := &p.config.Products[0]
+	customers.Version, customers.Owner = "1.1.0", "sales-team"
+	customers.Events = append(customers.Events, "dev.telemesh.customers.merged.v1")
+	customers.Tables[0].Latency *= 2
+	said := func(plan *Plan) (lines []string) {
+		for _, step := range plan.Steps {
+			for _, c := range step.Changes {
+				for _, field := range c.Fields {
+					if step.Phase == Record {
+						lines = append(lines, fmt.Sprintf("%s %s %s: %s: %s", c.Action, c.Kind, c.Name, field.Name, field.New))
+					}
+				}
+			}
+		}
+		return lines
+	}
+	want := []string{
+		"change product customers: version: 1.1.0",
+		"change product customers: owner: sales-team",
+		"change product customers: output port added: dev.telemesh.customers.merged.v1",
+		"change contract customers.customers: service level changed: latency 2m0s, was 1m0s",
+	}
+	if diff := cmp.Diff(want, said(apply(t, p))); diff != "" {
+		t.Errorf("what is said of contracts (-want +got):\n%s", diff)
+	}
+	customers.Tables[0].Columns[1], customers.Tables[0].Columns[2] = customers.Tables[0].Columns[2], customers.Tables[0].Columns[1]
+	want = []string{"change contract customers.customers: recorded: again: nothing differs that readers rely on"}
+	if diff := cmp.Diff(want, said(apply(t, p))); diff != "" {
+		t.Errorf("what is said of columns in another order (-want +got):\n%s", diff)
+	}
+	if again := planOf(t, p); !again.Empty() {
+		t.Errorf("after apply there is left to do: %v", names(again))
 	}
 }
 

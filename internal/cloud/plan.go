@@ -25,7 +25,7 @@ var signs = map[Action]string{Create: "+", Modify: "~", Destroy: "-"}
 // Change is one difference between what is wanted and what is there.
 type Change struct {
 	Action Action  `json:"action"`
-	Kind   string  `json:"kind"`             // dataset, table, view, access, member, topic, subscription, contract
+	Kind   string  `json:"kind"`             // dataset, table, view, access, member, topic, subscription, product, contract
 	Name   string  `json:"name"`             // iot_telemetry.readings
 	Fields []Field `json:"fields,omitempty"` // what differs
 }

@@ -369,17 +369,46 @@ func (l *planner) lost(before []contract.Product) (changes []contract.Change) {
 
 // contracts compares what was promised with what is promised now.
 func (l *planner) contracts(before []contract.Product) {
-	said := map[string][]Field{} // by table
+	said := map[string][]Field{}    // by table or view
+	product := map[string][]Field{} // by product: what is of none of these
 	if len(before) > 0 {
 		all := append(contract.Compare(before, l.config.Products), l.lost(before)...)
 		if err := contract.Check(all); err != nil {
 			l.refuse("%v", err)
 		}
 		for _, c := range all {
-			said[c.Table] = append(said[c.Table], Field{Name: c.What, New: c.Text})
+			switch _, wanted := l.want.contracts[c.Table]; {
+			case wanted || l.have.contracts[c.Table].json != "":
+				said[c.Table] = append(said[c.Table], Field{Name: c.What, New: c.Text})
+			case c.Table == "":
+				product[c.Product] = append(product[c.Product], Field{Name: c.What, New: c.Text})
+			default: // an event
+				product[c.Product] = append(product[c.Product], Field{Name: c.What, New: c.Table})
+			}
+		}
+	}
+	for i := range before {
+		for j := range l.config.Products {
+			if was, is := &before[i], &l.config.Products[j]; was.Name == is.Name {
+				product[is.Name] = append(productFields(was, is), product[is.Name]...)
+			}
+		}
+	}
+	of := map[string]string{} // product of a table or view
+	for _, p := range l.config.Products {
+		for i := range p.Tables {
+			of[p.Tables[i].FullName()] = p.Name
+		}
+		for i := range p.Views {
+			of[p.Views[i].FullName()] = p.Name
 		}
 	}
 	var changes []Change
+	for _, name := range slices.Sorted(maps.Keys(product)) {
+		if fields := product[name]; len(fields) > 0 {
+			changes = append(changes, Change{Action: Modify, Kind: "product", Name: name, Fields: fields})
+		}
+	}
 	rows := map[string]record{}
 	for _, name := range slices.Sorted(maps.Keys(l.want.contracts)) {
 		want, have := l.want.contracts[name], l.have.contracts[name]
@@ -392,6 +421,13 @@ func (l *planner) contracts(before []contract.Product) {
 			c.Action = Create
 		}
 		c.Fields = append(difference(nil, "version", have.version, want.version), said[name]...)
+		switch {
+		case len(c.Fields) > 0:
+		case len(product[of[name]]) > 0: // every record has what is said of the product
+			continue
+		default: // columns in another order, or what was not looked at before
+			c.Fields = []Field{{Name: "recorded", New: "again: nothing differs that readers rely on"}}
+		}
 		changes = append(changes, c)
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.have.contracts)) {
@@ -400,7 +436,23 @@ func (l *planner) contracts(before []contract.Product) {
 			changes = append(changes, Change{Action: Destroy, Kind: "contract", Name: name})
 		}
 	}
-	if len(changes) > 0 {
+	if len(rows) > 0 {
 		l.step(Record, func(ctx context.Context) error { return l.insertContracts(ctx, rows) }, changes...)
 	}
+}
+
+// productFields are what differs of a product beside what contract.Compare says.
+func productFields(was, is *contract.Product) []Field {
+	fields := difference(nil, "version", was.Version, is.Version)
+	fields = difference(fields, "domain", was.Domain, is.Domain)
+	fields = difference(fields, "owner", was.Owner, is.Owner)
+	fields = difference(fields, "reads", strings.Join(was.Inputs, ", "), strings.Join(is.Inputs, ", "))
+	feeds := func(p *contract.Product) string {
+		var names []string
+		for _, f := range p.Feeds {
+			names = append(names, f.Topic+" by "+f.Subscription)
+		}
+		return strings.Join(names, ", ")
+	}
+	return difference(fields, "feeds", feeds(was), feeds(is))
 }
