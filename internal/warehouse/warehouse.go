@@ -9,6 +9,8 @@ package warehouse
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"strings"
@@ -75,6 +77,23 @@ type Batch struct {
 	EventSource string // source and id of the event: storing it twice is storing it once
 	EventID     string // not empty
 	Rows        []Row
+}
+
+// EventHash is a SHA-256 of an event's source and id and of the table, cut to
+// what no two events share.
+type EventHash [16]byte
+
+// Hash tells the events that were stored in a table from others.
+func (b *Batch) Hash() (h EventHash) {
+	var buf [256]byte
+	key := buf[:0]
+	for _, s := range [...]string{b.Table, b.EventSource, b.EventID} {
+		key = binary.AppendUvarint(key, uint64(len(s)))
+		key = append(key, s...)
+	}
+	sum := sha256.Sum256(key)
+	copy(h[:], sum[:])
+	return h
 }
 
 // Row gives its cells in the order of contract.Table.Cells. The cell of

@@ -58,7 +58,7 @@ func (w *Warehouse) Append(ctx context.Context, batch warehouse.Batch) (version 
 }
 
 func (w *Warehouse) store(ctx context.Context, t *table, batch *warehouse.Batch) (warehouse.Rejected, error) {
-	hash := hashEvent(batch)
+	hash := batch.Hash()
 	if w.ledger.has(hash) {
 		return nil, nil
 	}

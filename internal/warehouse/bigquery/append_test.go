@@ -333,8 +333,8 @@ func TestPasses(t *testing.T) {
 
 func TestLedger(t *testing.T) {
 	var l ledger
-	hash := func(i int) eventHash {
-		return hashEvent(&warehouse.Batch{Table: "t", EventSource: "/s", EventID: fmt.Sprint(i)})
+	hash := func(i int) warehouse.EventHash {
+		return (&warehouse.Batch{Table: "t", EventSource: "/s", EventID: fmt.Sprint(i)}).Hash()
 	}
 	for i := range 3 * generationSize {
 		l.add(hash(i))
@@ -345,7 +345,7 @@ func TestLedger(t *testing.T) {
 	if n := len(l.young) + len(l.old); n > 2*generationSize {
 		t.Errorf("the ledger holds %d events", n)
 	}
-	if hashEvent(&warehouse.Batch{Table: "t", EventSource: "ab", EventID: "c"}) == hashEvent(&warehouse.Batch{Table: "t", EventSource: "a", EventID: "bc"}) {
+	if (&warehouse.Batch{Table: "t", EventSource: "ab", EventID: "c"}).Hash() == (&warehouse.Batch{Table: "t", EventSource: "a", EventID: "bc"}).Hash() {
 		t.Error("two events have one hash")
 	}
 }

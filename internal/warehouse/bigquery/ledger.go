@@ -1,8 +1,6 @@
 package bigquery
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"sync"
 
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -14,28 +12,12 @@ import (
 // views do not show.
 type ledger struct {
 	mu         sync.Mutex
-	young, old map[eventHash]struct{}
+	young, old map[warehouse.EventHash]struct{}
 }
 
 const generationSize = 1 << 16
 
-// eventHash is a SHA-256 of an event's source and id and of the table, cut to
-// what no two events share.
-type eventHash [16]byte
-
-func hashEvent(b *warehouse.Batch) (h eventHash) {
-	var buf [256]byte
-	key := buf[:0]
-	for _, s := range [...]string{b.Table, b.EventSource, b.EventID} {
-		key = binary.AppendUvarint(key, uint64(len(s)))
-		key = append(key, s...)
-	}
-	sum := sha256.Sum256(key)
-	copy(h[:], sum[:])
-	return h
-}
-
-func (l *ledger) has(h eventHash) bool {
+func (l *ledger) has(h warehouse.EventHash) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, young := l.young[h]
@@ -43,11 +25,11 @@ func (l *ledger) has(h eventHash) bool {
 	return young || old
 }
 
-func (l *ledger) add(h eventHash) {
+func (l *ledger) add(h warehouse.EventHash) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.young == nil || len(l.young) == generationSize {
-		l.old, l.young = l.young, map[eventHash]struct{}{}
+		l.old, l.young = l.young, map[warehouse.EventHash]struct{}{}
 	}
 	l.young[h] = struct{}{}
 }

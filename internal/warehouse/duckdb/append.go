@@ -23,7 +23,7 @@ type request struct {
 	ctx    context.Context
 	table  *table
 	batch  *warehouse.Batch
-	hash   eventHash
+	hash   warehouse.EventHash
 	rows   []warehouse.Row // those of the batch that can be stored
 	prints []print         // of rows
 	bad    warehouse.Rejected
@@ -85,7 +85,7 @@ func (d *DB) request(ctx context.Context, batch *warehouse.Batch) (*request, err
 	case t == nil:
 		return nil, mesh.Permanentf("append to %s: no product has this table", batch.Table)
 	}
-	r := &request{ctx: ctx, table: t, batch: batch, hash: hashEvent(batch), answer: make(chan answer, 1)}
+	r := &request{ctx: ctx, table: t, batch: batch, hash: batch.Hash(), answer: make(chan answer, 1)}
 	r.rows, r.prints = make([]warehouse.Row, 0, len(batch.Rows)), make([]print, 0, len(batch.Rows))
 	var err error
 	r.bad, err = t.check.Batch(batch, func(i int, cells []warehouse.Cell) error {

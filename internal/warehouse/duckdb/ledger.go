@@ -1,8 +1,6 @@
 package duckdb
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -17,28 +15,12 @@ type ledger struct {
 	appender   *appender
 	generation int64
 	size       int // of a generation
-	young, old map[eventHash]struct{}
-	added      []eventHash // in this transaction
-	dropOld    bool        // rows of generations before the old one are to be deleted
+	young, old map[warehouse.EventHash]struct{}
+	added      []warehouse.EventHash // in this transaction
+	dropOld    bool                  // rows of generations before the old one are to be deleted
 }
 
 const generationSize = 1 << 19
-
-// eventHash is a SHA-256 of an event's source and id and of the table, cut to
-// what no two events share.
-type eventHash [16]byte
-
-func hashEvent(b *warehouse.Batch) (h eventHash) {
-	var buf [256]byte
-	key := buf[:0]
-	for _, s := range [...]string{b.Table, b.EventSource, b.EventID} {
-		key = binary.AppendUvarint(key, uint64(len(s)))
-		key = append(key, s...)
-	}
-	sum := sha256.Sum256(key)
-	copy(h[:], sum[:])
-	return h
-}
 
 const (
 	ledgerSchema = "warehouse_internal"
@@ -46,7 +28,7 @@ const (
 )
 
 func openLedger(c conn) (*ledger, error) {
-	l := &ledger{conn: c, size: generationSize, young: map[eventHash]struct{}{}, old: map[eventHash]struct{}{}}
+	l := &ledger{conn: c, size: generationSize, young: map[warehouse.EventHash]struct{}{}, old: map[warehouse.EventHash]struct{}{}}
 	if err := c.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %[1]s; CREATE TABLE IF NOT EXISTS %[1]s.%[2]s "+
 		"(table_name VARCHAR, event_source VARCHAR, event_id VARCHAR, generation BIGINT)", ledgerSchema, ledgerTable)); err != nil {
 		return nil, err
@@ -58,7 +40,7 @@ func openLedger(c conn) (*ledger, error) {
 	l.generation = row[0]
 	err = c.query(fmt.Sprintf("SELECT table_name, event_source, event_id, generation FROM %s.%s", ledgerSchema, ledgerTable),
 		func(row []warehouse.Cell) error {
-			h := hashEvent(&warehouse.Batch{Table: row[0].Text(), EventSource: row[1].Text(), EventID: row[2].Text()})
+			h := (&warehouse.Batch{Table: row[0].Text(), EventSource: row[1].Text(), EventID: row[2].Text()}).Hash()
 			if row[3].Int() == l.generation {
 				l.young[h] = struct{}{}
 			} else {
@@ -69,7 +51,7 @@ func openLedger(c conn) (*ledger, error) {
 	return l, err
 }
 
-func (l *ledger) has(h eventHash) bool {
+func (l *ledger) has(h warehouse.EventHash) bool {
 	if _, ok := l.young[h]; ok {
 		return true
 	}
@@ -77,7 +59,7 @@ func (l *ledger) has(h eventHash) bool {
 	return ok
 }
 
-func (l *ledger) add(h eventHash, b *warehouse.Batch) error {
+func (l *ledger) add(h warehouse.EventHash, b *warehouse.Batch) error {
 	if l.appender == nil {
 		var err error
 		if l.appender, err = newAppender(l.conn, "", ledgerSchema, ledgerTable, nil); err != nil {
@@ -108,7 +90,7 @@ func (l *ledger) flush() error {
 func (l *ledger) committed() {
 	l.added, l.dropOld = l.added[:0], false
 	if len(l.young) >= l.size {
-		l.old, l.young = l.young, map[eventHash]struct{}{}
+		l.old, l.young = l.young, map[warehouse.EventHash]struct{}{}
 		l.generation++
 		l.dropOld = true
 	}
