@@ -104,7 +104,7 @@ func (p *Project) describeView(ctx context.Context, o *schema.Object) error {
 // operation", https://cloud.google.com/bigquery/docs/reference/rest/v2/datasets.
 func (p *Project) changeAccess(ctx context.Context, dataset string, add, remove []entry) error {
 	const tries = 5
-	d := p.client.Dataset(dataset)
+	d := p.config.BigQuery.Dataset(dataset)
 	for try := 1; ; try++ {
 		metadata, err := d.Metadata(ctx)
 		if err != nil {
@@ -125,7 +125,7 @@ func (p *Project) changeAccess(ctx context.Context, dataset string, add, remove 
 		}
 		// BigQuery replaces the whole list.
 		_, err = d.Update(ctx, bigquery.DatasetMetadataToUpdate{Access: list}, metadata.ETag)
-		if err == nil || !hasCode(err, http.StatusPreconditionFailed) || try == tries {
+		if err == nil || !isCode(err, http.StatusPreconditionFailed) || try == tries {
 			return err
 		}
 	}
@@ -133,7 +133,7 @@ func (p *Project) changeAccess(ctx context.Context, dataset string, add, remove 
 
 // run runs a statement that changes rows.
 func (p *Project) run(ctx context.Context, sql string, parameters []bigquery.QueryParameter) error {
-	q := p.client.Query(sql)
+	q := p.config.BigQuery.Query(sql)
 	q.Parameters = parameters
 	job, err := q.Run(ctx)
 	if err != nil {

@@ -56,14 +56,10 @@ type Config struct {
 }
 
 // Project is a Google Cloud project.
-type Project struct {
-	config Config
-	client *bigquery.Client
-	pubsub *pubsub.Client
-}
+type Project struct{ config Config }
 
 // New gives the project. It reaches nothing yet.
-func New(c Config) *Project { return &Project{c, c.BigQuery, c.Pubsub} }
+func New(c Config) *Project { return &Project{c} }
 
 // ServiceAccount is the account that a product's functions run as. Of a project
 // that is scoped by a domain, example.com:acme, the domain comes last.
@@ -158,5 +154,5 @@ func (p *Project) write(e entry) *bigquery.AccessEntry {
 // table is the object of the name dataset.table.
 func (p *Project) table(name string) *bigquery.Table {
 	dataset, table, _ := strings.Cut(name, ".")
-	return p.client.Dataset(dataset).Table(table)
+	return p.config.BigQuery.Dataset(dataset).Table(table)
 }

@@ -80,11 +80,11 @@ func ParsePushEndpoint(text string) (string, error) {
 
 // readFeeds reads the topics and subscriptions of the project.
 func (p *Project) readFeeds(ctx context.Context, s *state) error {
-	if p.pubsub == nil {
+	if p.config.Pubsub == nil {
 		return nil
 	}
 	project := "projects/" + p.config.Project
-	topics := p.pubsub.TopicAdminClient.ListTopics(ctx, &pubsubpb.ListTopicsRequest{Project: project})
+	topics := p.config.Pubsub.TopicAdminClient.ListTopics(ctx, &pubsubpb.ListTopicsRequest{Project: project})
 	for {
 		t, err := topics.Next()
 		if errors.Is(err, iterator.Done) {
@@ -95,7 +95,7 @@ func (p *Project) readFeeds(ctx context.Context, s *state) error {
 		}
 		s.topics[t.Name] = t
 	}
-	subscriptions := p.pubsub.SubscriptionAdminClient.ListSubscriptions(ctx, &pubsubpb.ListSubscriptionsRequest{Project: project})
+	subscriptions := p.config.Pubsub.SubscriptionAdminClient.ListSubscriptions(ctx, &pubsubpb.ListSubscriptionsRequest{Project: project})
 	for {
 		sub, err := subscriptions.Next()
 		if errors.Is(err, iterator.Done) {
@@ -110,7 +110,7 @@ func (p *Project) readFeeds(ctx context.Context, s *state) error {
 
 // feeds compares topics and subscriptions.
 func (l *planner) feeds() {
-	if l.pubsub == nil {
+	if l.config.Pubsub == nil {
 		l.note("PUBSUB_EMULATOR_HOST is not set beside an emulator of BigQuery: topics and subscriptions stay as they are")
 		return
 	}
@@ -124,7 +124,7 @@ func (l *planner) feeds() {
 	for _, name := range slices.Sorted(maps.Keys(l.have.subscriptions)) {
 		if l.want.subscriptions[name] == nil && !l.want.untouched[name] && l.have.subscriptions[name].Labels[managedBy] == telemesh {
 			l.destroy(func(ctx context.Context) error {
-				err := l.pubsub.SubscriptionAdminClient.DeleteSubscription(ctx, &pubsubpb.DeleteSubscriptionRequest{Subscription: name})
+				err := l.config.Pubsub.SubscriptionAdminClient.DeleteSubscription(ctx, &pubsubpb.DeleteSubscriptionRequest{Subscription: name})
 				return noneLeft(err)
 			}, Change{Action: Destroy, Kind: "subscription", Name: path.Base(name)})
 		}
@@ -132,7 +132,7 @@ func (l *planner) feeds() {
 	for _, name := range slices.Sorted(maps.Keys(l.have.topics)) {
 		if l.want.topics[name] == nil && l.have.topics[name].Labels[managedBy] == telemesh {
 			l.destroy(func(ctx context.Context) error {
-				return noneLeft(l.pubsub.TopicAdminClient.DeleteTopic(ctx, &pubsubpb.DeleteTopicRequest{Topic: name}))
+				return noneLeft(l.config.Pubsub.TopicAdminClient.DeleteTopic(ctx, &pubsubpb.DeleteTopicRequest{Topic: name}))
 			}, Change{Action: Destroy, Kind: "topic", Name: path.Base(name)})
 		}
 	}
@@ -182,7 +182,7 @@ func (l *planner) choose() {
 }
 
 func (l *planner) topic(want, have *pubsubpb.Topic) {
-	admin := l.pubsub.TopicAdminClient
+	admin := l.config.Pubsub.TopicAdminClient
 	name := path.Base(want.Name)
 	if have == nil {
 		l.step(Feed, func(ctx context.Context) error {
@@ -215,7 +215,7 @@ func merged(have, want map[string]string) map[string]string {
 }
 
 func (l *planner) subscription(want, have *pubsubpb.Subscription) {
-	admin := l.pubsub.SubscriptionAdminClient
+	admin := l.config.Pubsub.SubscriptionAdminClient
 	name := path.Base(want.Name)
 	if have == nil {
 		l.step(Feed, func(ctx context.Context) error {

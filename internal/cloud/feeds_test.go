@@ -31,7 +31,7 @@ func feeds(t *testing.T) (*Project, *pstest.Server) {
 	}
 	t.Cleanup(func() { client.Close() })
 	p := project(t, nil)
-	p.pubsub = client
+	p.config.Pubsub = client
 	return p, server
 }
 

@@ -31,7 +31,7 @@ func (p *Project) read(ctx context.Context, w *wanted) (*state, error) {
 	for i, d := range w.schema {
 		names[i] = d.Name
 	}
-	list := p.client.Datasets(ctx)
+	list := p.config.BigQuery.Datasets(ctx)
 	list.Filter = "labels." + managedBy + ":" + telemesh
 	for {
 		d, err := list.Next()
@@ -48,8 +48,8 @@ func (p *Project) read(ctx context.Context, w *wanted) (*state, error) {
 	var mu sync.Mutex
 	var tables []*bigquery.Table
 	err := concurrently(ctx, names, func(ctx context.Context, name string) error {
-		metadata, err := p.client.Dataset(name).Metadata(ctx)
-		if isNotFound(err) {
+		metadata, err := p.config.BigQuery.Dataset(name).Metadata(ctx)
+		if isCode(err, http.StatusNotFound) {
 			return nil
 		}
 		if err != nil {
@@ -73,7 +73,7 @@ func (p *Project) read(ctx context.Context, w *wanted) (*state, error) {
 	}
 	err = concurrently(ctx, tables, func(ctx context.Context, t *bigquery.Table) error {
 		metadata, err := t.Metadata(ctx)
-		if isNotFound(err) {
+		if isCode(err, http.StatusNotFound) {
 			return nil
 		}
 		if err != nil {
@@ -104,7 +104,7 @@ func concurrently[T any](ctx context.Context, list []T, do func(context.Context,
 
 func (p *Project) list(ctx context.Context, dataset string) ([]*bigquery.Table, error) {
 	var tables []*bigquery.Table
-	list := p.client.Dataset(dataset).Tables(ctx)
+	list := p.config.BigQuery.Dataset(dataset).Tables(ctx)
 	for {
 		t, err := list.Next()
 		if errors.Is(err, iterator.Done) {
@@ -160,12 +160,12 @@ func (p *Project) readQueries(ctx context.Context, w *wanted, s *state) error {
 				slices.ContainsFunc(o.Reads, func(read string) bool { return s.tables[read] == nil }) {
 				continue
 			}
-			q := p.client.Query(o.Metadata.ViewQuery)
+			q := p.config.BigQuery.Query(o.Metadata.ViewQuery)
 			q.DryRun = true
 			job, err := q.Run(ctx)
 			switch {
-			case hasCode(err, http.StatusBadRequest), isNotFound(err):
-			case hasCode(err, http.StatusForbidden):
+			case isCode(err, http.StatusBadRequest), isCode(err, http.StatusNotFound):
+			case isCode(err, http.StatusForbidden):
 				w.notes = append(w.notes, fmt.Sprintf("view %s: whether its readers lose columns is not known: %v", name, err))
 			case err != nil:
 				return fmt.Errorf("dry run of the query of view %s: %w", name, err)
@@ -199,11 +199,10 @@ func (p *Project) rows(ctx context.Context, s *state, table string, each func(ma
 	}
 }
 
-func isNotFound(err error) bool { return hasCode(err, http.StatusNotFound) }
-
-func hasCode(err error, code int) bool {
-	var e *googleapi.Error
-	return errors.As(err, &e) && e.Code == code
+// isCode says whether the REST API answered with an HTTP status.
+func isCode(err error, code int) bool {
+	e, ok := errors.AsType[*googleapi.Error](err)
+	return ok && e.Code == code
 }
 
 // datasetOf is the first part of dataset.name.

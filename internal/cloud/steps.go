@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -19,13 +20,14 @@ type planner struct {
 	want *wanted
 	have *state
 	plan *Plan
-	// views are those that a step makes or changes; true: the query, too.
-	views map[string]bool
-	old   map[string]*contract.Table // as they were deployed, by full name
+	// The views that a step makes or changes, and of these those that get another
+	// query, or their first.
+	changed, rewritten map[string]bool
+	old                map[string]*contract.Table // as they were deployed, by full name
 }
 
 func (p *Project) compare(w *wanted, s *state) (*Plan, error) {
-	l := &planner{Project: p, want: w, have: s, views: map[string]bool{}, old: map[string]*contract.Table{},
+	l := &planner{Project: p, want: w, have: s, changed: map[string]bool{}, rewritten: map[string]bool{}, old: map[string]*contract.Table{},
 		plan: &Plan{Project: p.config.Project, Steps: []Step{}, Notes: w.notes}}
 	before, err := deployed(s.contracts)
 	if err != nil {
@@ -78,7 +80,7 @@ func (l *planner) destroy(do func(context.Context) error, c Change) {
 // It says whether the dataset is Telemesh's.
 func (l *planner) dataset(d *schema.Dataset) bool {
 	want, have := l.want.datasets[d.Name], l.have.datasets[d.Name]
-	dataset := l.client.Dataset(d.Name)
+	dataset := l.config.BigQuery.Dataset(d.Name)
 	switch {
 	case have == nil:
 		l.step(Build, func(ctx context.Context) error {
@@ -161,7 +163,7 @@ func (l *planner) access(d *schema.Dataset) {
 		switch {
 		case e.Kind != kindView && !have[e]:
 			add = append(add, e)
-		case e.Kind == kindView && !have[e] || has(l.views, e.Name):
+		case e.Kind == kindView && (!have[e] || l.changed[e.Name]):
 			authorize = append(authorize, e)
 		}
 	}
@@ -204,12 +206,7 @@ func (l *planner) accessStep(phase Phase, dataset string, add, remove []entry) {
 }
 
 // anew says whether an entry is of a view that gets another query.
-func (l *planner) anew(e entry) bool { return e.Kind == kindView && l.views[e.Name] }
-
-func has(set map[string]bool, name string) bool {
-	_, ok := set[name]
-	return ok
-}
+func (l *planner) anew(e entry) bool { return e.Kind == kindView && l.rewritten[e.Name] }
 
 func sorted(set map[entry]bool) []entry {
 	return slices.SortedFunc(maps.Keys(set), func(a, b entry) int { return strings.Compare(a.String(), b.String()) })
@@ -225,7 +222,7 @@ func (l *planner) object(o *schema.Object) {
 	change := Change{Action: Create, Kind: kind, Name: name}
 	switch {
 	case have == nil:
-		l.views[name] = true
+		l.changed[name], l.rewritten[name] = true, true
 		if want.TimePartitioning != nil {
 			change.Fields = []Field{{"partitioned by", "", partition(want)}, {"rows kept", "", kept(expiration(want))}}
 		}
@@ -245,8 +242,8 @@ func (l *planner) object(o *schema.Object) {
 		_, purposes := described(have.Schema, o)
 		if fields = append(fields, purposes...); len(fields) > 0 {
 			change.Action, change.Fields = Modify, fields
-			l.views[name] = have.ViewQuery != want.ViewQuery
-			l.step(phase, func(ctx context.Context) error { return l.changeView(ctx, o, have.ViewQuery != want.ViewQuery) }, change)
+			l.changed[name], l.rewritten[name] = true, have.ViewQuery != want.ViewQuery
+			l.step(phase, func(ctx context.Context) error { return l.changeView(ctx, o, l.rewritten[name]) }, change)
 		}
 	default:
 		t := &tableChange{name: name, have: have, want: want, old: l.oldContract(o)}
@@ -307,12 +304,12 @@ func (l *planner) others() {
 			l.note("dataset %s is left: it has tables or views that Telemesh did not make", name)
 			continue
 		}
-		l.destroy(func(ctx context.Context) error { return gonePasses(l.client.Dataset(name).Delete(ctx)) }, Change{Action: Destroy, Kind: "dataset", Name: name})
+		l.destroy(func(ctx context.Context) error { return gonePasses(l.config.BigQuery.Dataset(name).Delete(ctx)) }, Change{Action: Destroy, Kind: "dataset", Name: name})
 	}
 }
 
 func gonePasses(err error) error {
-	if isNotFound(err) {
+	if isCode(err, http.StatusNotFound) {
 		return nil
 	}
 	return err

@@ -38,28 +38,25 @@ func (t *tableChange) compare() {
 			t.update.TimePartitioning = t.want.TimePartitioning
 		}
 	}
-	if old, now := clustered(t.have), clustered(t.want); old != now {
-		t.fields = append(t.fields, Field{"clustered by", old, now})
-		if t.update.Clustering = t.want.Clustering; now == "" {
+	if t.differs("clustered by", clustered(t.have), clustered(t.want)) {
+		if t.update.Clustering = t.want.Clustering; t.want.Clustering == nil {
 			t.update.Clustering = &bigquery.Clustering{}
 		}
 	}
-	if old, now := key(t.have), key(t.want); old != now {
-		t.fields = append(t.fields, Field{"primary key", old, now})
-		if t.update.TableConstraints = t.want.TableConstraints; now == "" {
+	if t.differs("primary key", key(t.have), key(t.want)) {
+		if t.update.TableConstraints = t.want.TableConstraints; key(t.want) == "" {
 			t.update.TableConstraints = &bigquery.TableConstraints{PrimaryKey: &bigquery.PrimaryKey{}}
 		}
 	}
-	if old, now := fmt.Sprint(t.have.RequirePartitionFilter), fmt.Sprint(t.want.RequirePartitionFilter); old != now {
-		t.fields = append(t.fields, Field{"partition filter required", old, now}) // the views have none
+	// The queries of the views have no such filter.
+	if t.differs("partition filter required", fmt.Sprint(t.have.RequirePartitionFilter), fmt.Sprint(t.want.RequirePartitionFilter)) {
 		t.update.RequirePartitionFilter = t.want.RequirePartitionFilter
 	}
 	if fields := expires(t.have); len(fields) > 0 {
 		t.fields = append(t.fields, fields...)
 		t.update.ExpirationTime = bigquery.NeverExpire
 	}
-	if t.have.Description != t.want.Description {
-		t.fields = append(t.fields, Field{"description", t.have.Description, t.want.Description})
+	if t.differs("description", t.have.Description, t.want.Description) {
 		t.update.Description = t.want.Description
 	}
 	t.fields = labelFields(t.fields, t.have.Labels, t.want.Labels)
@@ -68,6 +65,12 @@ func (t *tableChange) compare() {
 			t.update.SetLabel(name, value)
 		}
 	}
+}
+
+// differs adds a field if the two are not the same.
+func (t *tableChange) differs(name, old, now string) bool {
+	t.fields = difference(t.fields, name, old, now)
+	return old != now
 }
 
 // newTable is what one can do where BigQuery cannot.
@@ -113,10 +116,8 @@ func (t *tableChange) columns() {
 			} else if !f.Required && want.Required {
 				t.notes = append(t.notes, fmt.Sprintf("table %s: %s may be NULL, as BigQuery has it for a column that was added later; the contract has it REQUIRED, which holds for new rows", t.name, column))
 			}
-			if f.Description != want.Description {
-				t.fields = append(t.fields, Field{column + " description", f.Description, want.Description})
-				f.Description = want.Description
-			}
+			t.differs(column+" description", f.Description, want.Description)
+			f.Description = want.Description
 		}
 	}
 	for _, want := range t.want.Schema {
