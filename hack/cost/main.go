@@ -100,7 +100,7 @@ func run(ctx context.Context) error {
 	}
 	fmt.Printf("%d readings of %d devices and %d metrics.\n", f.readings, f.devices, f.metrics)
 	p.written(tables, float64(f.readings))
-	p.scanned(datasets, joined, f, *days)
+	p.scanned(datasets, tables, f, *days)
 	p.recorded(tables)
 	return nil
 }
@@ -257,32 +257,38 @@ func (p prices) written(tables map[string]*sizes, readings float64) {
 // question is a query of which the cost is worked out.
 type question struct {
 	name     string
+	of       string   // the port or view that it asks
 	sql      string   // what it reads of iot_analytics.readings is named in it
 	filtered []string // columns that its filters give one value of
 	days     float64  // that it asks for; 0: all
 }
 
-func (p prices) scanned(datasets []schema.Dataset, joined *sizes, f fleet, days float64) {
-	views := map[string]string{}
+func (p prices) scanned(datasets []schema.Dataset, tables map[string]*sizes, f fleet, days float64) {
+	joined := tables["iot_analytics.readings"]
+	const (
+		readings  = "iot_analytics.readings"
+		evolution = "iot_analytics.co2_evolution"
+		withRows  = "iot_analytics.co2_with_actions"
+		timeline  = "iot_analytics.actions_timeline"
+		week      = 7
+	)
+	objects := map[string]schema.Object{}
 	for _, d := range datasets {
 		for _, o := range d.Objects {
-			if o.Metadata.ViewQuery != "" {
-				views[o.FullName()] = o.Metadata.ViewQuery
-			}
+			objects[o.FullName()] = o
 		}
 	}
+	text := func(view string) string { return objects[view].Metadata.ViewQuery }
 	// What is behind the first FROM is read whichever columns are asked for.
-	_, choosing, _ := strings.Cut(views["iot_analytics.readings"], "\nFROM (")
-	const week = 7
-	evolution := views["iot_analytics.co2_evolution"]
+	_, choosing, _ := strings.Cut(text(readings), "\nFROM (")
 	questions := []question{
-		{"`readings`: CO2 of one device", "SELECT observed_at, value", []string{"device_id", "metric"}, week},
-		{"`readings`: CO2 of one room by its name", "SELECT observed_at, value, building, room", []string{"metric"}, week},
-		{"`readings`: all columns of all", strings.Join(names(joined), " "), nil, week},
-		{"`co2_evolution` by `day_start`", evolution, []string{"metric"}, week},
-		{"`co2_with_actions` by `day_start`", evolution + views["iot_analytics.co2_with_actions"], []string{"metric"}, week},
-		{"`co2_evolution` by `quarter_start`", evolution, []string{"metric"}, 0},
-		{"`actions_timeline`", views["iot_analytics.actions_timeline"], []string{"metric"}, 0},
+		{"`readings`: CO2 of one device", readings, "SELECT observed_at, value", []string{"device_id", "metric"}, week},
+		{"`readings`: CO2 of one room by its name", readings, "SELECT observed_at, value, building, room", []string{"metric"}, week},
+		{"`readings`: all columns of all", readings, strings.Join(names(joined), " "), nil, week},
+		{"`co2_evolution` by `day_start`", evolution, text(evolution), []string{"metric"}, week},
+		{"`co2_with_actions` by `day_start`", withRows, text(evolution) + text(withRows), []string{"metric"}, week},
+		{"`co2_evolution` by `quarter_start`", evolution, text(evolution), []string{"metric"}, 0},
+		{"`actions_timeline`", timeline, text(timeline), []string{"metric"}, 0},
 	}
 	fmt.Printf("\nTo choose the rows of iot_analytics.readings that count takes %.0f of %.0f bytes a row, two columns without that %.0f.\n",
 		bytesOf(joined, choosing), joined.logical, bytesOf(joined, "observed_at value"))
@@ -291,7 +297,7 @@ func (p prices) scanned(datasets []schema.Dataset, joined *sizes, f fleet, days 
 		devices := max(total/days/f.perDay, 1)
 		day := total / days * joined.logical
 		fmt.Printf("\n%.0f million readings in %.0f days: %.0f devices, %s a day.\n", total/1e6, days, devices, size(day))
-		titles := []string{"a refresh", "bytes a row", "no partitions", "$", "by day", "$"}
+		titles := []string{"a refresh", "tables", "bytes a row", "no partitions", "$", "by day", "$"}
 		for _, by := range clusterings {
 			titles = append(titles, "clustered by "+strings.Join(by, ", "), "$")
 		}
@@ -303,10 +309,17 @@ func (p prices) scanned(datasets []schema.Dataset, joined *sizes, f fleet, days 
 			if q.days > 0 {
 				part, name = whole*min(q.days/days, 1), fmt.Sprintf("%s, %.0f days", q.name, q.days)
 			}
-			cells := []string{name, fmt.Sprintf("%.0f", per), size(whole), p.dollars(whole), size(part), p.dollars(part)}
+			named := tablesOf(objects, q.of)
+			others := 0.0
+			for _, o := range named {
+				if o.Contract != joined.table {
+					others += p.billed(p.other(o, tables, total/float64(f.readings), text(q.of)))
+				}
+			}
+			cells := []string{name, fmt.Sprint(len(named)), fmt.Sprintf("%.0f", per), size(whole), p.dollars(whole, others), size(part), p.dollars(part, others)}
 			for _, by := range clusterings {
 				read := part * p.share(by, q.filtered, day, f, devices)
-				cells = append(cells, size(read), p.dollars(read))
+				cells = append(cells, size(read), p.dollars(read, others))
 			}
 			row(cells...)
 		}
@@ -352,8 +365,42 @@ func (p prices) share(clustered, filtered []string, partition float64, f fleet, 
 	return min(max(share, p.clusterMiB*mib/partition), 1)
 }
 
-func (p prices) dollars(bytes float64) string {
-	return fmt.Sprintf("%.4f", max(bytes, p.leastMiB*mib)/tib*p.query)
+// billed is what is billed of a table of which a query reads some bytes.
+func (p prices) billed(bytes float64) float64 { return max(bytes, p.leastMiB*mib) }
+
+// dollars is what a query costs that reads some bytes of one table, and of others
+// what is billed for them.
+func (p prices) dollars(bytes, others float64) string {
+	return fmt.Sprintf("%.4f", (p.billed(bytes)+others)/tib*p.query)
+}
+
+// other is what a query reads of a table that grows as the readings do, times
+// those that were measured: the key, what the rows are chosen by and the columns
+// that the query names, of all days. What has no rows of a contract is small.
+func (p prices) other(o schema.Object, tables map[string]*sizes, times float64, sql string) float64 {
+	if o.Contract == nil || tables[o.Contract.FullName()] == nil {
+		return 0
+	}
+	s := tables[o.Contract.FullName()]
+	return float64(s.rows) * times * bytesOf(s, sql+" "+strings.Join(s.table.Key, " ")+" "+schema.Content)
+}
+
+// tablesOf gives the tables that a query of a table or view names, itself or by
+// the views that it reads.
+func tablesOf(objects map[string]schema.Object, name string) []schema.Object {
+	tables := map[string]schema.Object{}
+	var follow func(name string)
+	follow = func(name string) {
+		o := objects[name]
+		if o.Metadata.ViewQuery == "" {
+			tables[name] = o
+		}
+		for _, read := range o.Reads {
+			follow(read)
+		}
+	}
+	follow(name)
+	return slices.Collect(maps.Values(tables))
 }
 
 func size(bytes float64) string {
