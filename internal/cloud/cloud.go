@@ -36,8 +36,8 @@ import (
 const (
 	everyone = schema.Everyone
 
-	managedBy = "managed-by"
-	telemesh  = "telemesh"
+	managedBy = schema.ManagedBy
+	telemesh  = schema.Telemesh
 )
 
 // Config says what a project should be, and how it is reached.

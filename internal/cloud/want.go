@@ -101,7 +101,7 @@ func (p *Project) wantAccounts(w *wanted) {
 	for _, product := range p.config.Products {
 		account := ServiceAccount(product.Name, p.config.Project)
 		w.members[member{account, everyone}] = true
-		own := []string{product.Schema, product.Schema + internalSuffix}
+		own := []string{product.Schema, product.Schema + contract.InternalSuffix}
 		for _, dataset := range own {
 			w.access[dataset][entry{string(bigquery.WriterRole), kindUser, account}] = true
 		}
@@ -116,13 +116,11 @@ func (p *Project) wantAccounts(w *wanted) {
 		for _, t := range product.Tables {
 			for _, from := range t.MadeFrom {
 				read(datasetOf(from))
-				read(datasetOf(from) + internalSuffix)
+				read(datasetOf(from) + contract.InternalSuffix)
 			}
 		}
 	}
 }
-
-const internalSuffix = "_internal"
 
 // wantMembers lets in who the access file names. A tenant's members get to the
 // ports that have rows of tenants, the platform's to all, and to what those are

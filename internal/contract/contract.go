@@ -96,7 +96,8 @@ const RecordedAt = "recorded_at"
 // Deleted is the column behind the others of a table with Tombstones.
 const Deleted = "deleted"
 
-const internalSuffix = "_internal"
+// InternalSuffix ends the schema of what is no output port.
+const InternalSuffix = "_internal"
 
 // FullName is the name that a Batch and SQL use: iot_telemetry.readings.
 func (t *Table) FullName() string { return t.Schema + "." + t.Name }

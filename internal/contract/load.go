@@ -136,7 +136,7 @@ func (l *loader) loadProduct(file string) (Product, error) {
 		return p, fmt.Errorf("%s: id %q and name %q: want the name of the folder, %s", file, d.ID, d.Name, dir)
 	case !identifier.MatchString(p.Schema):
 		return p, fieldError(file, "name", d.Name, "lower-case words joined by -")
-	case p.Schema == "telemesh" || strings.HasSuffix(p.Schema, internalSuffix):
+	case p.Schema == "telemesh" || strings.HasSuffix(p.Schema, InternalSuffix):
 		return p, fieldError(file, "name", d.Name, "a name that is neither telemesh nor ends in -internal: its datasets would be those of the platform or of another product")
 	case !isVersion(d.Version):
 		return p, fieldError(file, "version", d.Version, "a version as 1.0.0")

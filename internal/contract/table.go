@@ -46,9 +46,9 @@ func (l *loader) loadTable(file string, p *Product) (t Table, id string, err err
 	s := c.Schema[0]
 	schema, name, _ := strings.Cut(s.PhysicalName, ".")
 	switch {
-	case name != s.Name || !identifier.MatchString(name) || schema != p.Schema && schema != p.Schema+internalSuffix:
+	case name != s.Name || !identifier.MatchString(name) || schema != p.Schema && schema != p.Schema+InternalSuffix:
 		return t, "", fieldError(file, "schema[0].physicalName", s.PhysicalName,
-			fmt.Sprintf("%s.%s or %s%s.%[2]s", p.Schema, s.Name, p.Schema, internalSuffix))
+			fmt.Sprintf("%s.%s or %s%s.%[2]s", p.Schema, s.Name, p.Schema, InternalSuffix))
 	case c.Name != name:
 		return t, "", fieldError(file, "name", c.Name, name)
 	case path.Base(file) != name+contractSuffix: // so that a table tells where its contract is
@@ -74,7 +74,7 @@ func (l *loader) loadTable(file string, p *Product) (t Table, id string, err err
 }
 
 // port says that the table is an output port.
-func (t *Table) port() bool { return !strings.HasSuffix(t.Schema, internalSuffix) }
+func (t *Table) port() bool { return !strings.HasSuffix(t.Schema, InternalSuffix) }
 
 // column is nil where there is none of that name.
 func (t *Table) column(name string) *Column {

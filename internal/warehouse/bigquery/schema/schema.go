@@ -57,6 +57,12 @@ const (
 	Everyone = "*"
 )
 
+// The label of what Telemesh makes.
+const (
+	ManagedBy = "managed-by"
+	Telemesh  = "telemesh"
+)
+
 // Columns that the warehouse adds to what a contract says.
 const (
 	Content    = "content_digest" // warehouse.Ranking.Content
@@ -71,7 +77,6 @@ const (
 const RecordedTables = "recorded_tables"
 
 const (
-	internalSuffix = "_internal"
 	appendedSuffix = "_appended"
 	// Staged rows are copied within seconds; who looks for a fault has a week.
 	stagedFor = 7 * 24 * time.Hour
@@ -79,7 +84,7 @@ const (
 
 // Internal is the dataset in which a table is stored.
 func Internal(t *contract.Table) string {
-	return strings.TrimSuffix(t.Schema, internalSuffix) + internalSuffix
+	return strings.TrimSuffix(t.Schema, contract.InternalSuffix) + contract.InternalSuffix
 }
 
 // Appended is the table of Internal that rows are appended to.
@@ -144,7 +149,7 @@ func Of(project string, products []contract.Product) ([]Dataset, error) {
 	datasets := []Dataset{platform()}
 	var ports []Dataset
 	for _, p := range products {
-		internal := Dataset{Name: p.Schema + internalSuffix, Purpose: "Storage of " + p.Name + "; read its output ports instead.", Labels: labels(&p)}
+		internal := Dataset{Name: p.Schema + contract.InternalSuffix, Purpose: "Storage of " + p.Name + "; read its output ports instead.", Labels: labels(&p)}
 		port := Dataset{Name: p.Schema, Purpose: p.Purpose, Port: true, Labels: labels(&p)}
 		ordered := false
 		for i := range p.Tables {
@@ -196,7 +201,7 @@ func inOrder(ports []Dataset) (sorted []Dataset, err error) {
 
 func platform() Dataset {
 	return Dataset{Name: Platform, Purpose: "Who sees whose rows, and which contracts were applied.",
-		Labels: map[string]string{"managed-by": "telemesh"},
+		Labels: map[string]string{ManagedBy: Telemesh},
 		Objects: []Object{
 			{Dataset: Platform, Name: "members", Metadata: &bigquery.TableMetadata{
 				Description: "Who sees whose rows in the output ports.",
@@ -220,7 +225,7 @@ func platform() Dataset {
 var notInLabel = regexp.MustCompile(`[^a-z0-9_-]+`)
 
 func labels(p *contract.Product) map[string]string {
-	l := map[string]string{"managed-by": "telemesh", "product": p.Name, "domain": p.Domain, "owner": p.Owner, "version": p.Version}
+	l := map[string]string{ManagedBy: Telemesh, "product": p.Name, "domain": p.Domain, "owner": p.Owner, "version": p.Version}
 	maps.DeleteFunc(l, func(_, value string) bool { return value == "" })
 	for name, value := range l {
 		// At most 63 lower-case letters, digits, _ and -.
