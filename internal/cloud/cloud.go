@@ -80,9 +80,6 @@ type entry struct {
 	Name string
 }
 
-// owners are the only ones that a dataset is made with.
-var owners = entry{string(bigquery.OwnerRole), kindSpecial, "projectOwners"}
-
 func (e entry) String() string { return strings.TrimSpace(e.Role + " " + e.Kind + " " + e.Name) }
 
 const (

@@ -218,8 +218,8 @@ func TestWithoutAccessFile(t *testing.T) {
 			t.Errorf("the notes do not name %s, which is left: %q", left, plan.Notes)
 		}
 	}
-	if strings.Contains(notes, owners.Name) {
-		t.Errorf("the notes name %s: %q", owners.Name, plan.Notes)
+	if strings.Contains(notes, "projectOwners") {
+		t.Errorf("the notes name those whom a dataset is made with: %q", plan.Notes)
 	}
 }
 

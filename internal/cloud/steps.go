@@ -85,9 +85,7 @@ func (l *planner) dataset(d *schema.Dataset) bool {
 	case have == nil:
 		l.step(Build, func(ctx context.Context) error {
 			created := *want
-			// Without a list, all who may read or write the project's data could read
-			// the dataset. Who else is wanted is let in later, as with one that is there.
-			created.Access = []*bigquery.AccessEntry{l.write(owners)}
+			created.Access = schema.Owners() // who else is wanted is let in later, as with one that is there
 			return dataset.Create(ctx, &created)
 		}, Change{Action: Create, Kind: "dataset", Name: d.Name, Fields: datasetFields(nil, want)})
 	case have.Labels[managedBy] != telemesh:
@@ -146,6 +144,7 @@ func labelFields(fields []Field, have, want map[string]string) []Field {
 // authorized again that was updated (changeAccess).
 func (l *planner) access(d *schema.Dataset) {
 	have := l.have.access[d.Name]
+	owners := l.entry(schema.Owners()[0])
 	var remove, authorize, add []entry
 	for _, e := range sorted(have) {
 		switch {

@@ -10,13 +10,15 @@ import (
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
 )
 
 // What a table gains is there for the rows it has, and for those to come; what
 // it cannot become is said.
 func TestApplyChanges(t *testing.T) {
 	ctx := t.Context()
-	w := openEmpty(t, emulator.Start(t))
+	e := emulator.Start(t)
+	w := openEmpty(t, e)
 	defer func() {
 		if err := w.Close(); err != nil {
 			t.Errorf("Close() = %v", err)
@@ -38,6 +40,20 @@ func TestApplyChanges(t *testing.T) {
 	if err := w.Apply(ctx, product()); err != nil {
 		t.Fatal(err)
 	}
+	client, err := e.Config().NewClient(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for _, name := range []string{"things", "things_internal", "telemesh_internal"} {
+		metadata, err := client.Dataset(name).Metadata(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(schema.Owners(), metadata.Access); diff != "" {
+			t.Errorf("who gets to %s (-want +got):\n%s", name, diff)
+		}
+	}
 	add("a")
 	// A process that knows the table as it was goes on.
 	if err := w.Apply(ctx, product(contract.Column{Name: "weight", Type: contract.Float64, Required: true})); err != nil {
@@ -48,7 +64,7 @@ func TestApplyChanges(t *testing.T) {
 	if got, want := asked(t, w, sql), [][]any{{"a", nil}, {"b", nil}}; !cmp.Equal(got, want) {
 		t.Errorf("%s: %v, want %v", sql, got, want)
 	}
-	err := w.Apply(ctx, product(contract.Column{Name: "weight", Type: contract.String}))
+	err = w.Apply(ctx, product(contract.Column{Name: "weight", Type: contract.String}))
 	if err == nil || !strings.Contains(err.Error(), "weight") || !strings.Contains(err.Error(), "telemesh apply") {
 		t.Errorf("Apply() of a column of another type = %v, want an error that names it and telemesh apply", err)
 	}

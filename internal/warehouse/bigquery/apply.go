@@ -16,8 +16,9 @@ import (
 
 // Apply makes the datasets, tables and views of the products where they are
 // missing, adds columns that a contract has gained, and changes views that say
-// something else. It takes nothing away and gives nobody access: what more there
-// is to a project is the business of telemesh apply.
+// something else. It takes nothing away and gives nobody access, so a dataset
+// that it makes is the project's owners' alone: what more there is to a project
+// is the business of telemesh apply.
 func (w *Warehouse) Apply(ctx context.Context, products []contract.Product) error {
 	if err := w.use(); err != nil {
 		return err
@@ -69,7 +70,7 @@ func (w *Warehouse) applyDataset(ctx context.Context, d *schema.Dataset) error {
 	if _, err := dataset.Metadata(ctx); !isCode(err, http.StatusNotFound) {
 		return err
 	}
-	err := dataset.Create(ctx, &bigquery.DatasetMetadata{Location: w.config.Location, Description: d.Purpose, Labels: d.Labels})
+	err := dataset.Create(ctx, &bigquery.DatasetMetadata{Location: w.config.Location, Description: d.Purpose, Labels: d.Labels, Access: schema.Owners()})
 	if isCode(err, http.StatusConflict) { // somebody else made it meanwhile
 		return nil
 	}

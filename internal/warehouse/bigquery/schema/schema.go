@@ -32,6 +32,13 @@ type Dataset struct {
 	Objects []Object
 }
 
+// Owners is the access list that a dataset is made with. Without a list BigQuery
+// lets in who may read or write the project's data,
+// https://cloud.google.com/bigquery/docs/reference/rest/v2/datasets.
+func Owners() []*bigquery.AccessEntry {
+	return []*bigquery.AccessEntry{{Role: bigquery.OwnerRole, EntityType: bigquery.SpecialGroupEntity, Entity: "projectOwners"}}
+}
+
 // Object is a table or a view.
 type Object struct {
 	Dataset, Name string
