@@ -273,6 +273,33 @@ func TestBreakingChange(t *testing.T) {
 	}
 }
 
+// What a view would have is asked of the warehouse.
+func TestViewLosesColumns(t *testing.T) {
+	d := newDeployment(t, "iot-telemetry", "iot-metadata")
+	d.apply(t)
+	with := func(query string) *deployment {
+		return d.with(func(c *cloud.Config) {
+			c.Products = load(t, "iot-telemetry", "iot-metadata")
+			for i := range c.Products {
+				for j := range c.Products[i].Views {
+					if v := &c.Products[i].Views[j]; v.Name == "readings_as_of" {
+						v.SQL = fmt.Sprintf(query, v.SQL)
+					}
+				}
+			}
+		})
+	}
+	if p := with("SELECT *, 1 AS one FROM (%s)").plan(t); len(p.Refused) > 0 || p.Empty() {
+		t.Errorf("a view that gains a column is refused:\n%s", text(t, p))
+	}
+	got := strings.Join(with("SELECT * EXCEPT (metric) REPLACE (1 AS device_id) FROM (%s)").plan(t).Refused, "\n")
+	for _, want := range []string{"iot_telemetry.readings_as_of: column removed: column metric", "iot_telemetry.readings_as_of: type changed: column device_id: INT64, was STRING"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("refused: %q, want %q", got, want)
+		}
+	}
+}
+
 // BigQuery keeps the type of a column.
 func TestRetypedColumn(t *testing.T) {
 	d := newDeployment(t, "customers")
