@@ -3,17 +3,21 @@
 //
 // Before both APIs stands what fills what the emulator lacks (rest.go, write.go),
 // and before that, if a test wants it, a bad network (faults.go). What it lacks
-// beyond that is covered otherwise:
+// beyond that:
 //   - access: dataset access entries are kept and given back, but nobody is
-//     refused anything and SESSION_USER() is always User. What a view shows to
-//     whom is tested by who is a member; authorized views are tested against a
-//     real project.
+//     refused anything and SESSION_USER() is always User. What ports and views
+//     show to whom is tested by making User a member of this and that, and by
+//     readers' names in the place of SESSION_USER(). That an authorized view may
+//     read what its reader may not is tested in a real project alone.
 //   - a dry run runs the statement and forgets what it did; it tells errors, but
 //     neither bytes nor whether the statement reads.
 //   - ROLLBACK and conflicts of transactions: requests run one after the other.
+//     What BigQuery says of a conflict is answered by Faults, in the words of its
+//     documentation.
+//   - GROUP BY takes instants of one second for one.
 //   - -0 comes back as 0 from a query.
 //   - a row that the Storage Write API cannot decode fails its connection, and
-//     gives no row error.
+//     gives no row error. Faults.Refuse gives them.
 package emulator
 
 import (

@@ -36,11 +36,10 @@ const (
 	Aborted // a statement: by a concurrent one
 	Lost    // it is handled, and its connections are reset before it is answered
 	Slow    // it is handled late
-	Deaf    // it is neither handled nor answered
 )
 
 func (f Fault) String() string {
-	return [...]string{"Reset", "Unavailable", "Exhausted", "Aborted", "Lost", "Slow", "Deaf"}[f]
+	return [...]string{"Reset", "Unavailable", "Exhausted", "Aborted", "Lost", "Slow"}[f]
 }
 
 // late is how late a Slow answer comes.
@@ -156,8 +155,6 @@ func (f *Faults) around(ctx context.Context, schema *descriptorpb.DescriptorProt
 		return nil, status.Error(codes.Aborted, "Closing the stream because server is closing")
 	case Exhausted:
 		return failed(status.New(codes.ResourceExhausted, "Exceeds 'AppendRows throughput' quota")), nil
-	case Deaf:
-		<-ctx.Done()
 	case Lost:
 		if f.bad(schema, in) == nil {
 			if out, err := handle(); err != nil || out.GetError() != nil {
@@ -267,8 +264,6 @@ func (f *Faults) handler(api http.Handler) http.Handler {
 			fail(w, http.StatusForbidden, "rateLimitExceeded", "Exceeded rate limits")
 		case Aborted:
 			concurrent(w, r)
-		case Deaf:
-			<-r.Context().Done()
 		case Lost:
 			api.ServeHTTP(httptest.NewRecorder(), r.WithContext(context.WithoutCancel(r.Context())))
 			hangUp(w)
