@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/telemesh/telemesh/internal/contract"
 )
@@ -108,5 +109,24 @@ func TestVersionIsAskedAfterwards(t *testing.T) {
 	}
 	if n := len(api.asked); n != 0 {
 		t.Errorf("%d questions beyond two", n)
+	}
+}
+
+// A question that is not answered in time is asked again.
+func TestVersionIsAskedAgain(t *testing.T) {
+	v, api := openVersions(t)
+	v.w.link.answerWithin = 100 * time.Millisecond
+	answer := ask(t.Context(), v)
+	<-api.asked
+	<-api.asked
+	for {
+		select {
+		case api.answer <- 3: // it may be the first one still that hears it
+		case got := <-answer:
+			if got != (answered{3, nil}) {
+				t.Errorf("after() = %v, want 3", got)
+			}
+			return
+		}
 	}
 }
