@@ -14,7 +14,7 @@
 //   - ROLLBACK and conflicts of transactions: requests run one after the other.
 //     What BigQuery says of a conflict is answered by Faults, in the words of its
 //     documentation.
-//   - GROUP BY takes instants of one second for one.
+//   - GROUP BY and DISTINCT take instants of one second for one.
 //   - -0 comes back as 0 from a query.
 //   - a row that the Storage Write API cannot decode fails its connection, and
 //     gives no row error. Faults.Refuse gives them.
