@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -26,25 +28,44 @@ import (
 )
 
 // rejectedSQL is what the table of rejected messages says, in SQL that both
-// warehouses know: found is what was found, one after the other; messages are
-// what it was found about, each with the latest of it. An id is a hash of what
-// was received: MD5 gives text in DuckDB and bytes in GoogleSQL, which reads '\t'
-// as one character.
-const rejectedSQL = `WITH texts AS (
-	SELECT CONCAT(CAST(received_at AS STRING), CHR(31), source, CHR(31), message_id, CHR(31), COALESCE(device_id, ''), CHR(31),
-		COALESCE(format, ''), CHR(31), COALESCE(content_type, ''), CHR(31), COALESCE(payload, '')) AS received, *
+// warehouses know: messages are those that something was found about, each with
+// the latest of it.
+const rejectedSQL = `WITH messages AS (
+	SELECT received_at, source, message_id, device_id, format, content_type, attributes, payload, payload_base64, reader, position, cause,
+		FIRST_VALUE(event_source) OVER (PARTITION BY received_at, source, message_id, device_id, format, content_type, payload ORDER BY recorded_at) AS refused_by,
+		LAST_VALUE(readings IGNORE NULLS) OVER (PARTITION BY received_at, source, message_id, device_id, format, content_type, payload
+			ORDER BY recorded_at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS readings
 	FROM iot_telemetry_internal.rejected
-), found AS (
-	SELECT CASE WHEN LENGTH('\t') = 1 THEN TO_HEX(MD5(received)) ELSE CAST(MD5(received) AS STRING) END AS id, *
-	FROM texts
-), messages AS (
-	SELECT id, received_at, source, message_id, device_id, format, content_type, attributes, payload, payload_base64, reader, position, cause,
-		FIRST_VALUE(event_source) OVER (PARTITION BY id ORDER BY recorded_at) AS refused_by,
-		LAST_VALUE(readings IGNORE NULLS) OVER (PARTITION BY id ORDER BY recorded_at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS readings
-	FROM found
-	QUALIFY ROW_NUMBER() OVER (PARTITION BY id ORDER BY recorded_at DESC) = 1
+	QUALIFY ROW_NUMBER() OVER (PARTITION BY received_at, source, message_id, device_id, format, content_type, payload ORDER BY recorded_at DESC) = 1
 )
 `
+
+// messageKey is the key of a message in its contract.
+type messageKey struct {
+	receivedAt mesh.Instant
+	source, id string
+}
+
+// keyOf reads the columns that messages begin with.
+func keyOf(row []any) (k messageKey) {
+	if at, ok := row[0].(time.Time); ok {
+		k.receivedAt = mesh.At(at)
+	}
+	k.source, _ = row[1].(string)
+	k.id, _ = row[2].(string)
+	return k
+}
+
+// name is the id of the message: the warehouses have no hash of one notation, so
+// it is made here.
+func (k messageKey) name() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\x00%s\x00%s", k.receivedAt, k.source, k.id))
+	return hex.EncodeToString(sum[:16])
+}
+
+func (k messageKey) condition() string {
+	return fmt.Sprintf("(received_at = %s AND source = %s AND message_id = %s)", repair.Time(k.receivedAt), repair.Text(k.source), repair.Text(k.id))
+}
 
 // rejected is a row of messages.
 type rejected struct {
@@ -55,26 +76,25 @@ type rejected struct {
 
 func readRejected(row []any) (r rejected, err error) {
 	text := func(i int) string { s, _ := row[i].(string); return s }
-	r.id, r.Source, r.ID, r.DeviceID, r.Format, r.ContentType = text(0), text(2), text(3), text(4), text(5), text(6)
-	if at, ok := row[1].(time.Time); ok {
-		r.ReceivedAt = mesh.At(at)
-	}
-	if s := text(7); s != "" {
+	key := keyOf(row)
+	r.id, r.ReceivedAt, r.Source, r.ID = key.name(), key.receivedAt, key.source, key.id
+	r.DeviceID, r.Format, r.ContentType = text(3), text(4), text(5)
+	if s := text(6); s != "" {
 		if err := json.Unmarshal([]byte(s), &r.Attributes); err != nil {
 			return r, fmt.Errorf("rejected message %s: attributes: %w", r.id, err)
 		}
 	}
-	r.Payload = []byte(text(8))
-	if binary, _ := row[9].(bool); binary {
-		if r.Payload, err = base64.StdEncoding.DecodeString(text(8)); err != nil {
+	r.Payload = []byte(text(7))
+	if binary, _ := row[8].(bool); binary {
+		if r.Payload, err = base64.StdEncoding.DecodeString(text(7)); err != nil {
 			return r, fmt.Errorf("rejected message %s: payload: %w", r.id, err)
 		}
 	}
-	r.Reader, r.Cause, r.refusedBy = text(10), text(12), text(13)
-	if position, ok := row[11].(int64); ok {
+	r.Reader, r.Cause, r.refusedBy = text(9), text(11), text(12)
+	if position, ok := row[10].(int64); ok {
 		r.Position = mesh.PositionAt(int(position))
 	}
-	if readings, ok := row[14].(int64); ok {
+	if readings, ok := row[13].(int64); ok {
 		r.Readings = &readings
 	}
 	return r, nil
@@ -113,7 +133,7 @@ func (r *rejected) why() string {
 
 // selection says which rejected messages are meant.
 type selection struct {
-	ids                   []string
+	keys                  []messageKey
 	cause, reader, device string
 	all                   bool
 }
@@ -130,12 +150,12 @@ func (s *selection) filtered() bool { return s.cause != "" || s.reader != "" || 
 // too.
 func (s *selection) where() string {
 	conditions := []string{"true"}
-	if len(s.ids) > 0 {
-		var ids []string
-		for _, id := range s.ids {
-			ids = append(ids, fmt.Sprintf("starts_with(id, %s)", repair.Text(id)))
+	if len(s.keys) > 0 {
+		var keys []string
+		for _, k := range s.keys {
+			keys = append(keys, k.condition())
 		}
-		return "(" + strings.Join(ids, " OR ") + ")"
+		return "(" + strings.Join(keys, " OR ") + ")"
 	}
 	if !s.all {
 		conditions = append(conditions, "readings IS NULL")
@@ -162,24 +182,55 @@ func (s *selection) where() string {
 
 var hexID = regexp.MustCompile(`^[0-9a-f]{4,32}$`)
 
-// checkIDs says which of the ids names no message, or more than one.
-func checkIDs(ctx context.Context, w warehouse.Warehouse, ids []string) error {
-	for _, id := range ids {
-		var n int64
-		if hexID.MatchString(id) {
-			var err error
-			if n, err = scalar(ctx, w, rejectedSQL+"SELECT count(*) FROM messages WHERE starts_with(id, "+repair.Text(id)+")"); err != nil {
-				return err
+// keysOf gives the messages whose ids begin with some, or says which of these
+// names no message, or more than one.
+func keysOf(ctx context.Context, w warehouse.Warehouse, ids []string) ([]messageKey, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	rows, err := w.Query(ctx, "SELECT DISTINCT received_at, source, message_id FROM iot_telemetry_internal.rejected")
+	if err != nil {
+		return nil, err
+	}
+	keys, found := make([]messageKey, len(ids)), make([]int, len(ids))
+	for row, err := range rows.All {
+		if err != nil {
+			return nil, err
+		}
+		key := keyOf(row)
+		name := key.name()
+		for i, id := range ids {
+			if hexID.MatchString(id) && strings.HasPrefix(name, id) {
+				keys[i] = key
+				found[i]++
 			}
 		}
-		switch {
+	}
+	for i, id := range ids {
+		switch n := found[i]; {
 		case n == 0:
-			return hint(fmt.Errorf("no rejected message %q", id), "`telemesh rejected list --all` gives the ids")
+			return nil, hint(fmt.Errorf("no rejected message %q", id), "`telemesh rejected list --all` gives the ids")
 		case n > 1:
-			return hint(fmt.Errorf("%d rejected messages have an id that begins with %q", n, id), "`telemesh rejected list --all --json` gives the whole ids")
+			return nil, hint(fmt.Errorf("%d rejected messages have an id that begins with %q", n, id), "`telemesh rejected list --all --json` gives the whole ids")
 		}
 	}
-	return nil
+	return keys, nil
+}
+
+// withIDs adds the ids to rows of messages.
+func withIDs(rows *warehouse.Rows) *warehouse.Rows {
+	columns := append([]contract.Column{{Name: "id", Type: contract.String}}, rows.Columns...)
+	return &warehouse.Rows{Columns: columns, All: func(yield func([]any, error) bool) {
+		var line []any
+		for row, err := range rows.All {
+			if err == nil {
+				line = append(append(line[:0], keyOf(row).name()), row...)
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
+	}}
 }
 
 func rejectedCommand() *cobra.Command {
@@ -218,7 +269,7 @@ func rejectedList() *cobra.Command {
 			if asJSON {
 				columns = "*"
 			}
-			sql := fmt.Sprintf("SELECT %s FROM messages WHERE %s ORDER BY received_at DESC, id", columns, s.where())
+			sql := fmt.Sprintf("SELECT %s FROM messages WHERE %s ORDER BY received_at DESC, source, message_id", columns, s.where())
 			if by != "" {
 				column, ok := groupings[by]
 				if !ok {
@@ -232,10 +283,12 @@ func rejectedList() *cobra.Command {
 				switch {
 				case err != nil:
 					return err
-				case asJSON:
+				case by != "" && asJSON:
 					return writeJSON(cmd.OutOrStdout(), rows)
 				case by != "":
 					return writeGroups(cmd.OutOrStdout(), by, rows)
+				case asJSON:
+					return writeJSON(cmd.OutOrStdout(), withIDs(rows))
 				}
 				return writeRejected(cmd.OutOrStdout(), rows, s.all)
 			})
@@ -337,10 +390,11 @@ func rejectedShow() *cobra.Command {
 }
 
 func showRejected(ctx context.Context, w warehouse.Warehouse, ids []string, out io.Writer) error {
-	if err := checkIDs(ctx, w, ids); err != nil {
+	keys, err := keysOf(ctx, w, ids)
+	if err != nil {
 		return err
 	}
-	s := selection{ids: ids}
+	s := selection{keys: keys}
 	rows, err := w.Query(ctx, rejectedSQL+"SELECT * FROM messages WHERE "+s.where())
 	if err != nil {
 		return err
@@ -353,7 +407,7 @@ func showRejected(ctx context.Context, w warehouse.Warehouse, ids []string, out 
 		if err != nil {
 			return err
 		}
-		found, err := w.Query(ctx, rejectedSQL+"SELECT recorded_at, cause, readings, event_source, event_id FROM found WHERE "+s.where()+" ORDER BY recorded_at")
+		found, err := w.Query(ctx, "SELECT recorded_at, cause, readings, event_source, event_id FROM iot_telemetry_internal.rejected WHERE "+s.where()+" ORDER BY recorded_at")
 		if err != nil {
 			return err
 		}

@@ -201,11 +201,12 @@ Exits 1 if a message remains unreadable or not all of its readings are stored.`,
 				return interrupted(ctx, err)
 			}
 			defer func() { err = errors.Join(err, r.close()) }()
-			if err := checkIDs(ctx, r.warehouse, ids); err != nil {
+			keys, err := keysOf(ctx, r.warehouse, ids)
+			if err != nil {
 				return err
 			}
 			again := &retry{running: r, parser: formats.Parser(), named: len(ids) > 0, out: cmd.OutOrStdout()}
-			return interrupted(ctx, again.run(ctx, selection{ids: ids, cause: s.cause, reader: s.reader, device: s.device}))
+			return interrupted(ctx, again.run(ctx, selection{keys: keys, cause: s.cause, reader: s.reader, device: s.device}))
 		},
 	}
 	o.flags(cmd)
@@ -242,7 +243,7 @@ const (
 
 func (r *retry) run(ctx context.Context, s selection) error {
 	// In the order they came: some formats name in one message what others hold.
-	rows, err := r.warehouse.Query(ctx, rejectedSQL+"SELECT * FROM messages WHERE "+s.where()+" ORDER BY received_at, id")
+	rows, err := r.warehouse.Query(ctx, rejectedSQL+"SELECT * FROM messages WHERE "+s.where()+" ORDER BY received_at, source, message_id")
 	if err != nil {
 		return err
 	}
