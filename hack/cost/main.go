@@ -100,7 +100,13 @@ func run(ctx context.Context) error {
 	}
 	fmt.Printf("%d readings of %d devices and %d metrics.\n", f.readings, f.devices, f.metrics)
 	p.written(tables, float64(f.readings))
-	p.scanned(datasets, tables, f, *days)
+	views := map[string]contract.View{}
+	for _, product := range list {
+		for _, v := range product.Views {
+			views[v.FullName()] = v
+		}
+	}
+	p.scanned(datasets, views, tables, f, *days)
 	p.recorded(tables)
 	return nil
 }
@@ -263,7 +269,7 @@ type question struct {
 	days     float64  // that it asks for; 0: all
 }
 
-func (p prices) scanned(datasets []schema.Dataset, tables map[string]*sizes, f fleet, days float64) {
+func (p prices) scanned(datasets []schema.Dataset, views map[string]contract.View, tables map[string]*sizes, f fleet, days float64) {
 	joined := tables["iot_analytics.readings"]
 	const (
 		readings  = "iot_analytics.readings"
@@ -278,9 +284,11 @@ func (p prices) scanned(datasets []schema.Dataset, tables map[string]*sizes, f f
 			objects[o.FullName()] = o
 		}
 	}
-	text := func(view string) string { return objects[view].Metadata.ViewQuery }
-	// What is behind the first FROM is read whichever columns are asked for.
-	_, choosing, _ := strings.Cut(text(readings), "\nFROM (")
+	text := func(name string) string { return views[name].SQL }
+	// The rows of the port are chosen, and then those are left that the reader may
+	// see. What is behind the list of columns is read whichever are asked for.
+	_, chosen, _ := strings.Cut(objects[readings].Metadata.ViewQuery, "\nFROM (")
+	_, choosing, _ := strings.Cut(chosen, "\nFROM (")
 	questions := []question{
 		{"`readings`: CO2 of one device", readings, "SELECT observed_at, value", []string{"device_id", "metric"}, week},
 		{"`readings`: CO2 of one room by its name", readings, "SELECT observed_at, value, building, room", []string{"metric"}, week},

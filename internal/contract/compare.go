@@ -157,9 +157,16 @@ func compareProducts(a, b *Product) []Change {
 	}
 	for i := range a.Views {
 		for j := range b.Views {
-			if was, is := &a.Views[i], &b.Views[j]; was.FullName() == is.FullName() && was.SQL != is.SQL {
-				d.view(was, is)
+			was, is := &a.Views[i], &b.Views[j]
+			if was.FullName() != is.FullName() {
+				continue
+			}
+			d.view(was, is)
+			if was.SQL != is.SQL {
 				d.add(false, QueryChanged, "of the view")
+			}
+			if was.Tenant != is.Tenant {
+				d.add(was.Tenant != "", TenantChanged, "%s, was %s", cmp.Or(is.Tenant, "none"), cmp.Or(was.Tenant, "none"))
 			}
 		}
 	}

@@ -214,6 +214,8 @@ func TestCompareProducts(t *testing.T) {
 			[]string{"output port removed!"}, []string{"output port added"}},
 		{"query", func(list []contract.Product) []contract.Product { list[3].Views[0].SQL += "\nLIMIT 1"; return list },
 			[]string{"query changed"}, []string{"query changed"}},
+		{"whose a view's row is", func(list []contract.Product) []contract.Product { list[3].Views[0].Tenant = ""; return list },
+			[]string{"tenant column changed!"}, []string{"tenant column changed"}},
 		{"table", func(list []contract.Product) []contract.Product { list[0].Tables = list[0].Tables[1:]; return list },
 			[]string{"output port removed!"}, []string{"output port added"}},
 		{"internal table", func(list []contract.Product) []contract.Product {

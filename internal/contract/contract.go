@@ -170,6 +170,9 @@ const (
 type View struct {
 	Schema, Name string
 	Version      string // of the output port in the descriptor: 1.0.0
-	SQL          string // GoogleSQL
-	DuckDB       string // the same for DuckDB; equal to SQL where that does
+	// Tenant is the column that says whose a row is: a tenant sees its rows. Empty:
+	// only the platform sees them. The SQL reads the rows of all.
+	Tenant string
+	SQL    string // GoogleSQL
+	DuckDB string // the same for DuckDB; equal to SQL where that does
 }

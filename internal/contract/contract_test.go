@@ -160,7 +160,7 @@ func TestViewForDuckDB(t *testing.T) {
 			continue
 		}
 		n++
-		want := contract.View{Schema: "iot_analytics", Name: v.Name, Version: "1.0.0", SQL: "SELECT '" + v.Name + ".sql'", DuckDB: "SELECT '" + duckdb + "'"}
+		want := contract.View{Schema: "iot_analytics", Name: v.Name, Version: "1.0.0", Tenant: "tenant_id", SQL: "SELECT '" + v.Name + ".sql'", DuckDB: "SELECT '" + duckdb + "'"}
 		if diff := cmp.Diff(want, v); diff != "" {
 			t.Errorf("view %s: (-want +got)\n%s", v.Name, diff)
 		}
@@ -250,6 +250,10 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"clustered by a number", joined, "value: [metric, device_id, tenant_id]", "value: [tenant_id, value]", "schema[0].customProperties.clusteredBy[1]"},
 		{"clustered by a column twice", joined, "value: [metric, device_id, tenant_id]", "value: [metric, metric]", "schema[0].customProperties.clusteredBy[1]"},
 		{"clustered by what is no column", joined, "value: [metric, device_id, tenant_id]", "value: [tenant]", "schema[0].customProperties.clusteredBy[0]"},
+		{"tenant column of a view that is a list", "iot-analytics/product.odps.yaml", "value: tenant_id}", "value: [tenant_id]}", "customProperties.tenantColumn"},
+		{"tenant column of a view that is no name", "iot-analytics/product.odps.yaml", "value: tenant_id}", "value: 'tenant id'}", "customProperties.tenantColumn"},
+		{"tenant column of a table in the descriptor", "iot-analytics/product.odps.yaml", "contractId: iot-analytics.readings\n",
+			"contractId: iot-analytics.readings\n    customProperties: [{property: tenantColumn, value: tenant_id}]\n", "outputPorts[0].customProperties"},
 		{"unknown role", table, "role: writer", "role: owner", "roles[2].role"},
 		{"role twice", table, "role: writer", "role: platform", "roles[2].role"},
 		{"access", table, "access: write", "access: read", "roles[2].access"},

@@ -64,6 +64,8 @@ type outputPort struct {
 	Version     string `json:"version"`
 	ContractID  string `json:"contractId"`
 	Description string `json:"description"`
+
+	CustomProperties customProperties `json:"customProperties"`
 }
 
 type team struct {

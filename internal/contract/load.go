@@ -182,6 +182,8 @@ func (l *loader) loadProduct(file string) (Product, error) {
 			return p, fieldError(file, field+".version", out.Version, "a version as 1.0.0")
 		case ports[out.Name] != nil || slices.Contains(p.Events, out.Name):
 			return p, fieldError(file, field+".name", out.Name, "each name once")
+		case out.Type != "view" && out.CustomProperties != nil:
+			return p, fieldError(file, field+".customProperties", fmt.Sprint(out.CustomProperties), "none but of a view: a contract says what its table is")
 		case out.Type == "event":
 			p.Events = append(p.Events, out.Name)
 		case out.Type == "table" && out.ContractID == "":
@@ -335,6 +337,13 @@ func (l *loader) loadViews(dir string, p *Product, ports map[string]*port) error
 			return fmt.Errorf("%s: %s is no output port of %s", file, v.FullName(), path.Join(dir, descriptorFile))
 		}
 		out.found, v.Version = true, out.Version
+		if err := errors.Join(out.CustomProperties.check(descriptorFile, out.field+".customProperties", "tenantColumn"),
+			out.CustomProperties.decode(descriptorFile, out.field+".customProperties", "tenantColumn", &v.Tenant, "a column")); err != nil {
+			return fmt.Errorf("%s/%w", dir, err)
+		}
+		if v.Tenant != "" && !identifier.MatchString(v.Tenant) {
+			return fieldError(path.Join(dir, descriptorFile), out.field+".customProperties.tenantColumn", v.Tenant, "a column of the view")
+		}
 		sql, err := fs.ReadFile(l.folder, file)
 		if err != nil {
 			return err

@@ -213,7 +213,7 @@ func TestDrift(t *testing.T) {
 		// A view that changes has to be authorized again.
 		"- access customers_internal: view customers.rejected_rows\n",
 		"+ access customers_internal: view customers.rejected_rows\n",
-		"\n6 to create, 2 to change, 5 to destroy\n",
+		"\n8 to create, 2 to change, 7 to destroy\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the plan has no %q", want)

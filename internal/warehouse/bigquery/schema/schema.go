@@ -181,29 +181,7 @@ func Of(project string, products []contract.Product) ([]Dataset, error) {
 	if err := addViews(project, ports, products); err != nil {
 		return nil, err
 	}
-	ports, err := inOrder(ports)
-	return append(datasets, ports...), err
-}
-
-// inOrder gives the ports so that one comes after those that it reads.
-func inOrder(ports []Dataset) (sorted []Dataset, err error) {
-	waiting := slices.Clone(ports)
-	for len(waiting) > 0 {
-		ready := slices.IndexFunc(waiting, func(d Dataset) bool {
-			return !slices.ContainsFunc(d.Objects, func(o Object) bool {
-				return slices.ContainsFunc(o.Reads, func(read string) bool {
-					dataset, _, _ := strings.Cut(read, ".")
-					return dataset != d.Name && slices.ContainsFunc(waiting, func(other Dataset) bool { return other.Name == dataset })
-				})
-			})
-		})
-		if ready < 0 {
-			return nil, fmt.Errorf("the views of %s and of other products read each other", waiting[0].Name)
-		}
-		sorted = append(sorted, waiting[ready])
-		waiting = slices.Delete(waiting, ready, ready+1)
-	}
-	return sorted, nil
+	return append(datasets, ports...), nil
 }
 
 func platform() Dataset {
@@ -242,44 +220,41 @@ func labels(p *contract.Product) map[string]string {
 	return l
 }
 
-// addViews adds the views of the products to their ports, those that others
-// read first.
+// addViews adds the views of the products to their ports.
 func addViews(project string, ports []Dataset, products []contract.Product) error {
 	byName := map[string]*Dataset{}
 	for i := range ports {
 		byName[ports[i].Name] = &ports[i]
 	}
-	var names []string // of all that a view can read
-	for _, p := range products {
-		for _, t := range p.Tables {
-			names = append(names, t.FullName())
+	v := viewer{project: project, ports: map[string]*generator{}, views: map[string]*contract.View{}}
+	var names []string
+	for i := range products {
+		p := &products[i]
+		for j := range p.Tables {
+			if t := &p.Tables[j]; t.Schema == p.Schema {
+				v.ports[t.FullName()] = &generator{project, t, warehouse.NewRanking(t)}
+				names = append(names, t.FullName())
+			}
 		}
-		for _, v := range p.Views {
-			names = append(names, v.Schema+"."+v.Name)
+		for j := range p.Views {
+			v.views[p.Views[j].FullName()] = &p.Views[j]
+			names = append(names, p.Views[j].FullName())
 		}
 	}
 	// A name that begins with another one is looked for first.
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(b, a) })
-	reference := regexp.MustCompile(`\b(?:` + strings.Join(names, "|") + `)\b`)
-	for _, p := range products {
-		for _, v := range p.Views {
-			port := byName[v.Schema]
+	v.names = regexp.MustCompile(`\b(?:` + strings.Join(names, "|") + `)\b`)
+	for i := range products {
+		for j := range products[i].Views {
+			view := &products[i].Views[j]
+			port := byName[view.Schema]
 			if port == nil {
-				return fmt.Errorf("view %s.%s: no product has this schema", v.Schema, v.Name)
+				return fmt.Errorf("view %s: no product has its schema", view.FullName())
 			}
-			o := Object{Dataset: v.Schema, Name: v.Name}
-			purpose, text := comments(v.SQL)
-			sql := reference.ReplaceAllStringFunc(text, func(name string) string {
-				if !slices.Contains(o.Reads, name) {
-					o.Reads = append(o.Reads, name)
-				}
-				return "`" + project + "." + name + "`"
-			})
-			if slices.Contains(o.Reads, o.FullName()) {
-				return fmt.Errorf("view %s reads itself", o.FullName())
+			o, err := v.object(view)
+			if err != nil {
+				return err
 			}
-			slices.Sort(o.Reads)
-			o.Metadata = &bigquery.TableMetadata{Description: purpose, ViewQuery: sql}
 			port.Objects = append(port.Objects, o)
 		}
 	}

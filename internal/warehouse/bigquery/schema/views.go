@@ -2,6 +2,7 @@ package schema
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -111,28 +112,33 @@ func window(function string, by, order []string) string {
 // those that the reader may see. Whose a row is is asked after it was chosen:
 // who had a device before does not see the row that another one replaced.
 func (g *generator) port() Object {
-	o := Object{Dataset: g.table.Schema, Name: g.table.Name, Contract: g.table, Reads: []string{Members}}
-	var from string
+	rows, reads := g.rows()
+	return Object{Dataset: g.table.Schema, Name: g.table.Name, Contract: g.table, Reads: []string{reads, Members},
+		Metadata: &bigquery.TableMetadata{
+			Description: g.table.Purpose,
+			ViewQuery:   fmt.Sprintf("SELECT *\nFROM (\n%s\n)\nWHERE %s", rows, visible(g.project, g.table.Tenant)),
+		}}
+}
+
+// rows are those of the output port, whoever reads it, and the table that they
+// are in.
+func (g *generator) rows() (sql, reads string) {
+	var from, where string
 	if g.table.Ordered {
-		o.Reads = append(o.Reads, Internal(g.table)+"."+g.table.Name)
+		reads = Internal(g.table) + "." + g.table.Name
 		from = "SELECT *\n  FROM " + g.name(Internal(g.table), g.table.Name)
 	} else {
-		o.Reads = append(o.Reads, Internal(g.table)+"."+Appended(g.table))
+		reads = Internal(g.table) + "." + Appended(g.table)
 		from = fmt.Sprintf("SELECT *\n  FROM %s\n  %s", g.name(Internal(g.table), Appended(g.table)), g.once())
 	}
-	where := g.visible()
 	if g.table.Tombstones {
 		// Rows from before a table had tombstones have none.
-		where = contract.Deleted + " IS NOT TRUE AND " + where
+		where = "\nWHERE " + contract.Deleted + " IS NOT TRUE"
 	}
 	if !g.table.AppendOnly {
 		from = g.counts(from)
 	}
-	o.Metadata = &bigquery.TableMetadata{
-		Description: g.table.Purpose,
-		ViewQuery:   fmt.Sprintf("SELECT %s\nFROM (\n  %s\n)\nWHERE %s", g.shown(), from, where),
-	}
-	return o
+	return fmt.Sprintf("SELECT %s\nFROM (\n  %s\n)%s", g.shown(), from, where), reads
 }
 
 // counts gives the row of each key that counts, of distinct rows.
@@ -205,16 +211,17 @@ func (g *generator) shown() string {
 	return strings.Join(list, ", ")
 }
 
-// visible is the condition that the reader may see a row.
-func (g *generator) visible() string {
-	members := g.name(strings.Split(Members, ".")[0], strings.Split(Members, ".")[1])
+// visible is the condition that the reader may see a row, of the tenant that a
+// column says. Without one it is the platform's.
+func visible(project, tenant string) string {
+	members := "`" + project + "." + Members + "`"
 	// A principal that is no e-mail address has no domain.
 	const member = "LOWER(member) IN (LOWER(SESSION_USER()), CONCAT('domain:', REGEXP_EXTRACT(LOWER(SESSION_USER()), r'^[^@/]+@([^@]+)$')))"
 	all := fmt.Sprintf("EXISTS (SELECT 1 FROM %s WHERE %s AND tenant_id = '%s')", members, member, Everyone)
-	if g.table.Tenant == "" {
+	if tenant == "" {
 		return all
 	}
-	return fmt.Sprintf("(%s IN (SELECT tenant_id FROM %s WHERE %s) OR %s)", quoted(g.table.Tenant), members, member, all)
+	return fmt.Sprintf("(%s IN (SELECT tenant_id FROM %s WHERE %s) OR %s)", quoted(tenant), members, member, all)
 }
 
 func (g *generator) name(dataset, table string) string {
@@ -227,4 +234,66 @@ func columns(list []contract.Column) string {
 		names[i] = quoted(c.Name)
 	}
 	return strings.Join(names, ", ")
+}
+
+// viewer makes the views of the products. A view of a product reads what the
+// output ports of tables have, whoever reads it, and other views: what is whose
+// is said of its own rows. So a tenant's view is made of all that says what is
+// the tenant's, be it somebody else's.
+type viewer struct {
+	project string
+	ports   map[string]*generator
+	views   map[string]*contract.View
+	names   *regexp.Regexp // of both
+}
+
+// object is a view.
+func (v *viewer) object(view *contract.View) (Object, error) {
+	o := Object{Dataset: view.Schema, Name: view.Name, Reads: []string{Members}}
+	with := parts{of: map[string]string{}}
+	if err := v.add(&with, &o, view.FullName()); err != nil {
+		return o, err
+	}
+	slices.Sort(o.Reads)
+	purpose, _ := comments(view.SQL)
+	o.Metadata = &bigquery.TableMetadata{
+		Description: purpose,
+		ViewQuery: fmt.Sprintf("WITH %s\nSELECT *\nFROM %s\nWHERE %s", strings.Join(with.texts, ",\n"),
+			with.of[view.FullName()], visible(v.project, view.Tenant)),
+	}
+	return o, nil
+}
+
+// parts are the WITH of a view.
+type parts struct {
+	texts []string
+	of    map[string]string // by what is read; empty: it is being added
+}
+
+// add adds what a name stands for, and what that reads before it.
+func (v *viewer) add(with *parts, o *Object, name string) error {
+	if part, ok := with.of[name]; ok {
+		if part == "" {
+			return fmt.Errorf("view %s reads itself", name)
+		}
+		return nil
+	}
+	with.of[name] = ""
+	var sql string
+	if port := v.ports[name]; port != nil {
+		var reads string
+		sql, reads = port.rows()
+		o.Reads = append(o.Reads, reads)
+	} else {
+		_, text := comments(v.views[name].SQL)
+		for _, read := range v.names.FindAllString(text, -1) {
+			if err := v.add(with, o, read); err != nil {
+				return err
+			}
+		}
+		sql = v.names.ReplaceAllStringFunc(text, func(read string) string { return with.of[read] })
+	}
+	with.of[name] = "`_" + strings.ReplaceAll(name, ".", "__") + "`"
+	with.texts = append(with.texts, with.of[name]+" AS (\n"+sql+"\n)")
+	return nil
 }
