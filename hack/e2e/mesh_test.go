@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,14 +24,12 @@ import (
 	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/functions"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/local"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
-	"github.com/telemesh/telemesh/products"
 	"github.com/telemesh/telemesh/triggers"
 )
 
@@ -57,7 +54,7 @@ func TestClusterGivesWhatOneProcessGives(t *testing.T) {
 	}
 
 	set := manifests(t)
-	store := openWarehouse(t)
+	store := duckdbtest.Open(t)
 	got := newSubscriber()
 	putOnCluster(t, host, serve(t, remote.Handler(store, "")), serve(t, got))
 	client := &http.Client{Timeout: patience}
@@ -182,34 +179,13 @@ endpoints:
 	kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=60s", "-n", "analytics", "trigger/e2e")
 }
 
-func openWarehouse(t *testing.T) warehouse.Warehouse {
-	t.Helper()
-	all, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "warehouse.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := db.Apply(t.Context(), all); err != nil {
-		t.Fatal(err)
-	}
-	return db
-}
-
 // embedded gives what the mesh makes of the scenario in this process, before
 // and after the correction.
 func embedded(t *testing.T, s scenario) (map[string]mesh.JoinedReading, rows, readings) {
 	t.Helper()
 	got := newSubscriber()
 	trigger := toSubscriber(netip.MustParseAddr("127.0.0.1"), serve(t, got))
-	store := openWarehouse(t)
+	store := duckdbtest.Open(t)
 	m, err := local.Open(t.Context(), local.Config{
 		Dir: t.TempDir(), Manifests: manifests(t, trigger), Functions: functions.Table, Warehouse: store,
 		Set: map[manifest.Ref]map[string]string{sheetSource: {"PLACEMENTS_SHEET": newPage(t, s.corrected).at(netip.MustParseAddr("127.0.0.1"))}},
