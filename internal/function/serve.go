@@ -146,7 +146,8 @@ func Events(handle Handler, log *slog.Logger, sink string, client *http.Client) 
 			http.Error(w, fmt.Sprintf("read CloudEvent: %v", err), http.StatusBadRequest)
 			return
 		}
-		out, err := handle(r.Context(), *in)
+		ctx := context.WithValue(r.Context(), pathKey{}, r.URL.Path)
+		out, err := handle(ctx, *in)
 		if err == nil && len(out) > 1 {
 			err = postAll(r.Context(), client, sink, out)
 		}
@@ -171,6 +172,16 @@ func Events(handle Handler, log *slog.Logger, sink string, client *http.Client) 
 			w.WriteHeader(http.StatusAccepted)
 		}
 	})
+}
+
+type pathKey struct{}
+
+// Path is the path of the request that brought a Handler its event. A Trigger
+// says by it, as the uri beside the ref of its subscriber, what no event says of
+// itself: which Broker it comes from. Empty: ctx is of no such request.
+func Path(ctx context.Context) string {
+	path, _ := ctx.Value(pathKey{}).(string)
+	return path
 }
 
 func postAll(ctx context.Context, client *http.Client, sink string, events []event.Event) error {

@@ -252,3 +252,21 @@ func TestConfigNamesWhatIsMissing(t *testing.T) {
 		t.Errorf("Config = %+v, %v", c, err)
 	}
 }
+
+func TestPath(t *testing.T) {
+	var got string
+	server := httptest.NewServer(Events(func(ctx context.Context, _ event.Event) ([]event.Event, error) {
+		got = Path(ctx)
+		return nil, nil
+	}, silent, "", nil))
+	t.Cleanup(server.Close)
+	if err := Post(t.Context(), http.DefaultClient, server.URL+"/iot/iot", mesh.NewEvent("given", "/test", []byte(`{}`), "1")); err != nil {
+		t.Fatal(err)
+	}
+	if got != "/iot/iot" {
+		t.Errorf("path %q, want that of the request", got)
+	}
+	if path := Path(t.Context()); path != "" {
+		t.Errorf("path %q of no request", path)
+	}
+}
