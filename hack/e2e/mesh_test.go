@@ -53,7 +53,10 @@ func TestClusterGivesWhatOneProcessGives(t *testing.T) {
 		t.Fatalf("the scenario shows too little: readings by tenant %v, by last action %v, %d parked", tenants, actions, wantRows.parked)
 	}
 
-	set := manifests(t)
+	set, err := manifests()
+	if err != nil {
+		t.Fatal(err)
+	}
 	store := duckdbtest.Open(t)
 	got := newSubscriber()
 	putOnCluster(t, host, serve(t, remote.Handler(store, "")), serve(t, got))
@@ -110,20 +113,15 @@ func TestClusterGivesWhatOneProcessGives(t *testing.T) {
 func since(start time.Time) time.Duration { return time.Since(start).Round(time.Millisecond) }
 
 // manifests is the mesh as it stands in the repository, with more Triggers.
-func manifests(t *testing.T, more ...string) manifest.Set {
-	t.Helper()
+func manifests(more ...string) (manifest.Set, error) {
 	extra := fstest.MapFS{}
 	for i, text := range more {
 		extra[fmt.Sprintf("%d.yaml", i)] = &fstest.MapFile{Data: []byte(text)}
 	}
-	set, err := manifest.Load(
+	return manifest.Load(
 		manifest.Folder{Name: "brokers", FS: brokers.FS}, manifest.Folder{Name: "triggers", FS: triggers.FS},
 		manifest.Folder{Name: "config", FS: config.FS}, manifest.Folder{Name: "config/sources", FS: config.Sources},
 		manifest.Folder{Name: "test", FS: extra})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return set
 }
 
 // toSubscriber is a Trigger that brings analytics.joined to a port of host.
@@ -186,8 +184,12 @@ func embedded(t *testing.T, s scenario) (map[string]mesh.JoinedReading, rows, re
 	got := newSubscriber()
 	trigger := toSubscriber(netip.MustParseAddr("127.0.0.1"), serve(t, got))
 	store := duckdbtest.Open(t)
+	set, err := manifests(trigger)
+	if err != nil {
+		t.Fatal(err)
+	}
 	m, err := local.Open(t.Context(), local.Config{
-		Dir: t.TempDir(), Manifests: manifests(t, trigger), Functions: functions.Table, Warehouse: store,
+		Dir: t.TempDir(), Manifests: set, Functions: functions.Table, Warehouse: store,
 		Set: map[manifest.Ref]map[string]string{sheetSource: {"PLACEMENTS_SHEET": newPage(t, s.corrected).at(netip.MustParseAddr("127.0.0.1"))}},
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})

@@ -1,5 +1,5 @@
 // Package emulator runs the BigQuery emulator inside a test process: the REST
-// API and the Storage Write API on loopback addresses, for the real clients.
+// API and the Storage Write API, for the real clients.
 //
 // Before both APIs stands what fills what the emulator lacks (rest.go, write.go),
 // and before that, if a test wants it, a bad network (faults.go). What it lacks
@@ -23,10 +23,14 @@ package emulator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -54,37 +58,60 @@ type Emulator struct {
 	Handler http.Handler // what answers at URL
 
 	turns *turns
+	close []func() error // in the order of their making
 }
 
-// Start starts an emulator with an empty project. It ends with the test. What it
-// analyses SQL with has a memory of 2 GiB, which all emulators of a process share
-// and none gives back: with all the products there is room for about 20.
+// Start starts an emulator with an empty project on loopback addresses. It ends
+// with the test.
 func Start(t testing.TB) *Emulator {
 	t.Helper()
-	s, err := server.New(server.Storage("file:" + filepath.Join(t.TempDir(), "bigquery") + "?cache=shared"))
+	e, err := Open("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Errorf("the emulator ended with %v", err)
+		}
+	})
+	return e
+}
+
+// Open starts an emulator with an empty project. It listens on ports of host, on
+// all addresses of the machine if that is empty; URL and Storage are those of
+// this machine. What it analyses SQL with has a memory of 2 GiB, which all
+// emulators of a process share and none gives back: with all the products there is
+// room for about 20.
+func Open(host string) (_ *Emulator, err error) {
+	e := &Emulator{Project: project, turns: new(turns)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.Close())
+		}
+	}()
+	dir, err := os.MkdirTemp("", "bigquery")
+	if err != nil {
+		return nil, err
+	}
+	e.atClose(func() error { return os.RemoveAll(dir) })
+	s, err := server.New(server.Storage("file:" + filepath.Join(dir, "bigquery") + "?cache=shared"))
+	if err != nil {
+		return nil, err
+	}
 	if err := s.SetProject(project); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	storage := make(chan string, 1)
 	s.SetListenCallback(func(_, grpc string) { storage <- grpc })
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(context.Background(), "127.0.0.1:0", "127.0.0.1:0") }()
-	turns := new(turns)
-	r := newREST(turns.handler(s.Handler))
-	e := &Emulator{Project: project, turns: turns, Handler: r}
+	var behind string
 	select {
-	case e.Storage = <-storage:
+	case behind = <-storage:
 	case err := <-ended:
-		t.Fatal(err)
+		return nil, err
 	}
-	web := httptest.NewServer(e.Handler)
-	e.URL = web.URL
-	t.Cleanup(func() {
-		web.Close()
-		r.stop()
+	e.atClose(func() error {
 		// Stop waits for streams that clients hold open.
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -92,15 +119,52 @@ func Start(t testing.TB) *Emulator {
 		go func() { stopped <- errors.Join(s.Stop(ctx), <-ended) }()
 		select {
 		case err := <-stopped:
-			if err != nil && !errors.Is(err, http.ErrServerClosed) {
-				t.Errorf("the emulator ended with %v", err)
+			if errors.Is(err, http.ErrServerClosed) {
+				return nil
 			}
+			return err
 		case <-ctx.Done():
-			t.Error("the emulator does not stop: a client was not closed")
+			return errors.New("the emulator does not stop: a client was not closed")
 		}
 	})
-	e.Storage = serveWrites(t, e.Storage, turns, nil)
-	return e
+	r := newREST(e.turns.handler(s.Handler))
+	e.Handler = r
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return nil, err
+	}
+	web := &httptest.Server{Listener: listener, Config: &http.Server{Handler: r}}
+	web.Start()
+	e.atClose(func() error {
+		web.Close()
+		r.stop()
+		return nil
+	})
+	e.URL = "http://" + here(listener)
+	if e.Storage, err = e.serveWrites(host, behind, nil); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Close ends the emulator, when its clients are closed.
+func (e *Emulator) Close() error {
+	var errs []error
+	for _, end := range slices.Backward(e.close) {
+		errs = append(errs, end())
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Emulator) atClose(end func() error) { e.close = append(e.close, end) }
+
+// here is the address of a listener for who is on this machine.
+func here(l net.Listener) string {
+	address := l.Addr().(*net.TCPAddr)
+	if address.IP.IsUnspecified() {
+		return fmt.Sprintf("127.0.0.1:%d", address.Port)
+	}
+	return address.String()
 }
 
 // Empty takes all rows out of all tables, which costs a fraction of an emulator

@@ -98,7 +98,16 @@ func (f *Faults) Met(kind Fault) int {
 func (e *Emulator) Behind(t testing.TB, f *Faults) *Emulator {
 	t.Helper()
 	seen := *e
-	seen.Storage = serveWrites(t, e.Storage, nil, f)
+	seen.close = nil
+	t.Cleanup(func() {
+		if err := seen.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	var err error
+	if seen.Storage, err = seen.serveWrites("127.0.0.1", e.Storage, f); err != nil {
+		t.Fatal(err)
+	}
 	seen.Handler = f.handler(e.Handler)
 	web := httptest.NewServer(seen.Handler)
 	t.Cleanup(web.Close)

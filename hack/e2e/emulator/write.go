@@ -2,13 +2,11 @@ package emulator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync/atomic"
-	"testing"
 
 	"cloud.google.com/go/bigquery/storage/apiv1/storagepb"
 	"google.golang.org/grpc"
@@ -40,32 +38,31 @@ type writes struct {
 const maxMessage = 10_000_000
 
 // serveWrites serves the Storage Write API before the one at address until the
-// test ends, and gives its address. order is nil before another one of these.
-func serveWrites(t testing.TB, address string, order *turns, faults *Faults) string {
-	t.Helper()
+// emulator is closed, and gives its address on this machine.
+func (e *Emulator) serveWrites(host, address string, faults *Faults) (string, error) {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	e.atClose(conn.Close)
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage))
-	if order == nil {
+	order := e.turns
+	if faults != nil { // the one behind keeps the order
 		order = new(turns)
 	}
 	storagepb.RegisterBigQueryWriteServer(server, &writes{
 		emulator: storagepb.NewBigQueryWriteClient(conn), streams: new(atomic.Int64), turns: order, faults: faults})
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(faults.listen(listener)) }()
-	t.Cleanup(func() {
+	e.atClose(func() error {
 		server.Stop()
-		if err := errors.Join(<-ended, conn.Close()); err != nil {
-			t.Errorf("the Storage Write API ended with %v", err)
-		}
+		return <-ended
 	})
-	return listener.Addr().String()
+	return here(listener), nil
 }
 
 // open opens a default stream of the emulator that nobody has used.
