@@ -26,7 +26,7 @@ import (
 // serving is the configuration that every function has.
 type serving struct {
 	Port string `envconfig:"PORT" default:"8080"`
-	Sink string `envconfig:"K_SINK"` // where several events of one handler call go
+	Sink string `envconfig:"K_SINK"` // where several events of one handler call go, or the ingress alone
 }
 
 // Main runs a function as a process: it serves on PORT until SIGTERM or an
@@ -48,7 +48,11 @@ func run(ctx context.Context, log *slog.Logger, start Start) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Timeout: time.Minute}
+	transport, err := withTokens(http.DefaultTransport, cfg.Sink, tokenFolder)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: transport, Timeout: time.Minute}
 	fn, err := start(Ports{Client: client, Log: log})
 	if err != nil {
 		return err
@@ -197,7 +201,9 @@ func postAll(ctx context.Context, client *http.Client, sink string, events []eve
 }
 
 // Post sends e to url in binary mode. The error is permanent where the
-// receiver says that the event can never be accepted.
+// receiver says that the event can never be accepted. That it is not accepted
+// from this sender says nothing of the event: when somebody has seen to it, the
+// same event is.
 func Post(ctx context.Context, client *http.Client, url string, e event.Event) error {
 	req, err := cehttp.NewHTTPRequestFromEvent(ctx, url, e)
 	if err != nil {
@@ -219,7 +225,12 @@ func Post(ctx context.Context, client *http.Client, url string, e event.Event) e
 		return nil
 	}
 	err = fmt.Errorf("post %s %s to %s: %w", e.Type(), e.ID(), url, StatusError(resp))
-	if !Retriable(resp.StatusCode) {
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+		return fmt.Errorf("%w: who sends shows a token of its ServiceAccount, mounted below %s", err, tokenFolder)
+	case resp.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w: no EventPolicy lets the ServiceAccount of who sends send this type there", err)
+	case !Retriable(resp.StatusCode):
 		return mesh.Permanent(err)
 	}
 	return err

@@ -119,6 +119,9 @@ func TestErrorsDecideDelivery(t *testing.T) {
 		{"passing", Events(fail(errors.New("field ts: away")), silent, "", nil), http.StatusServiceUnavailable, true},
 		{"several and no sink", Events(made("a", "b"), silent, "", nil), http.StatusServiceUnavailable, true},
 		{"sink is full", Events(made("a", "b"), silent, newSink(t, http.StatusTooManyRequests).URL, http.DefaultClient), http.StatusServiceUnavailable, true},
+		// A right that is missing is given one day; an event that is given up is lost.
+		{"sink knows no sender", Events(made("a", "b"), silent, newSink(t, http.StatusUnauthorized).URL, http.DefaultClient), http.StatusServiceUnavailable, true},
+		{"sink refuses the sender", Events(made("a", "b"), silent, newSink(t, http.StatusForbidden).URL, http.DefaultClient), http.StatusServiceUnavailable, true},
 		{"sink refuses for good", Events(made("a", "b"), silent, newSink(t, http.StatusRequestEntityTooLarge).URL, http.DefaultClient), http.StatusBadRequest, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
