@@ -1,5 +1,6 @@
-// Package config holds the namespaces, the accounts and the Services of the mesh,
-// Services one per file, for programs that run without the repository beside them.
+// Package config holds the namespaces and the Services of the mesh, Services one
+// per file with the account of each, for programs that run without the repository
+// beside them.
 //
 // What all Services share:
 //
@@ -16,12 +17,17 @@
 //     is kept from others also while a pod ends, which takes half a minute:
 //     a mesh that asks for more finds no room for its own cold starts on a small
 //     node. A limit would slow down the cold start first.
-//   - No probes: Knative's own, a connection to the port every few
-//     milliseconds until it is open, is the fastest there is, and functions
-//     listen only when they are ready.
+//   - Readiness has no period: Knative's queue-proxy then asks every 50 ms until
+//     the function answers, which it does as soon as it listens. A function that
+//     has not answered for half a minute is started anew. Both are answered by
+//     internal/function before the function sees them, whatever the path.
 //   - The process needs no privilege, no token of the cluster and no disk.
-//   - What opens the warehouse runs as the ServiceAccount that has the name of its
-//     product.
+//   - Each has a ServiceAccount of its own, of its name, which has no right on the
+//     cluster. The label telemesh.dev/product is on those that open the warehouse
+//     and names the product that they are there: docs/deploy-bigquery.md gives its
+//     account of Google to all of them. The others are nobody there.
+//   - Who posts several events has K_SINK, and in /oidc a token for that Broker
+//     alone, by which it shows who it is where a Broker asks.
 //
 // In sources/ stand sources, one per file: Deployments, which fetch messages instead
 // of being woken, and Services that a PingSource wakes, with it and its Trigger. `ko

@@ -25,11 +25,6 @@ done
 kubectl get crd services.serving.knative.dev triggers.eventing.knative.dev >/dev/null ||
 	die "no cluster with Knative Serving and Eventing answers" "KUBECONFIG names it: ${KUBECONFIG:-it is not set}"
 
-ready=(-f brokers -f triggers)
-for file in config/*.yaml; do
-	# what the others need has a number, and no condition: namespaces and accounts
-	[[ "$file" = config/0* ]] || ready+=(-f "$file")
-done
 namespaces=$(kubectl create --dry-run=client -o name -f config/000-namespaces.yaml | sed 's|.*/||')
 
 # diagnose: what one would look at next
@@ -78,11 +73,13 @@ fi
 # not -R: what stands in folders of config is for who wants it
 ko apply --base-import-paths -f config -f brokers -f triggers 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
 lap "built and applied"
-kubectl wait --for=condition=Ready --timeout=180s "${ready[@]}" >/dev/null 2>&1 || {
+for n in $namespaces; do
+	# By kind: a file of config has an account, too, which is never ready.
+	kubectl wait -n "$n" --for=condition=Ready --timeout=180s --all ksvc,broker,trigger >/dev/null 2>&1 && continue
 	# Not what kubectl wait says: out of time, it names what it had not come to yet.
-	kubectl get "${ready[@]}" -o go-template='{{range .items}}{{$o := .}}{{range .status.conditions}}{{if and (eq .type "Ready") (ne .status "True")}}{{$o.kind}} {{$o.metadata.namespace}}/{{$o.metadata.name}} is not ready{{with .reason}}: {{.}}{{end}}{{with .message}}: {{.}}{{end}}{{"\n"}}{{end}}{{end}}{{end}}' >&2
+	kubectl get -n "$n" ksvc,broker,trigger -o go-template='{{range .items}}{{$o := .}}{{range .status.conditions}}{{if and (eq .type "Ready") (ne .status "True")}}{{$o.kind}} {{$o.metadata.namespace}}/{{$o.metadata.name}} is not ready{{with .reason}}: {{.}}{{end}}{{with .message}}: {{.}}{{end}}{{"\n"}}{{end}}{{end}}{{end}}' >&2
 	die "not everything is ready after 3 minutes" "the lines above say what, those below what one would look at next"
-}
+done
 lap "Services, Brokers and Triggers ready"
 
 # Compiled outside: there may be no way to the modules, or to the registry, inside.

@@ -26,7 +26,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	target := manifest.TargetOf(r.URL)
 	var handler http.Handler
 	switch none := (manifest.Ref{}); {
-	case r.URL.Host == manifest.IngressHost:
+	case manifest.IsIngress(r.URL.Host):
 		handler = http.HandlerFunc(t.ingress)
 	case target.Service != none:
 		handler = t.mesh.Service(target.Service.Namespace, target.Service.Name)

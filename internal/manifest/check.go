@@ -11,8 +11,8 @@ import (
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 )
 
-// Annotations by which manifests say what no field of Knative says. Emits and
-// Outputs hold event types, separated by commas.
+// Annotations, and a label, by which manifests say what no field of Knative says.
+// Emits and Outputs hold event types, separated by commas.
 const (
 	// Emits, on a Service or a Deployment: the types that the function makes.
 	Emits = "telemesh.dev/emits"
@@ -27,6 +27,9 @@ const (
 	// Ends, on a Trigger, says why a circle of events that goes through it comes to
 	// an end.
 	Ends = "telemesh.dev/ends"
+	// Product, a label of a ServiceAccount: the product that its functions are where
+	// the warehouse is.
+	Product = "telemesh.dev/product"
 )
 
 // Finding is a place where manifests do not fit together.

@@ -35,8 +35,9 @@ type Set struct {
 	Services    []*Service
 	Deployments []*Deployment // of sources
 	PingSources []*PingSource
+	Accounts    []*Account
 	// Passed holds what a cluster knows and the local runtime does not run:
-	// namespaces, accounts, policies, Knative's other sources and the like.
+	// namespaces, policies, Knative's other sources and the like.
 	Passed []*Passed
 }
 
@@ -69,6 +70,12 @@ type Deployment struct {
 	appsv1.Deployment
 }
 
+// Account is a ServiceAccount: who the pods of a workload are.
+type Account struct {
+	Where
+	corev1.ServiceAccount
+}
+
 // Passed is an object that only a cluster uses.
 type Passed struct {
 	Where
@@ -81,6 +88,9 @@ func (b *Broker) Ref() Ref { return Ref{b.Namespace, b.Name} }
 
 // Ref is the trigger's name.
 func (t *Trigger) Ref() Ref { return Ref{t.Namespace, t.Name} }
+
+// Ref is the account's name.
+func (a *Account) Ref() Ref { return Ref{a.Namespace, a.Name} }
 
 // BrokerOf names the broker whose events the trigger reads.
 func (t *Trigger) BrokerOf() Ref {
@@ -98,6 +108,9 @@ func (s Set) Service(r Ref) *Service { return find(s.Services, r) }
 
 // Deployment finds a deployment; nil if there is none.
 func (s Set) Deployment(r Ref) *Deployment { return find(s.Deployments, r) }
+
+// Account finds an account; nil if there is none.
+func (s Set) Account(r Ref) *Account { return find(s.Accounts, r) }
 
 // Workloads are what runs functions: the Services, then the Deployments.
 func (s Set) Workloads() []*Workload {
@@ -249,6 +262,9 @@ func (l *loader) set() (Set, error) {
 		case *sourcesv1.PingSource:
 			o.Namespace = ref.Namespace
 			s.PingSources = append(s.PingSources, &PingSource{d.Where, *o})
+		case *corev1.ServiceAccount:
+			o.Namespace = ref.Namespace
+			s.Accounts = append(s.Accounts, &Account{d.Where, *o})
 		case *corev1.ConfigMap:
 			configMaps[ref] = o
 			s.Passed = append(s.Passed, &Passed{d.Where, meta.APIVersion, meta.Kind, ref})
@@ -266,6 +282,7 @@ func (l *loader) set() (Set, error) {
 	slices.SortFunc(s.Services, func(a, b *Service) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Deployments, func(a, b *Deployment) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.PingSources, func(a, b *PingSource) int { return byRef(a.Ref(), b.Ref()) })
+	slices.SortFunc(s.Accounts, func(a, b *Account) int { return byRef(a.Ref(), b.Ref()) })
 	slices.SortFunc(s.Passed, func(a, b *Passed) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), byRef(a.Ref, b.Ref)) })
 	return s, nil
 }

@@ -240,8 +240,8 @@ spec: {podSelector: {}}
 func TestServiceAccounts(t *testing.T) {
 	const account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: flat, namespace: iot}\n"
 	s := mustLoad(t, account+"---\n"+strings.Replace(service("flat", "", ""), "containers:", "serviceAccountName: flat\n      containers:", 1)+service("other", "", ""))
-	if len(s.Passed) != 1 || s.Passed[0].Ref != (Ref{"iot", "flat"}) {
-		t.Errorf("passed over: %+v, want the ServiceAccount", s.Passed)
+	if s.Account(Ref{"iot", "flat"}) == nil || s.Account(Ref{"iot", "other"}) != nil {
+		t.Errorf("Accounts = %v, want iot/flat alone", s.Accounts)
 	}
 	for i, want := range []Ref{{"iot", "flat"}, {"iot", "default"}} {
 		if got := s.Services[i].Account(); got != want {

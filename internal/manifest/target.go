@@ -10,9 +10,20 @@ import (
 
 // Addresses inside a cluster.
 const (
-	IngressHost = "broker-ingress.knative-eventing.svc.cluster.local" // answers for every Broker
+	// IngressHost answers for every Broker of Knative's default class.
+	IngressHost = "broker-ingress.knative-eventing.svc.cluster.local"
+	// KafkaIngressHost answers for every Broker of class Kafka.
+	KafkaIngressHost = "kafka-broker-ingress.knative-eventing.svc.cluster.local"
+	// AliasHost is what functions call the ingress: a Service of type ExternalName,
+	// so that Brokers of another class need no other functions.
+	AliasHost   = "broker-ingress.platform.svc.cluster.local"
 	clusterHost = ".svc.cluster.local"
 )
+
+// IsIngress says whether a host answers for Brokers.
+func IsIngress(host string) bool {
+	return host == IngressHost || host == AliasHost || host == KafkaIngressHost
+}
 
 // Target is where a destination leads.
 type Target struct {
@@ -56,7 +67,7 @@ func Resolve(d duckv1.Destination, namespace string) (Target, error) {
 func TargetOf(u *url.URL) Target {
 	t := Target{URL: u}
 	if host, port := u.Hostname(), u.Port(); port == "" || port == "80" {
-		if host == IngressHost {
+		if IsIngress(host) {
 			if namespace, name, ok := strings.Cut(strings.Trim(u.Path, "/"), "/"); ok && !strings.Contains(name, "/") {
 				t.Broker = Ref{namespace, name}
 			}

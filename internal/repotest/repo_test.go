@@ -233,17 +233,14 @@ func TestWarehousesAreOpenedInOnePlace(t *testing.T) {
 	}
 }
 
-// Who reaches the warehouse is its product there: by another account, or none, it
-// may neither write nor read.
-func TestFunctionsRunAsTheirProduct(t *testing.T) {
+// Each function is somebody, and no other: what one of them may, on the cluster, in
+// the mesh and in the warehouse, is said for it alone. Who reaches the warehouse is
+// its product there, and who does not is nobody.
+func TestFunctionsHaveAccounts(t *testing.T) {
 	set := manifests(t)
 	list, err := contract.Load(products.FS)
 	if err != nil {
 		t.Fatal(err)
-	}
-	accounts := map[manifest.Ref]bool{}
-	for _, p := range set.Passed {
-		accounts[p.Ref] = accounts[p.Ref] || p.Kind == "ServiceAccount"
 	}
 	productOf := func(service string) string {
 		// Named by what they do, and not by whose tables they have.
@@ -254,34 +251,47 @@ func TestFunctionsRunAsTheirProduct(t *testing.T) {
 			return "iot-metadata"
 		case "analytics-repair":
 			return "iot-analytics"
+		case "dead-letter-sink":
+			return "event-log"
 		}
 		for _, p := range list {
-			if strings.HasPrefix(service, p.Name+"-") {
+			if service == p.Name || strings.HasPrefix(service, p.Name+"-") {
 				return p.Name
 			}
 		}
-		return ""
+		return "none"
 	}
 	opens := map[string]bool{}
 	for name := range functions.Table {
 		opens[name] = slices.Contains(imports(t, "./functions/"+name+"/..."), module+"/internal/warehouse/connect")
 	}
-	checked := 0
+	labelled := 0
 	for _, w := range set.Workloads() {
-		account := w.Account()
-		if account.Name != "default" && !accounts[account] {
-			t.Errorf("%s: %s runs as ServiceAccount %s, which is nowhere", w.Where, w.Object(), account)
-		}
-		if !opens[w.Function()] {
+		account := set.Account(w.Account())
+		if w.Account() != w.Ref() || account == nil {
+			t.Errorf("%s: %s runs as ServiceAccount %s, want one of its own name", w.Where, w.Object(), w.Account())
 			continue
 		}
-		checked++
-		if want := productOf(w.Ref().Name); want == "" || account.Name != want {
-			t.Errorf("%s: %s opens the warehouse as %q, want its product %q", w.Where, w.Object(), account.Name, want)
+		if account.File != w.File || account.Line > w.Line {
+			t.Errorf("%s: the account of %s does not stand before it in %s", account.Where, w.Object(), w.File)
+		}
+		if account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken {
+			t.Errorf("%s: ServiceAccount %s: a function asks nothing of the cluster: automountServiceAccountToken: false", account.Where, account.Ref())
+		}
+		want := ""
+		if opens[w.Function()] {
+			want = productOf(w.Ref().Name)
+			labelled++
+		}
+		if got := account.Labels[manifest.Product]; got != want {
+			t.Errorf("%s: ServiceAccount %s is product %q where the warehouse is, want %q", account.Where, account.Ref(), got, want)
 		}
 	}
-	if checked == 0 {
+	if labelled == 0 {
 		t.Error("no Service opens the warehouse")
+	}
+	if have, want := len(set.Accounts), len(set.Workloads()); have != want {
+		t.Errorf("%d ServiceAccounts for %d Services and Deployments", have, want)
 	}
 }
 
