@@ -158,7 +158,7 @@ func (b *broker) ids() []string {
 // each other, and their ids.
 func logOf(t *testing.T, n int) (url string, ids []string) {
 	db := duckdbtest.Open(t)
-	handle := sink.NewLog(db, "iot/iot", []string{"com.example.unkept"})
+	handle := sink.NewLog(db, []string{"com.example.unkept"})
 	begin := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	for i := range n {
 		e := mesh.NewEvent("com.example.kept", "/s", []byte(`{}`), fmt.Sprint(i))
@@ -169,7 +169,7 @@ func logOf(t *testing.T, n int) (url string, ids []string) {
 			ids = append(ids, e.ID())
 		}
 		e.SetExtension("knativearrivaltime", begin.Add(time.Duration(i)*time.Minute))
-		if _, err := handle(t.Context(), e); err != nil {
+		if _, err := handle(function.WithPath(t.Context(), "/iot/iot"), e); err != nil {
 			t.Fatal(err)
 		}
 	}

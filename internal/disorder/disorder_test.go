@@ -58,7 +58,7 @@ func TestTablesEqualTheModel(t *testing.T) {
 		}
 		choose := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(r, what) }
 		m, err := disorder.New(set, functions.Table, db, times(choose), choose,
-			"telemetry-ingest", "telemetry-flatten", "event-log-iot", "event-log-analytics", "event-log-crm")
+			"telemetry-ingest", "telemetry-flatten", "event-log")
 		if err != nil {
 			r.Fatal(err)
 		}

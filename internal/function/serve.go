@@ -150,8 +150,7 @@ func Events(handle Handler, log *slog.Logger, sink string, client *http.Client) 
 			http.Error(w, fmt.Sprintf("read CloudEvent: %v", err), http.StatusBadRequest)
 			return
 		}
-		ctx := context.WithValue(r.Context(), pathKey{}, r.URL.Path)
-		out, err := handle(ctx, *in)
+		out, err := handle(WithPath(r.Context(), r.URL.Path), *in)
 		if err == nil && len(out) > 1 {
 			err = postAll(r.Context(), client, sink, out)
 		}
@@ -186,6 +185,12 @@ type pathKey struct{}
 func Path(ctx context.Context) string {
 	path, _ := ctx.Value(pathKey{}).(string)
 	return path
+}
+
+// WithPath is ctx for a Handler whose event comes by no request, or to another
+// path than the caller was asked for.
+func WithPath(ctx context.Context, path string) context.Context {
+	return context.WithValue(ctx, pathKey{}, path)
 }
 
 func postAll(ctx context.Context, client *http.Client, sink string, events []event.Event) error {

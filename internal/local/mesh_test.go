@@ -13,6 +13,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/manifest"
@@ -189,5 +190,42 @@ func TestChain(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(m.store.server.JetStreamConfig().StoreDir); len(entries) == 0 {
 		t.Error("nothing on disk")
+	}
+}
+
+// A Trigger says by a path what no event says of itself. A function that serves
+// more than events is given them at its root alone, as over HTTP.
+func TestPathOfSubscriber(t *testing.T) {
+	var mu sync.Mutex
+	got := map[string]int{}
+	record := func(path string) {
+		mu.Lock()
+		defer mu.Unlock()
+		got[path]++
+	}
+	handle := func(ctx context.Context, _ event.Event) ([]event.Event, error) {
+		record("event at " + function.Path(ctx))
+		return nil, nil
+	}
+	at := func(service, uri string) string {
+		return strings.TrimSuffix(toService(service), "}") + ", uri: " + uri + "}"
+	}
+	m := open(t, Config{
+		Manifests: manifests(t, brokerYAML+serviceYAML("sink")+serviceYAML("port")+
+			triggerYAML("root", "a", toService("sink"), "")+triggerYAML("path", "a", at("sink", "/iot/iot"), "")+
+			triggerYAML("port", "a", toService("port"), "")+triggerYAML("page", "a", at("port", "/page"), "")),
+		Functions: map[string]function.Start{
+			"sink": func(function.Ports) (*function.Function, error) { return &function.Function{Handler: handle}, nil },
+			"port": func(function.Ports) (*function.Function, error) {
+				return &function.Function{Handler: handle, HTTP: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					record("request of " + r.URL.Path)
+				})}, nil
+			},
+		},
+	})
+	post(t, m.Client(), newEvent("1", "a", `{}`))
+	idle(t, m)
+	if diff := cmp.Diff(map[string]int{"event at /": 2, "event at /iot/iot": 1, "request of /page": 1}, got); diff != "" {
+		t.Errorf("what came (-want +got):\n%s", diff)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
 
+	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -34,7 +35,8 @@ type subscriber interface {
 }
 
 // subscriber finds out who answers at an address. A Service is called in the
-// process where it is known, and only its root takes events.
+// process where its function takes events: at its root, and at every path if it
+// serves nothing else.
 func (m *Mesh) subscriber(target manifest.Target, namespace string, structured bool) (subscriber, error) {
 	none := manifest.Ref{}
 	switch {
@@ -52,16 +54,23 @@ func (m *Mesh) subscriber(target manifest.Target, namespace string, structured b
 		if s.function == nil {
 			return nil, fmt.Errorf("nothing here runs Service %s: its image is no function of telemesh", target.Service)
 		}
-		if path := target.URL.Path; s.function.Handler != nil && (path == "" || path == "/") {
-			return s, nil
+		path := "/" + strings.TrimPrefix(target.URL.Path, "/")
+		if s.function.Handler != nil && (path == "/" || s.function.HTTP == nil) {
+			return called{s, path}, nil
 		}
 	}
 	return &remote{m.client, target.URL.String(), namespace, structured}, nil
 }
 
+// called is a Service that is called at a path, in this process.
+type called struct {
+	*service
+	path string
+}
+
 // deliver calls the function. Its errors become the statuses that it would
 // answer with as a process.
-func (s *service) deliver(ctx context.Context, e event.Event) (r result) {
+func (s called) deliver(ctx context.Context, e event.Event) (r result) {
 	if s.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.timeout)
@@ -73,7 +82,7 @@ func (s *service) deliver(ctx context.Context, e event.Event) (r result) {
 			r = result{status: http.StatusInternalServerError, text: fmt.Sprintf("panic: %v", p)}
 		}
 	}()
-	replies, err := s.function.Handler(inside(ctx), e)
+	replies, err := s.function.Handler(function.WithPath(inside(ctx), s.path), e)
 	switch {
 	case err == nil:
 		return result{status: http.StatusOK, replies: replies}

@@ -124,7 +124,7 @@ func (m *Mesh) newTrigger(set manifest.Set, spec *manifest.Trigger) (*trigger, e
 		}
 	}
 	most := inFlight
-	if s, ok := t.subscriber.(*service); ok && s.concurrency > 0 {
+	if s, ok := t.subscriber.(called); ok && s.concurrency > 0 {
 		most = min(most, s.concurrency)
 	}
 	t.slots = make(chan struct{}, most)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -21,10 +22,16 @@ import (
 // all say the same. knative.dev/eventing/pkg/broker.EventArrivalTime
 const extArrival = "knativearrivaltime"
 
-// NewLog makes the handler that stores every event of a Broker as a row, those
-// of the types in withoutData without their data.
-func NewLog(store w.Warehouse, broker string, withoutData []string) function.Handler {
+// NewLog makes the handler that stores every event as a row, those of the types
+// in withoutData without their data. The path of a request is the Broker that
+// brings its event: /NAMESPACE/NAME.
+func NewLog(store w.Warehouse, withoutData []string) function.Handler {
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
+		path := function.Path(ctx)
+		broker, ok := strings.CutPrefix(path, "/")
+		if namespace, name, _ := strings.Cut(broker, "/"); !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
+			return nil, mesh.Permanentf("log %s %s: the path %q names no Broker: give the subscriber of the Trigger the uri /NAMESPACE/BROKER", in.Type(), in.ID(), path)
+		}
 		row, err := newEventRow(&in, broker, time.Now())
 		if err != nil {
 			return nil, mesh.Permanent(err)

@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -96,7 +97,7 @@ func TestAnyEventIsARow(t *testing.T) {
 				in := eventOf(test.version, test.change)
 				in.SetID(name + " " + where)
 				want["event_id"] = in.ID()
-				if out, err := sink.NewLog(w, "iot/iot", nil)(t.Context(), in); err != nil || out != nil {
+				if out, err := sink.NewLog(w, nil)(of(t, "iot/iot"), in); err != nil || out != nil {
 					t.Fatalf("%s: handler = %v, %v, want nothing", where, out, err)
 				}
 				rows := all(t, w, "SELECT * FROM event_log.events WHERE event_id = '"+in.ID()+"'")
@@ -178,20 +179,20 @@ func present(row map[string]any) map[string]any {
 // another Broker brings, another sender or with another id, is another row.
 func TestLoggedOnce(t *testing.T) {
 	db := duckdbtest.Open(t)
-	iot, crm := sink.NewLog(db, "iot/iot", nil), sink.NewLog(db, "crm/crm", nil)
+	handle := sink.NewLog(db, nil)
 	same := func(*event.Event) {}
 	for range 2 {
 		for _, deliver := range []struct {
-			handle function.Handler
+			broker string
 			change func(*event.Event)
 		}{
-			{iot, same},
-			{iot, func(e *event.Event) { e.SetExtension("knativearrivaltime", "2026-03-01T12:00:09Z") }},
-			{iot, func(e *event.Event) { e.SetSource("/others") }},
-			{iot, func(e *event.Event) { e.SetID("e2") }},
-			{crm, same},
+			{"iot/iot", same},
+			{"iot/iot", func(e *event.Event) { e.SetExtension("knativearrivaltime", "2026-03-01T12:00:09Z") }},
+			{"iot/iot", func(e *event.Event) { e.SetSource("/others") }},
+			{"iot/iot", func(e *event.Event) { e.SetID("e2") }},
+			{"crm/crm", same},
 		} {
-			if _, err := deliver.handle(t.Context(), eventOf("1.0", deliver.change)); err != nil {
+			if _, err := handle(of(t, deliver.broker), eventOf("1.0", deliver.change)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -206,10 +207,10 @@ func TestLoggedOnce(t *testing.T) {
 	}
 }
 
-// With BROKER the function is a log, which keeps no data of the types in
+// With EVENT_LOG the function is a log, which keeps no data of the types in
 // WITHOUT_DATA, but says how many there were.
 func TestStartLog(t *testing.T) {
-	t.Setenv("BROKER", "iot/iot")
+	t.Setenv("EVENT_LOG", "true")
 	t.Setenv("WITHOUT_DATA", mesh.TelemetryFlattened+","+mesh.TelemetryEnriched)
 	db := duckdbtest.Open(t)
 	fn, err := sink.Start(function.Ports{Client: http.DefaultClient, Warehouse: db, Log: slog.New(slog.DiscardHandler)})
@@ -217,7 +218,7 @@ func TestStartLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, eventType := range []string{mesh.TelemetryReceived, mesh.TelemetryFlattened, mesh.TelemetryEnriched, "com.example.misspelt"} {
-		if _, err := fn.Handler(t.Context(), mesh.NewEvent(eventType, "/s", []byte(`{"x":1}`), eventType)); err != nil {
+		if _, err := fn.Handler(of(t, "iot/iot"), mesh.NewEvent(eventType, "/s", []byte(`{"x":1}`), eventType)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -236,12 +237,22 @@ func TestStartLog(t *testing.T) {
 // What cannot be stored goes to the dead letters at once.
 func TestLogRefuses(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.NewLog(db, "iot/iot", nil)
-	if _, err := handle(t.Context(), eventOf("1.0", func(e *event.Event) { e.SetSubject("\xff") })); !mesh.IsPermanent(err) {
+	handle := sink.NewLog(db, nil)
+	for _, broker := range []string{"", "iot", "iot/", "/iot", "iot/iot/iot"} {
+		if _, err := handle(of(t, broker), eventOf("1.0", func(*event.Event) {})); !mesh.IsPermanent(err) {
+			t.Errorf("path /%s: handler = %v, want a permanent error", broker, err)
+		}
+	}
+	if _, err := handle(of(t, "iot/iot"), eventOf("1.0", func(e *event.Event) { e.SetSubject("\xff") })); !mesh.IsPermanent(err) {
 		t.Errorf("a subject that is not UTF-8: handler = %v, want a permanent error", err)
 	}
 	db.Close()
-	if _, err := handle(t.Context(), eventOf("1.0", func(*event.Event) {})); err == nil || mesh.IsPermanent(err) {
+	if _, err := handle(of(t, "iot/iot"), eventOf("1.0", func(*event.Event) {})); err == nil || mesh.IsPermanent(err) {
 		t.Errorf("a closed warehouse: handler = %v, want a passing error", err)
 	}
+}
+
+// of is the context of an event that a Broker brings.
+func of(t *testing.T, broker string) context.Context {
+	return function.WithPath(t.Context(), "/"+broker)
 }

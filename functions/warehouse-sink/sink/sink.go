@@ -21,16 +21,18 @@
 //     same data. So a change that was recorded before a reading was stored is
 //     told with the reading, and one recorded later finds the reading stored.
 //
-// With BROKER it stores what that Broker brings instead, whatever it is, each
-// event as one row, and replies nothing:
+// With EVENT_LOG=true it stores what Brokers bring instead, whatever it is, each
+// event as one row, and replies nothing. Which Broker it is says the path of the
+// request, /NAMESPACE/BROKER, which a Trigger gives by the uri beside the ref of
+// its subscriber:
 //
 //	every event → event_log.events
 //
 // The same event, and the same row in any event, is stored once: the warehouse
-// sees to it. An event of another type without BROKER, one whose data cannot be
-// decoded and one with rows that no retry can store are permanent errors, the
-// last when its other rows are stored; a warehouse that is away is a passing one,
-// and no reason not to start.
+// sees to it. An event of another type without EVENT_LOG, one of no Broker with it,
+// one whose data cannot be decoded and one with rows that no retry can store are
+// permanent errors, the last when its other rows are stored; a warehouse that is
+// away is a passing one, and no reason not to start.
 package sink
 
 import (
@@ -51,7 +53,7 @@ import (
 type Config struct {
 	connect.Config
 	Sink        string   `envconfig:"K_SINK"`       // the Broker's ingress, for readings that are outdated where a reply cannot say so
-	Broker      string   `envconfig:"BROKER"`       // NAMESPACE/NAME whose events are stored as rows of event_log.events; empty: what they carry is stored
+	EventLog    bool     `envconfig:"EVENT_LOG"`    // store events as rows of event_log.events; else what they carry
 	WithoutData []string `envconfig:"WITHOUT_DATA"` // types of events whose data are not stored in event_log.events
 }
 
@@ -65,8 +67,8 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config.Broker != "" {
-		return &function.Function{Handler: NewLog(w, config.Broker, config.WithoutData)}, nil
+	if config.EventLog {
+		return &function.Function{Handler: NewLog(w, config.WithoutData)}, nil
 	}
 	return &function.Function{Handler: New(w, func(ctx context.Context, e event.Event) error {
 		if config.Sink == "" {

@@ -322,7 +322,7 @@ func TestWindesheimInBigQuery(t *testing.T) {
 		t.Fatal(err)
 	}
 	store := openProducts(t, emulator.Start(t), all)
-	m := newMesh(t, store, nil, func(string, int) int { return 0 }, "telemetry-ingest", "event-log-iot", "event-log-analytics", "event-log-crm")
+	m := newMesh(t, store, nil, func(string, int) int { return 0 }, "telemetry-ingest", "event-log")
 	for again := range 2 { // the second time it says nothing new
 		f, err := feed.Open(wide, feed.Columns{Device: []string{"id", "source"}, Time: "timestamp"})
 		if err != nil {
