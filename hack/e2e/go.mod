@@ -152,7 +152,6 @@ require (
 	golang.org/x/mod v0.38.0 // indirect
 	golang.org/x/net v0.57.0 // indirect
 	golang.org/x/oauth2 v0.36.0 // indirect
-	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/telemetry v0.0.0-20260708182218-49f421fb7959 // indirect
 	golang.org/x/text v0.40.0 // indirect
 	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da // indirect
@@ -184,6 +183,7 @@ require (
 	github.com/goccy/bigquery-emulator v0.8.1
 	github.com/goccy/go-googlesql v0.4.0
 	github.com/telemesh/telemesh v0.0.0
+	golang.org/x/sys v0.47.0
 	google.golang.org/api v0.279.0
 	google.golang.org/grpc v1.82.1
 	google.golang.org/protobuf v1.36.12-0.20260120151049-f2248ac996af
