@@ -39,27 +39,40 @@ for module in "${modules[@]}"; do
   (cd "$module" && go vet $packages && go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 $packages)
 done
 
-step "go test -race"
 # Some tests start the command some hundred times, and the race detector would
 # hold each of them back for a second at its exit.
 export GORACE=atexit_sleep_ms=0
 if [ $# != 0 ]; then
+  step "go test -race $*"
   go test -race -timeout 20m "$@"
   exit
 fi
+
+# Beside the others, since most of it is one request after the other. Without the
+# race detector, under which the emulator would have to be compiled anew. The
+# tests on a cluster are hack/e2e.sh's; here they skip.
+if [ -n "$emulator" ]; then
+  emulated=$(mktemp)
+  (cd hack/e2e && E2E_HOST= exec go test -timeout 20m ./...) >"$emulated" 2>&1 &
+  beside=$!
+  trap 'kill "$beside" 2>/dev/null || true; rm -f "$emulated"' EXIT
+fi
+
+step "go test -race"
 go test -race -short -timeout 20m ./...
 
 step "go test of what takes long"
 # Killed processes, and random histories one step after the other: there the race
 # detector would see nothing, and take four times as long.
-go test -timeout 20m -run Killed ./cmd/telemesh
 go test -timeout 20m ./internal/disorder
+go test -timeout 20m -run Killed ./cmd/telemesh
 
 step "go test against the BigQuery emulator"
-# Without the race detector, under which the emulator would have to be compiled
-# anew. The tests on a cluster are hack/e2e.sh's; here they skip.
 if [ -n "$emulator" ]; then
-  (cd hack/e2e && E2E_HOST= go test -timeout 20m ./...)
+  status=0
+  wait "$beside" || status=$?
+  cat "$emulated"
+  exit "$status"
 else
   echo "skipped: the emulator is not compiled, which takes about 5 minutes once"
   echo "hint: (cd hack/e2e && go test ./...), then hack/test.sh runs them, too; so it does with CI=1"
