@@ -35,6 +35,7 @@ type serving struct {
 func Main(name string, start Start) {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("function", name)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, stop) // who asks again does not want to wait
 	err := run(ctx, log, start)
 	stop()
 	if err != nil {
@@ -64,11 +65,12 @@ func run(ctx context.Context, log *slog.Logger, start Start) error {
 	return serve(ctx, listener, log, fn, cfg.Sink, client)
 }
 
-// The queue-proxy has let requests end before Kubernetes sends SIGTERM; the
-// quiet period covers what reaches the process by another way.
+// The queue-proxy has Kubernetes send SIGTERM when no request has come for 30
+// seconds; some that came before may still run. The quiet period covers what
+// reaches the process by another way.
 const (
 	quietPeriod   = time.Second
-	shutdownAfter = 30 * time.Second
+	shutdownAfter = 30 * time.Second // for what is no request
 )
 
 func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Function, sink string, client *http.Client) error {
@@ -93,7 +95,11 @@ func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Fun
 			failed = errors.New("the source ended by itself")
 		}
 	case <-ctx.Done():
+		log.Info("ending")
 		drainer.Drain()
+		// However long a request takes: Kubernetes knows how long it may, the
+		// timeoutSeconds of its Service, and ends the process after that.
+		failed = server.Shutdown(context.Background())
 	}
 	stop()
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownAfter)

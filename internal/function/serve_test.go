@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
@@ -186,6 +188,61 @@ func TestShutdownWaitsForRequests(t *testing.T) {
 	if err := <-ended; err != nil || !closed {
 		t.Errorf("serve = %v, closed %v, want nil and closed", err, closed)
 	}
+}
+
+// pipes is a listener whose connections are in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	conn, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
+
+// A repair takes minutes. One that runs when the process is told to end is
+// answered, and what it needs is closed after it.
+func TestShutdownWaitsForLongRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const long = 9 * time.Minute
+		ctx, stop := context.WithCancel(t.Context())
+		var order []string
+		fn := &Function{
+			HTTP: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				stop()
+				select {
+				case <-time.After(long):
+					order = append(order, "answered")
+				case <-r.Context().Done():
+					order = append(order, "given up")
+				}
+			}),
+			Close: func(ctx context.Context) error { order = append(order, "closed"); return ctx.Err() },
+		}
+		listener := make(pipes)
+		ended := make(chan error, 1)
+		go func() { ended <- serve(ctx, listener, silent, fn, "", nil) }()
+		client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			here, there := net.Pipe()
+			listener <- there
+			return here, nil
+		}}}
+		resp, err := client.Get("http://function/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if err := <-ended; err != nil {
+			t.Errorf("serve = %v, want nil", err)
+		}
+		if diff := cmp.Diff([]string{"answered", "closed"}, order); diff != "" {
+			t.Errorf("order (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // A source answers its probes while it runs, and hands over what it took before
