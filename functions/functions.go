@@ -9,6 +9,7 @@ import (
 	analyticsrepair "github.com/telemesh/telemesh/functions/analytics-repair/repair"
 	assignment "github.com/telemesh/telemesh/functions/assignment-port/port"
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
+	"github.com/telemesh/telemesh/functions/dead-letter-sink/letters"
 	mqtt "github.com/telemesh/telemesh/functions/mqtt-source/source"
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
@@ -27,6 +28,7 @@ var Table = map[string]function.Start{
 	"analytics-repair":  analyticsrepair.Start,
 	"assignment-port":   assignment.Start,
 	"customer-source":   customer.Start,
+	"dead-letter-sink":  letters.Start,
 	"mqtt-source":       mqtt.Start,
 	"output-port":       port.Start,
 	"pubsub-source":     pubsub.Start,

@@ -122,8 +122,14 @@ type Move struct {
 	Rows int64  `json:"rows"`
 }
 
+// Redrive is the data of redrive.requested: the ids of the dead letters that are
+// to be delivered again, each to the subscriber that failed.
+type Redrive struct {
+	IDs []string `json:"ids"`
+}
+
 // Encode gives data of the types above as JSON.
-func Encode[T Placements | Actions | Customers | RejectedRows | Repaired](data T) []byte {
+func Encode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive](data T) []byte {
 	b, err := json.Marshal(data)
 	if err != nil { // the types above hold nothing that JSON lacks, but for a float that is not finite
 		panic(fmt.Sprintf("encode %T: %v", data, err))
@@ -133,7 +139,7 @@ func Encode[T Placements | Actions | Customers | RejectedRows | Repaired](data T
 
 // Decode reads data of the types above. The member that names the rows has to
 // be there.
-func Decode[T Placements | Actions | Customers | RejectedRows | Repaired](data []byte) (T, error) {
+func Decode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive](data []byte) (T, error) {
 	var out T
 	if err := json.Unmarshal(data, &out); err != nil {
 		return out, fmt.Errorf("decode %T: %w", out, err)
@@ -158,6 +164,10 @@ func Decode[T Placements | Actions | Customers | RejectedRows | Repaired](data [
 	case Repaired:
 		if rows.Moves == nil {
 			return out, fmt.Errorf(`decode repaired: no member "moves"`)
+		}
+	case Redrive:
+		if rows.IDs == nil {
+			return out, fmt.Errorf(`decode redrive: no member "ids"`)
 		}
 	}
 	return out, nil

@@ -1,0 +1,242 @@
+package letters
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/binding"
+	"github.com/cloudevents/sdk-go/v2/event"
+	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/telemesh/telemesh/internal/deadletter"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+const (
+	// atOnce is how many letters of a request are delivered at once.
+	atOnce = 8
+	// deliverWithin is how long a subscriber may take: a little less than Knative
+	// lets this function take (timeoutSeconds), so that an outcome is recorded.
+	deliverWithin = 9 * time.Minute
+	// maxReply bounds a reply: no Broker takes more.
+	maxReply = 64 << 20
+	// maxCause is how much of an answer is kept, as Knative keeps of it.
+	maxCause = 1024
+
+	extTTL = "knativebrokerttl" // knative.dev/eventing/pkg/broker.TTLAttribute
+
+	clusterDomain = ".svc.cluster.local"
+)
+
+type redriver struct {
+	warehouse warehouse.Warehouse
+	client    *http.Client
+	ingress   url.URL
+}
+
+func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string) (*redriver, error) {
+	u, err := url.Parse(ingress)
+	if err != nil {
+		return nil, fmt.Errorf("K_SINK: %w", err)
+	}
+	own := *client
+	own.Timeout = 0 // a subscriber has deliverWithin
+	// Who answers with another address is not where the letter was to go.
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &redriver{w, &own, url.URL{Scheme: u.Scheme, Host: u.Host}}, nil
+}
+
+// redrive delivers the letters that a request names, and records what came of each.
+func (r *redriver) redrive(ctx context.Context, in event.Event) error {
+	request, err := mesh.Decode[mesh.Redrive](in.Data())
+	if err != nil {
+		return mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
+	}
+	if len(request.IDs) == 0 {
+		return nil
+	}
+	done, err := deadletter.Outcomes(ctx, r.warehouse, in.Source(), in.ID())
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for l, err := range deadletter.OpenOf(ctx, r.warehouse, request.IDs) {
+		if err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		if _, is := done[l.ID]; is {
+			continue
+		}
+		group.Go(func() error {
+			outcome, err := r.deliver(ctx, l)
+			if err != nil {
+				return err
+			}
+			outcome.LetterID, outcome.RequestSource, outcome.RequestID = l.ID, in.Source(), in.ID()
+			outcome.DoneAt = mesh.At(time.Now())
+			return deadletter.Record(ctx, r.warehouse, outcome)
+		})
+	}
+	return group.Wait()
+}
+
+// deliver brings a letter to where it failed. An error is none of the letter's.
+func (r *redriver) deliver(ctx context.Context, l deadletter.Letter) (deadletter.Outcome, error) {
+	failed := func(destination string, status int, cause string) (deadletter.Outcome, error) {
+		if len(cause) > maxCause {
+			cause = cause[:maxCause]
+		}
+		return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: strings.ToValidUTF8(cause, "�")}, nil
+	}
+	address, err := r.addressOf(&l)
+	if err != nil {
+		return failed("", 0, err.Error())
+	}
+	whole, err := deadletter.Get(ctx, r.warehouse, l.ID)
+	switch {
+	case mesh.IsPermanent(err):
+		return failed("", 0, err.Error())
+	case err != nil:
+		return deadletter.Outcome{}, err
+	}
+	e := whole.Event
+	ttl, bounded := e.Extensions()[extTTL]
+	e.SetExtension(extTTL, nil)
+
+	attempt, cancel := context.WithTimeout(ctx, deliverWithin)
+	defer cancel()
+	header := http.Header{"Prefer": {"reply"}}
+	if l.Namespace != "" {
+		header.Set("Kn-Namespace", l.Namespace)
+	}
+	a := r.post(attempt, address, e, header)
+	if ctx.Err() != nil { // it is no failure of the subscriber
+		return deadletter.Outcome{}, ctx.Err()
+	}
+	if a.failed() {
+		return failed(l.Destination, a.status, a.text)
+	}
+	if a.reply == nil {
+		return deadletter.Outcome{Outcome: deadletter.Redriven}, nil
+	}
+	if l.Namespace == "" {
+		return failed(l.Destination, a.status, "it replied an event, and who delivered the letter did not say of which namespace it is")
+	}
+	if bounded {
+		a.reply.SetExtension(extTTL, ttl)
+	}
+	broker := r.ingress.JoinPath(l.Namespace, l.Namespace).String()
+	if a = r.post(attempt, broker, *a.reply, http.Header{}); ctx.Err() != nil {
+		return deadletter.Outcome{}, ctx.Err()
+	}
+	if a.failed() {
+		return failed(broker, a.status, a.text)
+	}
+	return deadletter.Outcome{Outcome: deadletter.Redriven}, nil
+}
+
+// addressOf is where a letter goes: the address that failed. That of a Broker is
+// named by the ingress that this function shows itself to.
+func (r *redriver) addressOf(l *deadletter.Letter) (string, error) {
+	if l.Destination == "" {
+		return "", errors.New("its Broker did not say which subscriber failed: it did not answer in time, or with what is no event; post the event to it yourself, and discard the letter")
+	}
+	u, err := url.Parse(l.Destination)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
+		return "", fmt.Errorf("%q is no address that an event is posted to", l.Destination)
+	}
+	if !strings.HasSuffix(u.Hostname(), clusterDomain) && !strings.HasSuffix(u.Hostname(), ".svc") {
+		return "", fmt.Errorf("%s is no Service of the cluster: post the event there yourself, and discard the letter", l.Destination)
+	}
+	if namespace, name, is := brokerOf(u); is {
+		if namespace == l.Namespace {
+			return "", fmt.Errorf("the subscriber took the event, Broker %s/%s not its reply: which subscriber that is does not stand in the letter; post the event to it yourself, and discard the letter", namespace, name)
+		}
+		return r.ingress.JoinPath(namespace, name).String(), nil
+	}
+	return l.Destination, nil
+}
+
+// brokerOf says which Broker an address is of. Ingresses are named
+// broker-ingress, those of other classes with the class before it.
+func brokerOf(u *url.URL) (namespace, name string, is bool) {
+	service, _, _ := strings.Cut(u.Hostname(), ".")
+	namespace, name, is = strings.Cut(strings.Trim(u.Path, "/"), "/")
+	return namespace, name, is && strings.HasSuffix(service, "broker-ingress") && !strings.Contains(name, "/")
+}
+
+// answer is what a subscriber or a Broker answered.
+type answer struct {
+	status int // 0: nothing
+	text   string
+	reply  *event.Event
+}
+
+func (a answer) failed() bool { return a.status < 200 || a.status > 299 }
+
+// post sends an event as Knative does, and reads the answer by its rules: it is an
+// event or empty. knative.dev/eventing/pkg/broker/filter
+func (r *redriver) post(ctx context.Context, to string, e event.Event, header http.Header) answer {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, nil)
+	if err != nil {
+		return answer{text: err.Error()}
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	if err := write(ctx, req, e); err != nil {
+		return answer{text: err.Error()}
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return answer{text: err.Error()}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(http.MaxBytesReader(nil, resp.Body, maxReply))
+	a := answer{status: resp.StatusCode}
+	switch {
+	case a.failed():
+		a.text = string(body)
+		return a
+	case err != nil:
+		return answer{text: "read reply: " + err.Error()}
+	}
+	message := cehttp.NewMessage(resp.Header, io.NopCloser(bytes.NewReader(body)))
+	if message.ReadEncoding() == binding.EncodingUnknown {
+		if len(body) > 0 {
+			return answer{http.StatusBadGateway, "the reply has a body and is no CloudEvent: " + string(body[:min(len(body), 200)]), nil}
+		}
+		return a
+	}
+	if a.reply, err = binding.ToEvent(ctx, message); err != nil {
+		return answer{http.StatusBadGateway, "read reply: " + err.Error(), nil}
+	}
+	return a
+}
+
+// write puts an event into a request: in binary mode, unless it has what no header
+// carries.
+func write(ctx context.Context, req *http.Request, e event.Event) error {
+	set := req.Header.Clone()
+	if err := cehttp.WriteRequest(binding.WithForceBinary(ctx), binding.ToMessage(&e), req); err != nil {
+		return err
+	}
+	for _, values := range req.Header {
+		if !httpguts.ValidHeaderFieldValue(values[0]) {
+			req.Header = set
+			return cehttp.WriteRequest(binding.WithForceStructured(ctx), binding.ToMessage(&e), req)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/eventlog"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/warehouse"
+)
+
+const (
+	lettersTable  = "event_log_internal.dead_letters"
+	outcomesTable = "event_log_internal.dead_letter_outcomes"
+)
+
+// Put stores a letter, and returns once it is durable.
+func Put(ctx context.Context, store warehouse.Warehouse, l *Letter) error {
+	rows, err := l.rows()
+	if err != nil {
+		return mesh.Permanent(err)
+	}
+	_, err = store.Append(ctx, warehouse.Batch{
+		Table: lettersTable,
+		// A Broker that does not say when it accepted the event may bring it again
+		// after it was redriven: that is another row.
+		EventSource: l.ID, EventID: l.ReceivedAt.String(),
+		Rows: rows,
+	})
+	return err
+}
+
+// Record stores outcomes of one request.
+func Record(ctx context.Context, store warehouse.Warehouse, o Outcome) error {
+	_, err := store.Append(ctx, warehouse.Batch{
+		Table: outcomesTable, EventSource: o.RequestSource, EventID: o.RequestID + " " + o.LetterID,
+		Rows: []warehouse.Row{&o},
+	})
+	return err
+}
+
+// letterColumns are those that a Letter is read from, behind those of its event.
+const letterColumns = "letter_id, namespace, trigger, destination, status, cause, received_at"
+
+// openSQL is the letters that match a condition, each as it was recorded last
+// and without data, and what it takes to know whether they are open. Where a Broker
+// says when it accepted the event, a letter is recorded once.
+func openSQL(condition string) string {
+	columns := strings.Replace(eventlog.Columns, "data,", "CAST(NULL AS STRING) AS data,", 1)
+	return fmt.Sprintf(`WITH letters AS (
+	SELECT %s, %s, recorded_at
+	FROM %s
+	WHERE part = 0 AND %s
+	QUALIFY ROW_NUMBER() OVER (PARTITION BY letter_id ORDER BY received_at DESC, recorded_at) = 1
+), ended AS (
+	SELECT letter_id, MAX(recorded_at) AS ended_at
+	FROM %s
+	WHERE outcome <> '%s'
+	GROUP BY letter_id
+)
+SELECT letters.*
+FROM letters LEFT JOIN ended ON ended.letter_id = letters.letter_id
+WHERE ended.ended_at IS NULL OR ended.ended_at < letters.recorded_at
+ORDER BY letters.received_at, letters.letter_id`, columns, letterColumns, lettersTable, condition, outcomesTable, Failed)
+}
+
+// Open yields the letters that are open, oldest first, without their data.
+func Open(ctx context.Context, store warehouse.Warehouse) iter.Seq2[Letter, error] {
+	return letters(ctx, store, openSQL("TRUE"))
+}
+
+// OpenOf yields those of the ids that are open, without their data.
+func OpenOf(ctx context.Context, store warehouse.Warehouse, ids []string) iter.Seq2[Letter, error] {
+	return letters(ctx, store, openSQL("letter_id IN ("+texts(ids)+")"))
+}
+
+func texts(ids []string) string {
+	var b strings.Builder
+	for i, id := range ids {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(repair.Text(id))
+	}
+	return b.String()
+}
+
+func letters(ctx context.Context, store warehouse.Warehouse, sql string) iter.Seq2[Letter, error] {
+	return func(yield func(Letter, error) bool) {
+		rows, err := store.Query(ctx, sql)
+		if err != nil {
+			yield(Letter{}, fmt.Errorf("read dead letters: %w", err))
+			return
+		}
+		for row, err := range rows.All {
+			var l Letter
+			if err == nil {
+				l, err = read(row)
+			}
+			if err != nil {
+				yield(l, fmt.Errorf("read dead letters: %w", err))
+				return
+			}
+			if !yield(l, nil) {
+				return
+			}
+		}
+	}
+}
+
+// eventColumns is how many columns an event has.
+var eventColumns = 1 + strings.Count(eventlog.Columns, ",")
+
+// read reads the columns of an event and letterColumns.
+func read(row []any) (l Letter, err error) {
+	rest := row[eventColumns:]
+	text := func(i int) string { s, _ := rest[i].(string); return s }
+	l.ID, l.Namespace, l.Trigger, l.Destination, l.Cause = text(0), text(1), text(2), text(3), text(5)
+	l.Status, _ = rest[4].(int64)
+	if at, ok := rest[6].(time.Time); ok {
+		l.ReceivedAt = mesh.At(at)
+	}
+	if l.Event, l.Size, err = eventlog.Read(row); err != nil {
+		return l, fmt.Errorf("dead letter %s: %w", l.ID, err)
+	}
+	return l, nil
+}
+
+// ErrNone says that there is no dead letter of an id.
+var ErrNone = errors.New("no such dead letter")
+
+// Get gives a letter with its data, open or not, or ErrNone.
+func Get(ctx context.Context, store warehouse.Warehouse, id string) (Letter, error) {
+	// Of a letter that came again, the parts are those of the last time; a row may
+	// be there twice.
+	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT %s, %s, part
+FROM %s
+WHERE letter_id = %s
+QUALIFY ROW_NUMBER() OVER (PARTITION BY part ORDER BY received_at DESC, recorded_at) = 1
+ORDER BY part`, eventlog.Columns, letterColumns, lettersTable, repair.Text(id)))
+	if err != nil {
+		return Letter{}, fmt.Errorf("read dead letter %s: %w", id, err)
+	}
+	var whole Letter
+	for row, err := range rows.All {
+		if err != nil {
+			return Letter{}, fmt.Errorf("read dead letter %s: %w", id, err)
+		}
+		l, err := read(row)
+		if err != nil {
+			return Letter{}, err
+		}
+		if whole.ID == "" {
+			whole = l
+			continue
+		}
+		whole.Event.DataEncoded = append(whole.Event.DataEncoded, l.Event.DataEncoded...)
+	}
+	switch {
+	case whole.ID == "":
+		return Letter{}, fmt.Errorf("%w: %q", ErrNone, id)
+	case int64(len(whole.Event.Data())) != whole.Size:
+		return Letter{}, fmt.Errorf("dead letter %s: %d of its %d bytes are stored: its Broker sends it again", id, len(whole.Event.Data()), whole.Size)
+	}
+	return whole, nil
+}
+
+// Outcomes gives what a request led to so far, by letter; of an empty source and id, what became of the
+// letters, one after the other.
+func Outcomes(ctx context.Context, store warehouse.Warehouse, source, id string) (map[string]Outcome, error) {
+	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT letter_id, outcome, destination, status, cause, request_source, request_id, done_at
+FROM %s
+WHERE request_source = %s AND request_id = %s`, outcomesTable, repair.Text(source), repair.Text(id)))
+	if err != nil {
+		return nil, fmt.Errorf("read outcomes of %s %s: %w", source, id, err)
+	}
+	out := map[string]Outcome{}
+	for row, err := range rows.All {
+		if err != nil {
+			return nil, fmt.Errorf("read outcomes of %s %s: %w", source, id, err)
+		}
+		o := readOutcome(row)
+		out[o.LetterID] = o
+	}
+	return out, nil
+}
+
+func readOutcome(row []any) (o Outcome) {
+	text := func(i int) string { s, _ := row[i].(string); return s }
+	o = Outcome{LetterID: text(0), Outcome: text(1), Destination: text(2), Cause: text(4), RequestSource: text(5), RequestID: text(6)}
+	o.Status, _ = row[3].(int64)
+	if at, ok := row[7].(time.Time); ok {
+		o.DoneAt = mesh.At(at)
+	}
+	return o
+}
