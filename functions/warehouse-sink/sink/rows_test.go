@@ -84,7 +84,7 @@ func TestRowsFitTheContracts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.keepData()
+		r.KeepData()
 		return r
 	}
 	found := []w.Row{(*rejectedRow)(&row), (*rejectedRow)(&mesh.RejectedRow{})}
