@@ -4,6 +4,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,6 +110,9 @@ func TestRowsFitTheContracts(t *testing.T) {
 	for _, p := range list {
 		for _, table := range p.Tables {
 			name := table.FullName()
+			if strings.HasPrefix(name, "event_log_internal.dead_letter") { // dead-letter-sink's
+				continue
+			}
 			tables = append(tables, name)
 			columns := table.Cells()
 			given := map[string]bool{contract.RecordedAt: true} // by the store
