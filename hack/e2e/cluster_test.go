@@ -1,3 +1,10 @@
+// Package e2e shows on a real cluster what cannot be shown elsewhere: that the
+// manifests are what Knative takes, that the functions start from zero and go
+// back to it, and that the mesh gives there what it gives in one process, also
+// when the placements are corrected afterwards.
+//
+// hack/e2e.sh puts the mesh on a cluster and runs it; without a cluster its tests
+// are skipped.
 package e2e
 
 import (
@@ -9,19 +16,21 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	gocmp "github.com/google/go-cmp/cmp"
+
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/internal/sheet/sheetstest"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery"
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery/schema"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/products"
 )
 
@@ -35,18 +44,23 @@ type deployed struct {
 	client *http.Client
 }
 
-// onCluster gives the mesh on the cluster. Where there is none the test is
-// skipped.
+// onCluster gives the mesh on the cluster, when all of it is ready. Where there is
+// no cluster the test is skipped.
 func onCluster(t *testing.T) *deployed {
 	t.Helper()
-	if os.Getenv("E2E_HOST") == "" {
-		t.Skip("no cluster: hack/e2e.sh sets E2E_HOST")
-	}
+	needCluster(t)
 	d, err := theMesh()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
+}
+
+func needCluster(t *testing.T) {
+	t.Helper()
+	if os.Getenv("E2E_HOST") == "" {
+		t.Skip("no cluster: hack/e2e.sh sets E2E_HOST")
+	}
 }
 
 var theMesh = sync.OnceValues(deploy)
@@ -89,7 +103,34 @@ func deploy() (*deployed, error) {
 	if err := d.showBigQuery(e); err != nil {
 		return nil, err
 	}
-	return d, nil
+	return d, d.ready()
+}
+
+// ready waits until Knative says so of all that hack/e2e.sh applied.
+func (d *deployed) ready() error {
+	objects := map[string][]string{}
+	add := func(kind string, ref manifest.Ref) {
+		objects[ref.Namespace] = append(objects[ref.Namespace], kind+"/"+ref.Name)
+	}
+	for _, b := range d.set.Brokers {
+		add("broker", b.Ref())
+	}
+	for _, t := range d.set.Triggers {
+		if !t.OptIn() {
+			add("trigger", t.Ref())
+		}
+	}
+	for _, s := range d.set.Services {
+		if !s.OptIn() {
+			add("ksvc", s.Ref())
+		}
+	}
+	for namespace, names := range objects {
+		if _, err := runKubectl("", append([]string{"wait", "--for=condition=Ready", "--timeout=180s", "-n", namespace}, names...)...); err != nil {
+			return fmt.Errorf("not everything is ready after 3 minutes: %w", err)
+		}
+	}
+	return nil
 }
 
 // openWarehouse makes the datasets of the products, and lets the emulator's user
@@ -170,95 +211,84 @@ endpoints:
 	return nil
 }
 
-// runKubectl runs kubectl and gives what it prints.
-func runKubectl(stdin string, args ...string) (string, error) {
-	cmd := exec.Command("kubectl", args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
-	}
-	return string(out), nil
-}
+// TestClusterGivesWhatOneProcessGives feeds a recording of weeks to the embedded
+// runtime and to the cluster, in two bursts, and then lets both read a corrected
+// sheet: the tables are equal each time, row by row and column by column. On the
+// cluster all is at zero between the bursts.
+//
+// It is the first of the tests: it counts all events that are logged.
+func TestClusterGivesWhatOneProcessGives(t *testing.T) {
+	needCluster(t)
+	s := newScenario(t)
+	google := sheetstest.NewAt(t, os.Getenv("E2E_HOST"))
+	want := embedded(t, &s, google, duckdbtest.Open(t)) // while pods start
+	showsEnough(t, &want)
 
-func kubectl(t *testing.T, stdin string, args ...string) string {
-	t.Helper()
-	out, err := runKubectl(stdin, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// mine labels what a test makes on the cluster: the next run takes away what a
-// killed one has left, and nothing that somebody else put there.
-const mine = "telemesh.dev/made-by"
-
-// create makes objects that end with the test.
-func create(t *testing.T, manifests string) {
-	t.Helper()
-	kubectl(t, manifests, "create", "-f", "-")
-	t.Cleanup(func() { kubectl(t, manifests, "delete", "--ignore-not-found", "-f", "-") })
-}
-
-// serve answers requests of pods until the test ends. It listens on all
-// addresses of the machine, since the one that pods reach may be another's.
-func serve(t *testing.T, handler http.Handler) (port int) {
-	t.Helper()
-	listener, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: handler}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		server.Serve(listener)
-	}()
-	t.Cleanup(func() {
-		server.Close()
-		<-ended
-	})
-	return listener.Addr().(*net.TCPAddr).Port
-}
-
-// until asks again and again what is missing, and fails the test if something
-// still is after limit.
-func until(t *testing.T, limit time.Duration, what string, missing func() string) time.Duration {
-	t.Helper()
 	start := time.Now()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		m := missing()
-		if m == "" {
-			return time.Since(start)
+	d := onCluster(t)
+	t.Logf("all ready, the warehouse too, after %v", since(start))
+	start = time.Now()
+	s.tell(t, d.client)
+	t.Logf("metadata shown by the output ports after %v", since(start))
+	for i, burst := range s.bursts {
+		start = time.Now()
+		var refused int
+		for _, request := range burst {
+			refused += send(t, d.client, request...)
 		}
-		if time.Since(start) > limit {
-			t.Fatalf("%s: not after %v: %s", what, limit, m)
+		t.Logf("burst %d: %d requests accepted after %v, %d times refused", i+1, len(burst), since(start), refused)
+		d.settles(t, &want[i], start)
+		if i == 0 {
+			t.Logf("functions at zero after %v", atZero(t, d.set.Services).Round(time.Second))
 		}
-		<-tick.C
+		d.equals(t, &want[i], false)
+	}
+	d.correct(t, &s, google, &want[2])
+}
+
+// showsEnough fails a scenario in which too little happens for equal tables to
+// mean much.
+func showsEnough(t *testing.T, stages *[3]stage) {
+	t.Helper()
+	for i, stage := range stages {
+		telemetry, analytics := stage.Shown["iot_telemetry.readings"], stage.Shown["iot_analytics.readings"]
+		if len(telemetry) < 1000*(i+1) || len(analytics) >= len(telemetry) || len(stage.Shown["iot_telemetry_internal.rejected"]) == 0 {
+			t.Fatalf("stage %d shows too little: %d readings, %d joined, of which some are to be parked, %d rejected", i+1,
+				len(telemetry), len(analytics), len(stage.Shown["iot_telemetry_internal.rejected"]))
+		}
+	}
+	before, after := stages[1], stages[2]
+	again := after.again("iot_telemetry.readings")
+	withdrawn := len(before.Shown["iot_analytics.readings"]) - len(after.Shown["iot_analytics.readings"])
+	if moved := len(again) - withdrawn; withdrawn <= 0 || moved <= 0 || len(again) > len(before.Shown["iot_telemetry.readings"])/10 {
+		t.Fatalf("the correction shows too little, or touches most of the readings: %d stored again, %d withdrawn", len(again), withdrawn)
+	}
+	for key, row := range before.Shown["iot_telemetry.readings"] {
+		changed := row != after.Shown["iot_telemetry.readings"][key]
+		if twice := len(before.Stored["iot_telemetry.readings"][key]) > 1; !twice && changed != slices.Contains(again, key) {
+			t.Errorf("reading %s was shown as %s, is as %s, but stored again: %t", key, row, after.Shown["iot_telemetry.readings"][key], !changed)
+		}
 	}
 }
 
-// atZero waits until no function of the mesh has a pod, but for those that
-// are ending: an idle window and what the autoscaler takes to see it.
-func atZero(t *testing.T, services []*manifest.Service) time.Duration {
+// settles waits until the event log has all events that the embedded runtime
+// made.
+func (d *deployed) settles(t *testing.T, want *stage, start time.Time) {
 	t.Helper()
-	return until(t, 3*time.Minute, "scale to zero", func() string {
-		out := kubectl(t, "", "get", "deployments", "-A", "-l", "serving.knative.dev/service", "-o", `jsonpath=`+
-			`{range .items[*]}{.metadata.namespace} {.metadata.labels.serving\.knative\.dev/service} {.spec.replicas} {.status.replicas}{"\n"}{end}`)
-		var awake []string
-		for line := range strings.Lines(out) {
-			var ref manifest.Ref
-			var wanted, there int // the latter is left out where it is zero
-			fmt.Sscan(line, &ref.Namespace, &ref.Name, &wanted, &there)
-			if wanted+there > 0 && slices.ContainsFunc(services, func(s *manifest.Service) bool { return s.Ref() == ref }) {
-				awake = append(awake, ref.String())
-			}
-		}
-		return strings.Join(awake, ", ")
+	until(t, patience, "all events", func() string { return gocmp.Diff(want.log, logged(t, d.store)) })
+	t.Logf("all events logged %v after the start", since(start))
+}
+
+// equals compares all rows. The last of them may be on their way when the last
+// event is logged.
+func (d *deployed) equals(t *testing.T, want *stage, behind bool) {
+	t.Helper()
+	if !behind {
+		want = &stage{tables{want.Shown, map[string]map[string][]string{}}, want.log}
+	}
+	start := time.Now()
+	until(t, patience, "equal tables", func() string {
+		return gocmp.Diff(want.tables, read(t, d.store, behind)) + gocmp.Diff(want.log, logged(t, d.store))
 	})
+	t.Logf("tables compared in %v", since(start))
 }

@@ -3,31 +3,32 @@ package e2e
 import (
 	"bytes"
 	"cmp"
-	"context"
+	"encoding/csv"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
+	"strconv"
 	"testing"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/feed"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/sheet"
+	"github.com/telemesh/telemesh/internal/sheet/sheetstest"
 	"github.com/telemesh/telemesh/internal/snapshot"
 )
 
 // Addresses of the mesh, the same on a cluster and in the embedded runtime.
 const (
 	ingestURL     = "http://telemetry-ingest.iot.svc.cluster.local/"
-	brokerURL     = "http://broker-ingress.knative-eventing.svc.cluster.local/"
+	brokerURL     = "http://broker-ingress.platform.svc.cluster.local/"
 	placementsURL = "http://iot-metadata-port.iot.svc.cluster.local/placements"
 	actionsURL    = "http://iot-actions-port.iot.svc.cluster.local/actions"
 	customersURL  = "http://customers-port.crm.svc.cluster.local/customers"
@@ -35,33 +36,43 @@ const (
 
 // patience is what one step may take: a chain of cold starts, with the
 // retries that may be between them.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
-// scenario is one device that three tenants' days pass by: nobody's at first,
-// then a school's, then an office's, with an action in each of their rooms. A
-// spare one is the school's for an afternoon. Then it turns out that the office
-// had the device for six hours in between, and that the spare one was nobody's.
-type scenario struct {
-	messages   [][]byte // one micro-batch
+// metadata is what functions have to know of devices before messages come.
+type metadata struct {
 	placements []mesh.Placement
-	corrected  []mesh.Placement // without version
 	actions    []mesh.Action
 	customers  []mesh.Customer
 }
 
+// scenario is a room's device that the days of two tenants pass by: nobody's at
+// first, then a school's, then an office's, with actions in each of their rooms. A
+// spare one is the school's from an afternoon on. Then it turns out that the
+// office had the device for six hours in between, and that the spare one was
+// nobody's.
+type scenario struct {
+	metadata
+	corrected []mesh.Placement // without version
+	bursts    [2][]request
+}
+
+// request is messages that are sent together.
+type request [][]byte
+
 const (
-	batch  = 500 // BATCH_MAX_MESSAGES of config/telemetry-ingest.yaml
-	spares = 20  // of them are of the spare device
-	device = "925038/CO2-meter-SCD4x"
-	spare  = "spare"
+	batch   = 500 // BATCH_MAX_MESSAGES of config/telemetry-ingest.yaml
+	singles = 10  // messages of a burst that come alone
+	spares  = 20  // messages of the spare device
+	device  = "925038/CO2-meter-SCD4x"
+	spare   = "mesh-spare"
 )
 
-// newScenario takes the first messages of a real room, four days from
-// 2022-10-06 13:23 on, or of one that is made up where the data set is not
-// there.
+// newScenario takes the messages of a real building, four weeks from 2022-10-06 on,
+// or made up ones where the data set is not there.
 func newScenario(t *testing.T) scenario {
-	school := mesh.Placement{DeviceID: device, TenantID: "school", Building: "T", Floor: "5", Room: "T5.38", Persons: ptr[int64](28), OutsideCO2: ptr(415.5)}
-	office := mesh.Placement{DeviceID: device, TenantID: "office", Building: "Kantoor", Room: "12"}
+	t.Helper()
+	school := mesh.Placement{DeviceID: device, TenantID: "mesh-school", Building: "T", Floor: "5", Room: "T5.38", Persons: ptr[int64](28), OutsideCO2: ptr(415.5)}
+	office := mesh.Placement{DeviceID: device, TenantID: "mesh-office", Building: "Kantoor", Room: "12"}
 	during := func(p mesh.Placement, version int64, from, to string) mesh.Placement {
 		p.Version, p.ValidFrom = version, at(t, from)
 		if to != "" {
@@ -70,33 +81,58 @@ func newScenario(t *testing.T) scenario {
 		return p
 	}
 	s := scenario{
-		placements: []mesh.Placement{
-			during(school, 1, "2022-10-06T14:00:00+02:00", "2022-10-08T12:00:00+02:00"),
-			during(office, 2, "2022-10-08T12:00:00+02:00", ""),
-			during(mesh.Placement{DeviceID: spare, TenantID: "school", Building: "T", Room: "T5.40"}, 3, "2022-10-07T08:00:00+02:00", ""),
+		metadata: metadata{
+			placements: []mesh.Placement{
+				during(school, 1, "2022-10-06T14:00:00+02:00", "2022-10-25T12:00:00+02:00"),
+				during(office, 2, "2022-10-25T12:00:00+02:00", ""),
+				during(mesh.Placement{DeviceID: spare, TenantID: school.TenantID, Building: "T", Room: "T5.40"}, 3, "2022-10-07T08:00:00+02:00", ""),
+			},
+			actions: []mesh.Action{
+				{ActionID: "mesh-a1", TenantID: school.TenantID, Building: "T", Room: "T5.38", Action: "open window", TakenAt: at(t, "2022-10-07T09:00:00+02:00"), Version: 1},
+				{ActionID: "mesh-a2", TenantID: office.TenantID, DeviceID: device, Action: "ventilation on", TakenAt: at(t, "2022-10-27T08:00:00+02:00"), Version: 1},
+			},
+			customers: []mesh.Customer{
+				{CustomerID: school.TenantID, Name: "Hogeschool \"De Brug\"", Sector: "education", Country: "NL", Version: 1},
+				{CustomerID: office.TenantID, Name: "Kantoor Zuid", Country: "NL", Version: 1},
+			},
 		},
 		corrected: []mesh.Placement{
-			during(school, 0, "2022-10-06T14:00:00+02:00", "2022-10-07T10:00:00+02:00"),
-			during(office, 0, "2022-10-07T10:00:00+02:00", "2022-10-07T16:00:00+02:00"),
-			during(school, 0, "2022-10-07T16:00:00+02:00", "2022-10-08T12:00:00+02:00"),
-			during(office, 0, "2022-10-08T12:00:00+02:00", ""),
-		},
-		actions: []mesh.Action{
-			{ActionID: "a1", TenantID: "school", Building: "T", Room: "T5.38", Action: "open window", TakenAt: at(t, "2022-10-07T09:00:00+02:00"), Version: 1},
-			{ActionID: "a2", TenantID: "office", DeviceID: device, Action: "ventilation on", TakenAt: at(t, "2022-10-09T08:00:00+02:00"), Version: 1},
-		},
-		customers: []mesh.Customer{
-			{CustomerID: "school", Name: "Hogeschool \"De Brug\"", Sector: "education", Country: "NL", Version: 1},
-			{CustomerID: "office", Name: "Kantoor Zuid", Country: "NL", Version: 1},
+			during(school, 0, "2022-10-06T14:00:00+02:00", "2022-10-11T10:00:00+02:00"),
+			during(office, 0, "2022-10-11T10:00:00+02:00", "2022-10-11T16:00:00+02:00"),
+			during(school, 0, "2022-10-11T16:00:00+02:00", "2022-10-25T12:00:00+02:00"),
+			during(office, 0, "2022-10-25T12:00:00+02:00", ""),
 		},
 	}
-	s.messages = madeUp(spare, at(t, "2022-10-07T12:00:00+02:00"), spares)
+	messages := windesheim(t)
+	spareOnes := madeUp(spare, at(t, "2022-10-07T12:00:00+02:00"), spares)
+	half := len(messages) / 2
+	s.bursts[0] = requests(slices.Concat(messages[:half], spareOnes,
+		// What cannot be read, what came before, and what says otherwise.
+		[][]byte{[]byte(`{"device_id":"` + spare + `","timestamp":"yesterday","metrics":{"co2__ppm":1}}`), spareOnes[3], bytes.Replace(spareOnes[4], []byte("404"), []byte("999"), 1)}))
+	s.bursts[1] = requests(messages[half:])
+	return s
+}
+
+// requests sends some messages singly and the others in micro-batches.
+func requests(messages [][]byte) (all []request) {
+	for chunk := range slices.Chunk(messages[:singles], 1) {
+		all = append(all, chunk)
+	}
+	for chunk := range slices.Chunk(messages[singles:], batch) {
+		all = append(all, chunk)
+	}
+	return all
+}
+
+// windesheim gives the messages of a recording, in its order, which is that of
+// time.
+func windesheim(t *testing.T) (messages [][]byte) {
+	t.Helper()
 	data := cmp.Or(os.Getenv("TELEMESH_DATASETS"), filepath.Join(dataset.Root(t), "..", "shared", "data"))
 	path := filepath.Join(data, "indoor-air", "windesheim-b4b2022", "925038_raw_properties.csv")
 	if _, err := os.Stat(path); err != nil {
 		t.Logf("the Windesheim data set is not here, the messages are made up: %v", err)
-		s.messages = append(s.messages, madeUp(device, at(t, "2022-10-06T13:20:00+02:00"), batch-spares)...)
-		return s
+		return madeUp(device, at(t, "2022-10-06T13:20:00+02:00"), 4000)
 	}
 	f, err := feed.Open(path, feed.Columns{Device: []string{"id", "source"}, Time: "timestamp"})
 	if err != nil {
@@ -107,11 +143,9 @@ func newScenario(t *testing.T) scenario {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s.messages = append(s.messages, bytes.Clone(m.Body)); len(s.messages) == batch {
-			break
-		}
+		messages = append(messages, bytes.Clone(m.Body))
 	}
-	return s
+	return messages
 }
 
 // madeUp gives messages of a device, one every ten minutes.
@@ -134,8 +168,9 @@ func at(t *testing.T, s string) mesh.Instant {
 	return i
 }
 
-// tell posts the metadata as events and waits until the output ports show it.
-func (s *scenario) tell(t *testing.T, client *http.Client) {
+// tell posts metadata as events, as their sources do, and waits until the output
+// ports show it.
+func (m *metadata) tell(t *testing.T, client *http.Client) {
 	t.Helper()
 	post := func(broker, eventType string, data []byte) {
 		t.Helper()
@@ -144,35 +179,49 @@ func (s *scenario) tell(t *testing.T, client *http.Client) {
 			t.Fatal(err)
 		}
 	}
-	post("iot/iot", mesh.PlacementsChanged, mesh.Encode(mesh.Placements{Placements: s.placements}))
-	post("iot/iot", mesh.ActionsLogged, mesh.Encode(mesh.Actions{Actions: s.actions}))
-	post("crm/crm", mesh.CustomersChanged, mesh.Encode(mesh.Customers{Customers: s.customers}))
-	shown(t, client, placementsURL, s.placements, func(p mesh.Placement) string { return p.DeviceID + p.ValidFrom.String() })
-	shown(t, client, actionsURL, s.actions, func(a mesh.Action) string { return a.ActionID })
-	shown(t, client, customersURL, s.customers, func(c mesh.Customer) string { return c.CustomerID })
+	if len(m.placements) > 0 {
+		post("iot/iot", mesh.PlacementsChanged, mesh.Encode(mesh.Placements{Placements: m.placements}))
+	}
+	if len(m.actions) > 0 {
+		post("iot/iot", mesh.ActionsLogged, mesh.Encode(mesh.Actions{Actions: m.actions}))
+	}
+	if len(m.customers) > 0 {
+		post("crm/crm", mesh.CustomersChanged, mesh.Encode(mesh.Customers{Customers: m.customers}))
+	}
+	shown(t, client, placementsURL, m.placements, func(p mesh.Placement) string { return p.DeviceID + " " + p.ValidFrom.String() })
+	shown(t, client, actionsURL, m.actions, func(a mesh.Action) string { return a.ActionID })
+	shown(t, client, customersURL, m.customers, func(c mesh.Customer) string { return c.CustomerID })
 }
 
-// shown waits until an output port shows the rows and no others.
+// shown waits until an output port shows rows, whatever else it shows.
 func shown[Row any](t *testing.T, client *http.Client, url string, rows []Row, key func(Row) string) {
 	t.Helper()
-	byKey := func(a, b Row) int { return cmp.Compare(key(a), key(b)) }
-	want := slices.SortedFunc(slices.Values(rows), byKey)
+	want := map[string]Row{}
+	for _, row := range rows {
+		want[key(row)] = row
+	}
 	port := snapshot.New(client, url, 0, func(rows []Row, _ int64) ([]Row, error) { return rows, nil }, slog.New(slog.DiscardHandler))
 	until(t, patience, url, func() string {
-		got, err := port.Newer(t.Context())
+		all, err := port.Newer(t.Context())
 		if err != nil {
 			return err.Error()
 		}
-		slices.SortFunc(got, byKey)
+		got := map[string]Row{}
+		for _, row := range all {
+			if _, ok := want[key(row)]; ok {
+				got[key(row)] = row
+			}
+		}
 		return gocmp.Diff(want, got)
 	})
 }
 
-// send posts the messages to the ingest endpoint in one request, again and
-// again until they are accepted, as every sender has to.
-func (s *scenario) send(t *testing.T, client *http.Client) {
+// send posts messages to the ingest endpoint as one request, again and again
+// until they are accepted, as every sender has to. It says how often it was
+// refused.
+func send(t *testing.T, client *http.Client, messages ...[]byte) (refused int) {
 	t.Helper()
-	body := bytes.Join(s.messages, []byte{'\n'})
+	body := bytes.Join(messages, []byte{'\n'})
 	until(t, patience, "POST "+ingestURL, func() string {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ingestURL, bytes.NewReader(body))
 		if err != nil {
@@ -184,6 +233,7 @@ func (s *scenario) send(t *testing.T, client *http.Client) {
 		}
 		resp, err := client.Do(req)
 		if err != nil {
+			refused++
 			return err.Error()
 		}
 		defer resp.Body.Close()
@@ -194,55 +244,42 @@ func (s *scenario) send(t *testing.T, client *http.Client) {
 			t.Fatalf("POST %s: %v, want 202", ingestURL, function.StatusError(resp))
 		}
 		err = function.StatusError(resp)
+		refused++
 		t.Logf("POST %s: %v, again", ingestURL, err)
 		return err.Error()
 	})
+	return refused
 }
 
-// subscriber collects what analytics.joined events bring.
-type subscriber struct {
-	mu       sync.Mutex
-	readings map[string]mesh.JoinedReading // by id; a redelivery brings the same
-	faults   []string
-}
+// The placements sheet, a Google spreadsheet.
+const (
+	spreadsheet     = "windesheim"
+	placementsSheet = "google-sheets:" + spreadsheet + "/Placements"
+)
 
-func newSubscriber() *subscriber {
-	return &subscriber{readings: map[string]mesh.JoinedReading{}}
-}
-
-func (s *subscriber) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	function.Events(s.take, slog.New(slog.DiscardHandler), "", nil).ServeHTTP(w, r)
-}
-
-func (s *subscriber) take(_ context.Context, e event.Event) ([]event.Event, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	readings, err := mesh.DecodeJoined(e.Data())
+// putSheet has a spreadsheet say who holds which device.
+func putSheet(t *testing.T, google *sheetstest.Server, placements []mesh.Placement) {
+	t.Helper()
+	var text bytes.Buffer
+	if err := sheet.Placements.Write(&text, placements); err != nil {
+		t.Fatal(err)
+	}
+	records, err := csv.NewReader(&text).ReadAll()
 	if err != nil {
-		s.faults = append(s.faults, err.Error())
-		return nil, mesh.Permanent(err)
+		t.Fatal(err)
 	}
-	for _, r := range readings {
-		if tenant := e.Extensions()[mesh.ExtTenant]; tenant != r.TenantID {
-			s.faults = append(s.faults, fmt.Sprintf("event of tenant %v holds reading %s of %s", tenant, r.ReadingID, r.TenantID))
+	var values [][]any
+	for _, record := range records {
+		var row []any
+		for _, cell := range record {
+			if number, err := strconv.ParseFloat(cell, 64); err == nil {
+				row = append(row, number)
+			} else {
+				row = append(row, cell)
+			}
 		}
-		r.ReceivedAt = 0 // the clock of the function
-		s.readings[r.ReadingID] = r
+		values = append(values, row)
 	}
-	return nil, nil
-}
-
-func (s *subscriber) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.readings)
-}
-
-// reset gives what was collected and begins anew.
-func (s *subscriber) reset() map[string]mesh.JoinedReading {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	readings := s.readings
-	s.readings = map[string]mesh.JoinedReading{}
-	return readings
+	google.Put(spreadsheet, sheetstest.Spreadsheet{Locale: "nl_NL", TimeZone: "Europe/Amsterdam",
+		Sheets: []sheetstest.Sheet{{Title: "Placements", Values: values}}})
 }

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -84,6 +85,18 @@ var accountKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.Ge
 // New starts a server, which ends with the test.
 func New(tb testing.TB) *Server {
 	tb.Helper()
+	return newAt(tb, "127.0.0.1", "127.0.0.1")
+}
+
+// NewAt starts a server that others than this machine reach at a host. It listens
+// on all addresses.
+func NewAt(tb testing.TB, host string) *Server {
+	tb.Helper()
+	return newAt(tb, "", host)
+}
+
+func newAt(tb testing.TB, listen, host string) *Server {
+	tb.Helper()
 	key, err := accountKey()
 	if err != nil {
 		tb.Fatal(err)
@@ -93,9 +106,14 @@ func New(tb testing.TB) *Server {
 	mux.HandleFunc("POST /token", s.token)
 	mux.HandleFunc("GET /v4/spreadsheets/{id}", s.authorized(s.get))
 	mux.HandleFunc("GET /v4/spreadsheets/{id}/values/{range}", s.authorized(s.values))
-	server := httptest.NewServer(mux)
+	listener, err := net.Listen("tcp", net.JoinHostPort(listen, "0"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: mux}}
+	server.Start()
 	tb.Cleanup(server.Close)
-	s.URL = server.URL
+	s.URL = "http://" + net.JoinHostPort(host, strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		tb.Fatal(err)
