@@ -33,6 +33,9 @@
 // of being woken, and Services that a PingSource wakes, with it and its Trigger. `ko
 // apply -f config/` passes them over: each needs an address and mostly a Secret of
 // its user's, and is applied by its own name.
+//
+// In overlays/ stand folders that are applied besides: secure says who may post to
+// the Brokers and connect to the functions, kafka stands in place of brokers/.
 package config
 
 import (
@@ -45,8 +48,12 @@ import (
 //go:embed *.yaml
 var FS embed.FS
 
-//go:embed sources/*.yaml
+//go:embed sources/*.yaml overlays/*/*.yaml
 var files embed.FS
 
-// Sources holds the manifests of sources.
-var Sources, _ = fs.Sub(files, "sources") // fails for a path that is none only
+// Sources holds the manifests of sources, Overlays the folders of those that are
+// applied besides. fs.Sub fails only for a path that is none.
+var (
+	Sources, _  = fs.Sub(files, "sources")
+	Overlays, _ = fs.Sub(files, "overlays")
+)
