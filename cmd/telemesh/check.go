@@ -27,13 +27,19 @@ func checkCommand() *cobra.Command {
 		Long: `Reads brokers/, triggers/, config/ and products/ and says what does not fit: a
 Trigger whose Broker or subscriber is not there, a Service whose function is not
 there, an event type that is made and read by nobody or read and made by nobody, a
-PingSource that wakes nobody, functions that could wake each other for ever, a
+PingSource that wakes nobody, functions that could wake each other for ever, a dead
+letter that would be another Trigger's, a function without an account or a token of
+its own, a policy that lets nobody in, an overlay whose mesh is another one, a
 mapping that does not make of its examples what they say, a descriptor or a
 contract that is not as Telemesh reads it or, with --schemas, not as its standard
 (ODPS v1.0.0, ODCS v3.1.0) wants it. Exits 1 if there is any finding.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests and --products name folders"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, err := loadManifests(dir)
+			folders, overlays, err := manifestFolders(dir)
+			if err != nil {
+				return err
+			}
+			set, err := manifest.Load(folders...)
 			if err != nil {
 				return err
 			}
@@ -66,7 +72,16 @@ contract that is not as Telemesh reads it or, with --schemas, not as its standar
 			if err != nil {
 				findings = append(findings, err)
 			}
-			for _, f := range append(manifest.Check(set), manifest.CheckFunctions(set, slices.Sorted(maps.Keys(functions.Table)))...) {
+			mesh := append(manifest.Check(set), manifest.CheckIdentities(set)...)
+			mesh = append(mesh, manifest.CheckFunctions(set, slices.Sorted(maps.Keys(functions.Table)))...)
+			for _, overlay := range overlays {
+				over, err := manifest.Overlaid(folders, overlay)
+				if err != nil {
+					return err
+				}
+				mesh = append(mesh, manifest.CheckOverlay(set, over)...)
+			}
+			for _, f := range mesh {
 				findings = append(findings, f)
 			}
 			for _, f := range formats.Check() {

@@ -68,13 +68,30 @@ func builtIn() []manifest.Folder {
 }
 
 func loadManifests(dir string) (manifest.Set, error) {
+	folders, _, err := manifestFolders(dir)
+	if err != nil {
+		return manifest.Set{}, err
+	}
+	return manifest.Load(folders...)
+}
+
+// manifestFolders gives the folders of dir, or those built in if it is empty, and the
+// overlays that are applied besides.
+func manifestFolders(dir string) (folders, overlays []manifest.Folder, err error) {
 	if dir == "" {
-		return manifest.Load(builtIn()...)
+		overlays, err = manifest.Overlays(manifest.Folder{Name: "config/overlays", FS: config.Overlays})
+		return builtIn(), overlays, err
 	}
 	if _, err := os.Stat(dir); err != nil {
-		return manifest.Set{}, hint(fmt.Errorf("read manifests: %w", err), "--manifests takes a folder with brokers/, triggers/ and config/")
+		return nil, nil, hint(fmt.Errorf("read manifests: %w", err), "--manifests takes a folder with brokers/, triggers/ and config/")
 	}
-	return manifest.Load(manifest.Dir(dir)...)
+	name := filepath.Join(dir, "config", "overlays")
+	if _, err := os.Stat(name); err == nil {
+		if overlays, err = manifest.Overlays(manifest.Folder{Name: name, FS: os.DirFS(name)}); err != nil {
+			return nil, nil, err
+		}
+	}
+	return manifest.Dir(dir), overlays, nil
 }
 
 // overrides reads SERVICE.KEY=VALUE. What --set says counts, whatever other flags

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"knative.dev/eventing/pkg/apis/eventing"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 )
@@ -45,16 +46,32 @@ func (f Finding) String() string {
 }
 
 // Check says where the parts of the mesh do not fit: a Broker, subscriber or
-// sink that is not there; a type that is made and not read, or read and not
-// made; a PingSource that wakes nobody; a function that could wake itself.
+// sink that is not there; a dead letter that would be another Trigger's; a type that
+// is made and not read, or read and not made; a PingSource that wakes nobody; a
+// function that could wake itself.
 func Check(s Set) []Finding {
 	c := checker{Set: s, flows: map[flow][]maker{}}
 	c.destinations()
+	c.ingress()
 	c.emitted()
 	c.ticks()
 	c.forwarded()
 	c.read()
 	c.cycles()
+	return c.sorted()
+}
+
+// CheckIdentities says which functions are not told from others by their account, or
+// would be refused by a Broker that asks who posts, and which policies name nobody.
+func CheckIdentities(s Set) []Finding {
+	c := checker{Set: s}
+	c.accounts()
+	c.tokens()
+	c.policies()
+	return c.sorted()
+}
+
+func (c *checker) sorted() []Finding {
 	slices.SortStableFunc(c.findings, func(a, b Finding) int {
 		if n := strings.Compare(a.File, b.File); n != 0 {
 			return n
@@ -102,7 +119,9 @@ func (c *checker) find(w Where, object, fix, problem string, args ...any) {
 func (c *checker) destinations() {
 	for _, b := range c.Brokers {
 		if d := b.Spec.Delivery; d != nil && d.DeadLetterSink != nil {
-			c.destination(b.At("spec.delivery.deadLetterSink"), "Broker "+b.Ref().String(), "dead letter sink", *d.DeadLetterSink, b.Namespace)
+			object := "Broker " + b.Ref().String()
+			c.destination(b.At("spec.delivery.deadLetterSink"), object, "dead letter sink", *d.DeadLetterSink, b.Namespace)
+			c.deadLetters(b.At("spec.delivery.deadLetterSink.uri"), object, *d.DeadLetterSink, b.Namespace, "/"+b.Namespace)
 		}
 	}
 	for _, t := range c.Triggers {
@@ -113,6 +132,7 @@ func (c *checker) destinations() {
 		c.destination(t.At("spec.subscriber"), object, "subscriber", t.Spec.Subscriber, t.Namespace)
 		if d := t.Spec.Delivery; d != nil && d.DeadLetterSink != nil {
 			c.destination(t.At("spec.delivery.deadLetterSink"), object, "dead letter sink", *d.DeadLetterSink, t.Namespace)
+			c.deadLetters(t.At("spec.delivery.deadLetterSink.uri"), object, *d.DeadLetterSink, t.Namespace, "/"+t.Ref().String())
 		}
 	}
 }
@@ -127,6 +147,46 @@ func (c *checker) destination(w Where, object, role string, d duckv1.Destination
 		c.find(w, object, "name one of "+names(c.Services), "%s: Service %s does not exist", role, target.Service)
 	case target.Broker != none && c.Broker(target.Broker) == nil:
 		c.find(w, object, "name one of "+names(c.Brokers), "%s: Broker %s does not exist", role, target.Broker)
+	}
+}
+
+// deadLetters: the function of dead letters knows by the path alone whose they are,
+// and gives them back to that Trigger.
+func (c *checker) deadLetters(w Where, object string, d duckv1.Destination, namespace, want string) {
+	target, err := Resolve(d, namespace)
+	if err != nil {
+		return // found already
+	}
+	if s := c.Service(target.Service); s != nil && s.Function() == "dead-letter-sink" && target.URL.Path != want {
+		c.find(w, object, "make it uri: "+want, "dead letter sink: what it gives up is kept as that of %q", target.URL.Path)
+	}
+}
+
+// ingress says which functions post to a Broker by a name that does not lead to it.
+func (c *checker) ingress() {
+	for _, w := range c.Workloads() {
+		broker := c.Broker(w.sink())
+		if broker == nil {
+			continue
+		}
+		want := IngressHost
+		if broker.Annotations[eventing.BrokerClassKey] == "Kafka" {
+			want = KafkaIngressHost
+		}
+		sink, _ := url.Parse(w.Env["K_SINK"]) // it is a Broker's
+		host, by := sink.Hostname(), w.Where
+		if host == AliasHost {
+			name, namespace, _ := strings.Cut(strings.TrimSuffix(AliasHost, clusterHost), ".")
+			alias := find(c.Aliases, Ref{namespace, name})
+			if alias == nil {
+				c.find(by, w.Object(), "add a Service of that name, type ExternalName and externalName "+want, "K_SINK: there is no %s", AliasHost)
+				continue
+			}
+			host, by = alias.Spec.ExternalName, alias.At("spec.externalName")
+		}
+		if host != want {
+			c.find(by, w.Object(), "make it "+want, "K_SINK is Broker %s, of which %s knows nothing", broker.Ref(), host)
+		}
 	}
 }
 
@@ -162,18 +222,15 @@ func (c *checker) emitted() {
 				into[t.BrokerOf()] = true
 			}
 		}
-		if sink, err := url.Parse(s.Env["K_SINK"]); err == nil && s.Env["K_SINK"] != "" {
-			target := TargetOf(sink)
-			switch {
-			case target.Broker == Ref{}:
-			case c.Broker(target.Broker) == nil:
-				c.find(s.Where, object, "name one of "+names(c.Brokers), "K_SINK: Broker %s does not exist", target.Broker)
-			default:
-				if len(into) > 0 && !into[target.Broker] {
+		if sink := s.sink(); sink != (Ref{}) {
+			if c.Broker(sink) == nil {
+				c.find(s.Where, object, "name one of "+names(c.Brokers), "K_SINK: Broker %s does not exist", sink)
+			} else {
+				if len(into) > 0 && !into[sink] {
 					c.find(s.Where, object, "make K_SINK the ingress of the Broker that wakes it",
-						"one event goes as a reply to another Broker than several events, which go to K_SINK (%s)", target.Broker)
+						"one event goes as a reply to another Broker than several events, which go to K_SINK (%s)", sink)
 				}
-				into[target.Broker] = true
+				into[sink] = true
 			}
 		}
 		if len(into) == 0 {

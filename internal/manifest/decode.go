@@ -14,10 +14,12 @@ import (
 	"go.yaml.in/yaml/v3"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"knative.dev/eventing/pkg/apis/config"
 	eventingduckv1 "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	eventingv1alpha1 "knative.dev/eventing/pkg/apis/eventing/v1alpha1"
 	sourcesv1 "knative.dev/eventing/pkg/apis/sources/v1"
 	duckv1 "knative.dev/pkg/apis/duck/v1"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
@@ -174,8 +176,14 @@ func (d document) decode() (any, error) {
 		object = new(sourcesv1.PingSource)
 	case "v1 ConfigMap":
 		object = new(corev1.ConfigMap)
+	case "v1 Service":
+		object = new(corev1.Service)
 	case "v1 ServiceAccount":
 		object = new(corev1.ServiceAccount)
+	case "eventing.knative.dev/v1alpha1 EventPolicy":
+		object = new(eventingv1alpha1.EventPolicy)
+	case "networking.k8s.io/v1 NetworkPolicy":
+		object = new(networkingv1.NetworkPolicy)
 	default:
 		group, _, ok := strings.Cut(m.APIVersion, "/")
 		if !ok {
@@ -217,16 +225,16 @@ func (d document) fault(kind, text string) error {
 // clusterKinds are the kinds, by API group, that a cluster uses and the local
 // runtime has no need of.
 var clusterKinds = map[string]string{
-	"":                             "Namespace Secret Service PersistentVolumeClaim ResourceQuota LimitRange",
+	"":                             "Namespace Secret PersistentVolumeClaim ResourceQuota LimitRange",
 	"apps":                         "StatefulSet DaemonSet",
 	"batch":                        "Job CronJob",
 	"autoscaling":                  "HorizontalPodAutoscaler",
 	"policy":                       "PodDisruptionBudget",
-	"networking.k8s.io":            "NetworkPolicy Ingress",
+	"networking.k8s.io":            "Ingress",
 	"rbac.authorization.k8s.io":    "Role RoleBinding ClusterRole ClusterRoleBinding",
 	"admissionregistration.k8s.io": "ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding",
 	"cert-manager.io":              "Certificate Issuer ClusterIssuer",
-	"eventing.knative.dev":         "EventType EventPolicy",
+	"eventing.knative.dev":         "EventType",
 	"messaging.knative.dev":        "Channel InMemoryChannel KafkaChannel Subscription",
 	"sources.knative.dev":          "SinkBinding ContainerSource ApiServerSource KafkaSource",
 	"sinks.knative.dev":            "JobSink IntegrationSink",

@@ -18,10 +18,12 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	duckv1eventing "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	eventingv1alpha1 "knative.dev/eventing/pkg/apis/eventing/v1alpha1"
 	"knative.dev/eventing/pkg/apis/feature"
 	sourcesv1 "knative.dev/eventing/pkg/apis/sources/v1"
 	"knative.dev/pkg/apis"
@@ -35,9 +37,13 @@ type Set struct {
 	Services    []*Service
 	Deployments []*Deployment // of sources
 	PingSources []*PingSource
-	Accounts    []*Account
-	// Passed holds what a cluster knows and the local runtime does not run:
-	// namespaces, policies, Knative's other sources and the like.
+	// What follows a cluster uses, and the local runtime does not run.
+	Accounts        []*Account
+	Aliases         []*Alias
+	EventPolicies   []*EventPolicy
+	NetworkPolicies []*NetworkPolicy
+	// Passed holds the rest: namespaces, ConfigMaps, Knative's other sources and the
+	// like.
 	Passed []*Passed
 }
 
@@ -76,7 +82,13 @@ type Account struct {
 	corev1.ServiceAccount
 }
 
-// Passed is an object that only a cluster uses.
+// Alias is a Kubernetes Service of type ExternalName: another name for a host.
+type Alias struct {
+	Where
+	corev1.Service
+}
+
+// Passed is an object of which nothing but its name is known here.
 type Passed struct {
 	Where
 	APIVersion, Kind string
@@ -91,6 +103,9 @@ func (t *Trigger) Ref() Ref { return Ref{t.Namespace, t.Name} }
 
 // Ref is the account's name.
 func (a *Account) Ref() Ref { return Ref{a.Namespace, a.Name} }
+
+// Ref is the alias' name.
+func (a *Alias) Ref() Ref { return Ref{a.Namespace, a.Name} }
 
 // BrokerOf names the broker whose events the trigger reads.
 func (t *Trigger) BrokerOf() Ref {
@@ -265,6 +280,19 @@ func (l *loader) set() (Set, error) {
 		case *corev1.ServiceAccount:
 			o.Namespace = ref.Namespace
 			s.Accounts = append(s.Accounts, &Account{d.Where, *o})
+		case *corev1.Service:
+			if o.Spec.Type != corev1.ServiceTypeExternalName {
+				s.Passed = append(s.Passed, &Passed{d.Where, meta.APIVersion, meta.Kind, ref})
+				break
+			}
+			o.Namespace = ref.Namespace
+			s.Aliases = append(s.Aliases, &Alias{d.Where, *o})
+		case *eventingv1alpha1.EventPolicy:
+			o.Namespace = ref.Namespace
+			s.EventPolicies = append(s.EventPolicies, &EventPolicy{d.Where, *o})
+		case *networkingv1.NetworkPolicy:
+			o.Namespace = ref.Namespace
+			s.NetworkPolicies = append(s.NetworkPolicies, &NetworkPolicy{d.Where, *o})
 		case *corev1.ConfigMap:
 			configMaps[ref] = o
 			s.Passed = append(s.Passed, &Passed{d.Where, meta.APIVersion, meta.Kind, ref})
@@ -276,15 +304,25 @@ func (l *loader) set() (Set, error) {
 	if err := errors.Join(l.errs...); err != nil {
 		return Set{}, err
 	}
-	byRef := func(a, b Ref) int { return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) }
-	slices.SortFunc(s.Brokers, func(a, b *Broker) int { return byRef(a.Ref(), b.Ref()) })
-	slices.SortFunc(s.Triggers, func(a, b *Trigger) int { return byRef(a.Ref(), b.Ref()) })
-	slices.SortFunc(s.Services, func(a, b *Service) int { return byRef(a.Ref(), b.Ref()) })
-	slices.SortFunc(s.Deployments, func(a, b *Deployment) int { return byRef(a.Ref(), b.Ref()) })
-	slices.SortFunc(s.PingSources, func(a, b *PingSource) int { return byRef(a.Ref(), b.Ref()) })
-	slices.SortFunc(s.Accounts, func(a, b *Account) int { return byRef(a.Ref(), b.Ref()) })
-	slices.SortFunc(s.Passed, func(a, b *Passed) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), byRef(a.Ref, b.Ref)) })
+	sorted(s.Brokers)
+	sorted(s.Triggers)
+	sorted(s.Services)
+	sorted(s.Deployments)
+	sorted(s.PingSources)
+	sorted(s.Accounts)
+	sorted(s.Aliases)
+	sorted(s.EventPolicies)
+	sorted(s.NetworkPolicies)
+	slices.SortFunc(s.Passed, func(a, b *Passed) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), compareRefs(a.Ref, b.Ref)) })
 	return s, nil
+}
+
+func sorted[T interface{ Ref() Ref }](all []T) {
+	slices.SortFunc(all, func(a, b T) int { return compareRefs(a.Ref(), b.Ref()) })
+}
+
+func compareRefs(a, b Ref) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // complete does what the webhooks and the reconcilers of a cluster do.
@@ -309,6 +347,19 @@ func (l *loader) complete(s Set, configMaps map[Ref]*corev1.ConfigMap) {
 	for _, p := range s.PingSources {
 		p.SetDefaults(ctx)
 		l.validated(p.Where, "PingSource", p.Ref(), p.Validate(ctx))
+	}
+	for _, p := range s.EventPolicies {
+		p.SetDefaults(eventing)
+		l.validated(p.Where, "EventPolicy", p.Ref(), p.Validate(eventing))
+	}
+	for _, p := range s.NetworkPolicies {
+		if len(p.Spec.PolicyTypes) == 0 { // as a cluster does
+			p.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+			if len(p.Spec.Egress) > 0 {
+				p.Spec.PolicyTypes = append(p.Spec.PolicyTypes, networkingv1.PolicyTypeEgress)
+			}
+		}
+		l.validated(p.Where, "NetworkPolicy", p.Ref(), p.validate())
 	}
 	for _, svc := range s.Services {
 		svc.SetDefaults(ctx)

@@ -223,16 +223,21 @@ apiVersion: v1
 kind: Namespace
 metadata: {name: iot}
 ---
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: deny, namespace: iot}
-spec: {podSelector: {}}
+apiVersion: sources.knative.dev/v1
+kind: SinkBinding
+metadata: {name: bound, namespace: iot}
+spec: {}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: plain, namespace: iot}
+spec: {selector: {app: plain}, ports: [{port: 80}]}
 `)
 	var got []string
 	for _, p := range s.Passed {
 		got = append(got, p.Kind+" "+p.Ref.String())
 	}
-	if diff := cmp.Diff([]string{"Namespace default/iot", "NetworkPolicy iot/deny"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"Namespace default/iot", "Service iot/plain", "SinkBinding iot/bound"}, got); diff != "" {
 		t.Errorf("passed over (-want +got):\n%s", diff)
 	}
 }

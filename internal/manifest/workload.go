@@ -3,6 +3,7 @@ package manifest
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -48,6 +49,15 @@ func (w *Workload) Function() string {
 // Account is the ServiceAccount that its pods run as.
 func (w *Workload) Account() Ref {
 	return Ref{w.ref.Namespace, cmp.Or(w.pod.ServiceAccountName, "default")}
+}
+
+// sink is the Broker that it posts to, the zero Ref if it has no K_SINK or another.
+func (w *Workload) sink() Ref {
+	u, err := url.Parse(w.Env["K_SINK"])
+	if err != nil || w.Env["K_SINK"] == "" {
+		return Ref{}
+	}
+	return TargetOf(u).Broker
 }
 
 // container is the only one, as validation has made sure unless there are
