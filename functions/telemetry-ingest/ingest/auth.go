@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -60,6 +61,19 @@ func parseSenders(text string) (senders, error) {
 		out = append(out, sender{name, raw})
 	}
 	return out, nil
+}
+
+// Senders names who may send by what INGEST_TOKENS says, or says why it says
+// nothing. Its errors quote nothing of it.
+func Senders(tokens string) ([]string, error) {
+	all, err := parseSenders(tokens)
+	var names []string
+	for _, s := range all {
+		if !slices.Contains(names, s.name) {
+			names = append(names, s.name)
+		}
+	}
+	return names, err
 }
 
 // check gives the name of who sends.
