@@ -48,9 +48,9 @@ func (w *Workload) tokens() map[string]string {
 	return tokens
 }
 
-// postsTo says whether it posts to a Broker: by K_SINK, or because it has a token for
+// PostsTo says whether it posts to a Broker: by K_SINK, or because it has a token for
 // it.
-func (w *Workload) postsTo(broker Ref) bool {
+func (w *Workload) PostsTo(broker Ref) bool {
 	_, ok := w.tokens()[TokenFile(broker)]
 	return ok || w.sink() == broker
 }

@@ -176,7 +176,7 @@ func (c *checker) policies() {
 			continue
 		}
 		for _, w := range c.Workloads() {
-			if w.postsTo(b.Ref()) && !slices.ContainsFunc(over, func(p *EventPolicy) bool { return p.admits(w.Account()) }) {
+			if w.PostsTo(b.Ref()) && !slices.ContainsFunc(over, func(p *EventPolicy) bool { return p.admits(w.Account()) }) {
 				c.find(over[0].At("spec.from"), "EventPolicy "+over[0].Ref().String(), "add sub: "+Subject(w.Account())+" to from",
 					"%s posts to Broker %s, and no policy lets it in", w.Object(), b.Ref())
 			}
