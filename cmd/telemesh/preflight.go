@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -75,7 +74,7 @@ unsafe or unknown.`,
 				return err
 			}
 			if !preflight.Passes(findings, strict) {
-				return errors.New(levels(findings))
+				return exitCode(1) // the findings say why
 			}
 			return nil
 		},

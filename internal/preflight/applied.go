@@ -29,17 +29,18 @@ var readiness = map[schema.GroupVersionKind]string{
 func (j *judge) applied() {
 	const check = "applied"
 	var missing, ready, asleep []string
-	opted := map[string]bool{} // files of sources, by whether they are applied
+	opted := map[string]bool{} // files of sources: whether they are applied, or may be
 	kinds, seen := map[string]int{}, 0
 	failing := map[string][]string{}
 	var reasons []string
 	for _, o := range objects(j.set) {
+		u, err := j.c.get(o.gvk, o.namespace, o.name)
 		if o.OptIn() {
-			if opted[o.File] = j.wanted(o.Where); !opted[o.File] {
+			opted[o.File] = opted[o.File] || err != nil || j.wanted(o.Where)
+			if !opted[o.File] {
 				continue
 			}
 		}
-		u, err := j.c.get(o.gvk, o.namespace, o.name)
 		if err != nil {
 			continue
 		}
@@ -73,7 +74,11 @@ func (j *judge) applied() {
 	switch {
 	case missing == nil:
 	case seen == 0:
-		j.say(Missing, check, nil, fmt.Sprintf("Telemesh is not applied: none of its %s is there", counted(len(missing), "object")), apply)
+		do := apply
+		if slices.ContainsFunc(missing, func(o string) bool { return strings.HasPrefix(o, kindNamespace.Kind+" ") }) {
+			do = "kubectl apply -f config/000-namespaces.yaml; what is missing below; " + apply
+		}
+		j.say(Missing, check, nil, fmt.Sprintf("Telemesh is not applied: none of its %s is there", counted(len(missing), "object")), do)
 		return
 	default:
 		j.say(Missing, check, missing, "not there", apply)

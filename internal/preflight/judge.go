@@ -1,9 +1,11 @@
 package preflight
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -65,49 +67,57 @@ func (j *judge) wanted(w manifest.Where) bool {
 	return !w.OptIn() || slices.ContainsFunc(objects(j.set), func(o object) bool { return o.File == w.File && j.there(o) })
 }
 
-// hidden names what was not shown. Nothing is said of it elsewhere.
+// hidden names what was not shown, the kinds together that were hidden in the same
+// places. Nothing is said of it elsewhere.
 func (j *judge) hidden() {
-	type group struct{ verb, resource, why string }
-	places := map[group][]string{}
-	var order []group
+	type fault struct{ verb, why string }
+	type kind struct {
+		fault
+		resource string
+	}
+	places := map[kind][]string{}
 	for q, a := range j.c.answers {
 		if a.err == nil {
 			continue
 		}
 		gvr, _ := meta.UnsafeGuessKindToResource(q.gvk)
-		resource := gvr.GroupResource().String()
-		g := group{"list", resource, ""}
+		k := kind{fault{verb: "list"}, gvr.GroupResource().String()}
 		place := q.namespace
 		if q.name != "" {
-			g.verb, place = "get", strings.TrimPrefix(q.namespace+"/"+q.name, "/")
+			k.verb, place = "get", strings.TrimPrefix(q.namespace+"/"+q.name, "/")
 		}
 		switch {
 		case apierrors.IsForbidden(a.err):
 		case errors.Is(a.err, context.DeadlineExceeded) || apierrors.IsTimeout(a.err) || apierrors.IsServerTimeout(a.err):
-			g.why = "no answer in time"
+			k.why = "no answer in time"
 		default:
-			g.why = a.err.Error()
+			k.why = a.err.Error()
 		}
-		if places[g] == nil {
-			order = append(order, g)
-		}
-		places[g] = append(places[g], place)
+		places[k] = append(places[k], place)
 	}
-	slices.SortFunc(order, func(a, b group) int {
-		return strings.Compare(a.resource+a.verb+a.why, b.resource+b.verb+b.why)
+	type group struct {
+		fault
+		places string
+	}
+	resources := map[group][]string{}
+	for k, at := range places {
+		slices.Sort(at)
+		g := group{k.fault, several(at, shownObjects)}
+		resources[g] = append(resources[g], k.resource)
+	}
+	groups := slices.SortedFunc(maps.Keys(resources), func(a, b group) int {
+		return cmp.Or(cmp.Compare(b.verb, a.verb), cmp.Compare(a.places, b.places), cmp.Compare(a.why, b.why))
 	})
-	for _, g := range order {
-		slices.Sort(places[g])
-		where := several(places[g], shownObjects)
+	do := "kubectl create clusterrolebinding NAME --clusterrole view --user USER shows a user most of it, and no Secrets"
+	for _, g := range groups {
+		slices.Sort(resources[g])
+		what := strings.Join(resources[g], ", ")
 		if g.why != "" {
-			j.say(Unknown, "reading", nil, fmt.Sprintf("%s (%s) could not be read: %s", g.resource, where, g.why), "")
+			j.say(Unknown, "reading", nil, fmt.Sprintf("could not %s %s (%s): %s", g.verb, what, g.places, g.why), "")
 			continue
 		}
-		do := ""
-		if g.verb == "list" {
-			do = fmt.Sprintf("kubectl auth can-i list %s -n %s", g.resource, places[g][0])
-		}
-		j.say(Unknown, "reading", nil, fmt.Sprintf("you may not %s %s (%s): nothing is said of them here", g.verb, g.resource, where), do)
+		j.say(Unknown, "reading", nil, fmt.Sprintf("you may not %s %s (%s): nothing is said of them", g.verb, what, g.places), do)
+		do = "" // once
 	}
 }
 

@@ -222,7 +222,7 @@ func TestJudgeCaptured(t *testing.T) {
 		"knative-serving ok Knative Serving devel: 4 Deployments available; devel is no release's version: that it is at least 1.9 is not known",
 		"ingress ok the ingress kourier.ingress.networking.knative.dev serves",
 		"applied ok all is applied and ready: 2 Brokers, 3 Namespaces, 3 Services, 3 ServiceAccounts, 3 Triggers",
-		"applied ok sources that are not applied: mqtt-source",
+		"applied ok sources that are not applied: mqtt-source, sheet-source",
 		"brokers unsafe Broker analytics/analytics, iot/iot: of class MTChannelBasedBroker on InMemoryChannel: events live in a process, and those it has are lost when it ends",
 		"dead-letters unsafe Trigger iot/analytics, iot/iot-telemetry-sink, iot/telemetry-flatten: no dead letter sink: an event that its subscriber refuses, or does not take in time, is lost",
 		"network unsafe namespace analytics, iot, platform: no NetworkPolicy is for all pods: every pod of the cluster may call the functions, which do not ask who calls",
@@ -264,7 +264,7 @@ func TestJudgeChanges(t *testing.T) {
 			"knative-eventing missing Knative Eventing is not there",
 			"knative-serving missing Knative Serving is not there",
 			"senders missing Secret iot/ingest-tokens: not there: telemetry-ingest refuses every sender",
-			"warehouse missing Service platform/warehouse: not there: sinks and output ports find no warehouse; no ConfigMap warehouse says where it is",
+			"warehouse missing Service platform/warehouse: not there, and no ConfigMap says that the warehouse is elsewhere: sinks and output ports find none",
 		}, true},
 		{"not applied", func(t *testing.T, a *api) {
 			for _, n := range []string{"iot", "analytics", "platform"} {
@@ -277,7 +277,7 @@ func TestJudgeChanges(t *testing.T) {
 			"ingress missing the ingress is kourier.ingress.networking.knative.dev, and there is no Deployment knative-serving/net-kourier-controller",
 			"applied missing Telemesh is not applied: none of its 14 objects is there",
 			"senders missing Secret iot/ingest-tokens: not there",
-			"warehouse missing Service platform/warehouse: not there",
+			"warehouse missing Service platform/warehouse: not there, and no ConfigMap",
 		}, true},
 		{"old Eventing", func(t *testing.T, a *api) {
 			for _, o := range a.objects {
@@ -427,6 +427,7 @@ func TestJudgeChanges(t *testing.T) {
 		}, nil, []string{
 			"applied failing Deployment iot/mqtt-source: MinimumReplicasUnavailable: Deployment does not have minimum availability.",
 			"applied ok 8 objects of 6 kinds ready",
+			"applied ok sources that are not applied: sheet-source",
 			"settings missing Secret iot/mqtt: not there: Deployment iot/mqtt-source cannot start",
 			"senders warning Secret iot/ingest-tokens: not there",
 		}, true},
@@ -435,8 +436,25 @@ func TestJudgeChanges(t *testing.T) {
 			a.add(t, `{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "mqtt-source", "namespace": "iot"}, "status": {"conditions": [{"type": "Available", "status": "True"}]}}`)
 		}, nil, []string{
 			"applied ok all is applied and ready: 2 Brokers, 1 Deployment",
+			"applied ok sources that are not applied: sheet-source",
 			"settings missing Secret iot/mqtt: has no key url: Deployment iot/mqtt-source cannot start",
 		}, true},
+		{"a source that is told nothing", func(t *testing.T, a *api) {
+			a.add(t, `{"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "sheet-source", "namespace": "iot", "labels": {"networking.knative.dev/visibility": "cluster-local"}},
+				"status": {"conditions": [{"type": "Ready", "status": "True"}]}}`)
+		}, nil, []string{
+			"applied ok all is applied and ready: 2 Brokers, 3 Namespaces, 4 Services",
+			"applied ok sources that are not applied: mqtt-source",
+			"settings missing Service iot/sheet-source: is told by nothing what to fetch, as by ConfigMap iot/sheets: it fetches nothing",
+		}, true},
+		{"a source that is told", func(t *testing.T, a *api) {
+			a.add(t, `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sheets", "namespace": "iot"}, "data": {"placements": "x"}}`)
+			a.add(t, `{"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "sheet-source", "namespace": "iot", "labels": {"networking.knative.dev/visibility": "cluster-local"}},
+				"status": {"conditions": [{"type": "Ready", "status": "True"}]}}`)
+		}, nil, []string{
+			"applied ok all is applied and ready: 2 Brokers, 3 Namespaces, 4 Services",
+			"applied ok sources that are not applied: mqtt-source",
+		}, false},
 
 		{"warehouse away", func(t *testing.T, a *api) { a.remove("EndpointSlice", "platform", "") }, nil,
 			[]string{"warehouse missing Service platform/bigquery: has no endpoint that is ready"}, true},
@@ -458,7 +476,7 @@ func TestJudgeChanges(t *testing.T) {
 		}, []string{
 			"applied ok all is applied and ready: 2 Brokers, 3 Namespaces, 4 Services",
 			"warehouse failing the namespaces look for the warehouse in different places: iot at bigquery://",
-			"warehouse missing Service platform/warehouse: not there",
+			"warehouse missing Service platform/warehouse: not there, and no ConfigMap",
 		}, true},
 	}
 	before := map[string]bool{}
@@ -515,8 +533,8 @@ func TestNotShownIsNotMissing(t *testing.T) {
 	}
 	said := strings.Join(lines(findings), "\n")
 	for _, want := range []string{
-		"reading unknown you may not get secrets (iot/ingest-tokens, iot/mqtt): nothing is said of them here",
-		"reading unknown you may not list triggers.eventing.knative.dev (analytics, iot, platform): nothing is said of them here",
+		"reading unknown you may not get secrets (iot/ingest-tokens, iot/mqtt): nothing is said of them",
+		"reading unknown you may not list brokers.eventing.knative.dev, eventpolicies.eventing.knative.dev, ingresses.networking.internal.knative.dev, networkpolicies.networking.k8s.io, services, services.serving.knative.dev, triggers.eventing.knative.dev (analytics, iot, platform): nothing is said of them",
 		"knative-eventing ok Knative Eventing is there; its version and whether it runs were not shown",
 	} {
 		if !strings.Contains(said, want) {
@@ -574,7 +592,7 @@ func TestReadEnds(t *testing.T) {
 	}
 	all := lines(Judge(set, c))
 	if !slices.ContainsFunc(all, func(l string) bool {
-		return strings.HasPrefix(l, "reading unknown triggers.eventing.knative.dev (analytics, iot, platform) could not be read: no answer in time")
+		return strings.HasPrefix(l, "reading unknown could not list triggers.eventing.knative.dev (analytics, iot, platform): no answer in time")
 	}) {
 		t.Errorf("findings do not say what did not answer: %q", all)
 	}

@@ -39,7 +39,6 @@ var (
 	kindIngress       = schema.GroupVersionKind{Group: "networking.internal.knative.dev", Version: "v1alpha1", Kind: "Ingress"}
 	kindNetworkPolicy = schema.GroupVersionKind{Group: "networking.k8s.io", Version: "v1", Kind: "NetworkPolicy"}
 	kindDeployment    = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
-	kindStatefulSet   = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "StatefulSet"}
 	kindEndpointSlice = schema.GroupVersionKind{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}
 	kindAccount       = schema.GroupVersionKind{Version: "v1", Kind: "ServiceAccount"}
 	kindConfigMap     = schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
@@ -233,7 +232,7 @@ func first(set manifest.Set) []query {
 		}
 	}
 	for _, n := range []string{eventing, serving} {
-		for _, kind := range []schema.GroupVersionKind{kindConfigMap, kindDeployment, kindStatefulSet} {
+		for _, kind := range []schema.GroupVersionKind{kindConfigMap, kindDeployment} {
 			all = append(all, query{gvk: kind, namespace: n})
 		}
 	}

@@ -3,6 +3,7 @@ package preflight
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -164,7 +165,30 @@ func (j *judge) settings() {
 		}
 		j.say(Missing, "settings", []string{f.String()}, says, do)
 	}
+	j.untold()
 	j.tokens()
+}
+
+// untold names sources that are applied and are told nothing of what to fetch:
+// they may start without, and fetch nothing.
+func (j *judge) untold() {
+	names := map[string][]string{} // of a source: what might tell it
+	told := map[string]bool{}
+	for _, s := range settings(j.set) {
+		if !s.where.OptIn() || !j.wanted(s.where) {
+			continue
+		}
+		u, err := j.c.get(s.gvk, s.namespace, s.name)
+		if !s.optional || u != nil || err != nil {
+			told[s.user] = true // or said above, or not shown
+		}
+		names[s.user] = append(names[s.user], s.String())
+	}
+	for _, user := range slices.Sorted(maps.Keys(names)) {
+		if !told[user] {
+			j.say(Missing, "settings", []string{user}, "is told by nothing what to fetch, as by "+several(names[user], shownObjects)+": it fetches nothing", "the head of its file in config/sources says how")
+		}
+	}
 }
 
 // create is the command that makes what a pod needs.

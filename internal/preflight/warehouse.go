@@ -219,12 +219,12 @@ func (j *judge) inCluster(p place) {
 		return
 	}
 	if u == nil {
-		do, why := "", p.url
+		says, do := "not there, where ConfigMap "+p.configMap+" says that the warehouse is: sinks and output ports find none", ""
 		if p.configMap == "" {
-			why = "no ConfigMap warehouse says where it is, so that it is " + p.url
+			says = "not there, and no ConfigMap says that the warehouse is elsewhere: sinks and output ports find none"
 			do = "run `telemesh warehouse` and let that Service lead to it, or in each namespace: kubectl create configmap warehouse -n NAMESPACE --from-literal='url=bigquery://PROJECT?location=EU'"
 		}
-		j.say(Missing, check, object, "not there: sinks and output ports find no warehouse; "+why, do)
+		j.say(Missing, check, object, says, do)
 		return
 	}
 	service, err := as[corev1.Service](u)
