@@ -53,7 +53,7 @@ func (j *judge) applied() {
 		}
 		kinds[o.gvk.Kind]++
 		of, judged := readiness[o.gvk]
-		if !judged {
+		if !judged && u.GetDeletionTimestamp() == nil {
 			continue
 		}
 		why := notReady(u, of)

@@ -137,6 +137,9 @@ func conditionOf(u *unstructured.Unstructured, kind string) (condition, bool) {
 
 // notReady says why an object is not ready, or "" if it is.
 func notReady(u *unstructured.Unstructured, kind string) string {
+	if u.GetDeletionTimestamp() != nil {
+		return "it is being deleted"
+	}
 	seen, found, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration")
 	if found && seen < u.GetGeneration() {
 		return "its last change has not been taken up yet"

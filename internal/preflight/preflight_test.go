@@ -323,6 +323,13 @@ func TestJudgeChanges(t *testing.T) {
 			"applied failing Service iot/telemetry-flatten: RevisionMissing: Configuration \"telemetry-flatten\" has no revision",
 			"applied ok 6 objects of 5 kinds ready",
 		}, true},
+		{"being deleted", func(t *testing.T, a *api) {
+			a.set(t, "Namespace", "", "analytics", "metadata/deletionTimestamp", "2026-11-21T14:31:56Z")
+			a.set(t, "Trigger", "iot", "analytics", "metadata/deletionTimestamp", "2026-11-21T14:31:56Z")
+		}, nil, []string{
+			"applied failing Namespace analytics, Trigger iot/analytics: it is being deleted",
+			"applied ok 7 objects of 5 kinds ready",
+		}, true},
 		{"dead letter sink of a Broker", func(t *testing.T, a *api) {
 			a.set(t, "Broker", "iot", "iot", "spec/delivery/deadLetterSink", map[string]any{"uri": "http://dead.example"})
 		}, nil, []string{"dead-letters ok 3 Triggers have a dead letter sink"}, false},
