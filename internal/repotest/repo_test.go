@@ -16,6 +16,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	eventingduckv1 "knative.dev/eventing/pkg/apis/duck/v1"
+	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	"knative.dev/serving/pkg/apis/autoscaling"
 
 	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
@@ -29,13 +33,16 @@ import (
 
 const module = "github.com/telemesh/telemesh"
 
+var embedded = []manifest.Folder{
+	{Name: "brokers", FS: brokers.FS},
+	{Name: "triggers", FS: triggers.FS},
+	{Name: "config", FS: config.FS},
+	{Name: "config/sources", FS: config.Sources},
+}
+
 func manifests(t *testing.T) manifest.Set {
 	t.Helper()
-	set, err := manifest.Load(
-		manifest.Folder{Name: "brokers", FS: brokers.FS},
-		manifest.Folder{Name: "triggers", FS: triggers.FS},
-		manifest.Folder{Name: "config", FS: config.FS},
-		manifest.Folder{Name: "config/sources", FS: config.Sources})
+	set, err := manifest.Load(embedded...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,16 +177,171 @@ func TestManifestFiles(t *testing.T) {
 	}
 	for _, trigger := range set.Triggers {
 		named(trigger.Where, trigger.Name, trigger.Namespace)
-		if ref := trigger.Spec.Subscriber.Ref; ref == nil || ref.Name != trigger.Name {
+		// The Service of dead letters has no events but these brought to it.
+		if ref := trigger.Spec.Subscriber.Ref; ref == nil || ref.Name != trigger.Name && trigger.Name != "dead-letter-redrive" {
 			t.Errorf("%s: Trigger %s is not named as its subscriber", trigger.Where, trigger.Ref())
 		}
 	}
 }
 
-// Includes that no Trigger can make a function wake itself.
+// Includes that no Trigger can make a function wake itself, and that it is the same
+// mesh with an overlay.
 func TestManifestsFitTogether(t *testing.T) {
-	for _, finding := range manifest.Check(manifests(t)) {
+	set := manifests(t)
+	for _, finding := range append(manifest.Check(set), manifest.CheckIdentities(set)...) {
 		t.Error(finding)
+	}
+	overlays, err := manifest.Overlays(manifest.Folder{Name: "config/overlays", FS: config.Overlays})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, overlay := range overlays {
+		names = append(names, path.Base(overlay.Name))
+		over, err := manifest.Overlaid(embedded, overlay)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, finding := range manifest.CheckOverlay(set, over) {
+			t.Error(finding)
+		}
+	}
+	if diff := cmp.Diff([]string{"kafka", "secure"}, names); diff != "" {
+		t.Errorf("config/overlays (-want +got):\n%s", diff)
+	}
+}
+
+// A Trigger's delivery replaces its Broker's but for the dead letter sink: what it does
+// not say is Knative's default, which is not to try again.
+func TestTriggersSayHowTheyDeliver(t *testing.T) {
+	set := manifests(t)
+	sink := manifest.Ref{Namespace: "platform", Name: "dead-letter-sink"}
+	says := func(where manifest.Where, object string, d *eventingduckv1.DeliverySpec) {
+		if d == nil || d.Retry == nil || d.BackoffPolicy == nil || d.BackoffDelay == nil || d.DeadLetterSink == nil {
+			t.Errorf("%s: %s: delivery lacks one of retry, backoffPolicy, backoffDelay and deadLetterSink", where, object)
+			return
+		}
+		if to, err := manifest.Resolve(*d.DeadLetterSink, ""); err != nil || to.Service != sink {
+			t.Errorf("%s: %s: dead letters go to %v, %v; want Service %s", where, object, to.URL, err, sink)
+		}
+	}
+	for _, b := range set.Brokers {
+		says(b.Where, "Broker "+b.Ref().String(), b.Spec.Delivery)
+	}
+	for _, trigger := range set.Triggers {
+		says(trigger.Where, "Trigger "+trigger.Ref().String(), trigger.Spec.Delivery)
+	}
+	// Of an attribute that is not there a CESQL expression is an error, which nobody
+	// sees: the event is not delivered, not even by `NOT attribute = 'x'`.
+	optional := 0
+	var cesql func(manifest.Where, []eventingv1.SubscriptionsAPIFilter)
+	cesql = func(where manifest.Where, filters []eventingv1.SubscriptionsAPIFilter) {
+		for _, f := range filters {
+			if f.CESQL != "" {
+				optional++
+				if !strings.HasPrefix(f.CESQL, "EXISTS ") {
+					t.Errorf("%s: cesql %q does not begin with EXISTS", where, f.CESQL)
+				}
+			}
+			cesql(where, append(f.All, f.Any...))
+			if f.Not != nil {
+				cesql(where, []eventingv1.SubscriptionsAPIFilter{*f.Not})
+			}
+		}
+	}
+	for _, trigger := range set.Triggers {
+		cesql(trigger.Where, trigger.Spec.Filters)
+	}
+	if optional == 0 {
+		t.Error("no Trigger has a CESQL expression")
+	}
+}
+
+// What a pod may, what it takes of its node, and how it is known to be well.
+func TestPods(t *testing.T) {
+	set := manifests(t)
+	pod := func(w *manifest.Workload, spec corev1.PodSpec) {
+		if len(spec.Containers) != 1 {
+			t.Errorf("%s: %s has %d containers", w.Where, w.Object(), len(spec.Containers))
+			return
+		}
+		c := spec.Containers[0]
+		yes, no := true, false
+		want := &corev1.SecurityContext{
+			AllowPrivilegeEscalation: &no,
+			ReadOnlyRootFilesystem:   &yes,
+			RunAsNonRoot:             &yes,
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		}
+		if diff := cmp.Diff(want, c.SecurityContext); diff != "" {
+			t.Errorf("%s: %s: securityContext (-want +got):\n%s", w.Where, w.Object(), diff)
+		}
+		if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
+			t.Errorf("%s: %s: want requests of cpu and memory, and a limit of memory", w.Where, w.Object())
+		}
+		if !c.Resources.Limits.Cpu().IsZero() {
+			t.Errorf("%s: %s: a limit of cpu slows down the cold start first", w.Where, w.Object())
+		}
+		for name, probe := range map[string]*corev1.Probe{"readiness": c.ReadinessProbe, "liveness": c.LivenessProbe} {
+			if probe == nil || probe.HTTPGet == nil {
+				t.Errorf("%s: %s: no %s probe by httpGet", w.Where, w.Object(), name)
+			}
+		}
+	}
+	for _, s := range set.Services {
+		pod(&s.Workload, s.Spec.Template.Spec.PodSpec)
+		if p := s.Spec.Template.Spec.Containers[0].ReadinessProbe; p != nil && p.PeriodSeconds != 0 {
+			t.Errorf("%s: %s: its readiness has a period: Knative asks every 50 ms only without", s.Workload.Where, s.Object())
+		}
+		scale := s.Spec.Template.Annotations
+		for _, name := range []string{autoscaling.WindowAnnotationKey, autoscaling.MaxScaleAnnotationKey} {
+			if scale[name] == "" {
+				t.Errorf("%s: %s: no annotation %s", s.Workload.Where, s.Object(), name)
+			}
+		}
+		if at := s.Spec.Template.Spec.ContainerConcurrency; scale[autoscaling.TargetAnnotationKey] == "" && (at == nil || *at == 0) {
+			t.Errorf("%s: %s: neither %s nor containerConcurrency", s.Workload.Where, s.Object(), autoscaling.TargetAnnotationKey)
+		}
+		if min := scale[autoscaling.MinScaleAnnotationKey]; min != "" {
+			t.Errorf("%s: %s: %s is %s: it does not scale to zero", s.Workload.Where, s.Object(), autoscaling.MinScaleAnnotationKey, min)
+		}
+		if local := s.Service.Labels["networking.knative.dev/visibility"] == "cluster-local"; local == (s.Name == "telemetry-ingest") {
+			t.Errorf("%s: %s: cluster-local is %v: devices reach telemetry-ingest, and nobody else anything", s.Workload.Where, s.Object(), local)
+		}
+	}
+	for _, d := range set.Deployments {
+		pod(&d.Workload, d.Spec.Template.Spec)
+	}
+}
+
+// Images for both kinds of processors, each with its bill of materials, which ko makes
+// unless it is told not to.
+func TestImages(t *testing.T) {
+	root := dataset.Root(t)
+	ko, err := os.ReadFile(filepath.Join(root, "ko.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"linux/amd64", "linux/arm64", "distroless/static"} {
+		if !strings.Contains(string(ko), want) {
+			t.Errorf("ko.yaml does not name %s", want)
+		}
+	}
+	off := regexp.MustCompile(`(?i)sbom\W+none|KO_SBOM`)
+	scripts, err := filepath.Glob(filepath.Join(root, "hack", "*.sh"))
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("scripts of hack: %v, %v", scripts, err)
+	}
+	for _, file := range append(scripts, filepath.Join(root, "ko.yaml"), filepath.Join(root, "README.md"), filepath.Join(root, ".ci", "run")) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := off.Find(text); m != nil {
+			t.Errorf("%s: %q: images are built with their bill of materials", file, m)
+		}
 	}
 }
 
