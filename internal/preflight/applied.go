@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	apply = "ko apply -f brokers/ -f triggers/ -f config/"
+	apply = "ko apply --base-import-paths -f config -f brokers -f triggers"
 	// shownReasons is how many reasons are named.
 	shownReasons = 8
 )

@@ -24,7 +24,7 @@ import (
 // they are.
 func (j *judge) brokers() {
 	const check = "brokers"
-	made := map[string][]string{} // what a Broker is made of: those that are
+	made := map[material][]string{}
 	for _, b := range j.set.Brokers {
 		if j.wanted(b.Where) {
 			of := j.madeOf(b)
@@ -32,10 +32,15 @@ func (j *judge) brokers() {
 		}
 	}
 	classes := map[string]bool{}
-	for _, of := range slices.Sorted(maps.Keys(made)) {
-		class, storage, _ := strings.Cut(of, " ")
+	for _, of := range slices.SortedFunc(maps.Keys(made), func(a, b material) int {
+		return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.storage, b.storage), cmp.Compare(a.lacks, b.lacks))
+	}) {
+		class, storage, names := of.class, of.storage, made[of]
 		classes[class] = true
-		names := made[of]
+		if of.lacks != "" {
+			j.say(Missing, check, names, of.lacks, "")
+			continue
+		}
 		switch {
 		case class == "":
 			// Not shown: hidden says so.
@@ -75,19 +80,25 @@ func replicas(factor string) string {
 	return " of " + factor + " replicas"
 }
 
-// madeOf gives the class of a Broker and what it keeps events in: the kind of a
-// channel, or the replicas of a topic of Kafka. One that is not there yet is
-// what the defaults of the cluster make of it.
-func (j *judge) madeOf(b *manifest.Broker) string {
+// material is what a Broker is made of, as far as it was shown.
+type material struct {
+	class   string
+	storage string // what it keeps events in: the kind of a channel, or the replicas of a topic of Kafka
+	lacks   string // what it does not work without
+}
+
+// madeOf says what a Broker is made of. One that is not there yet is what the
+// defaults of the cluster make of it.
+func (j *judge) madeOf(b *manifest.Broker) (m material) {
 	u, err := j.c.get(kindBroker, b.Namespace, b.Name)
 	if err != nil {
-		return ""
+		return m
 	}
 	defaults := j.brokerDefaults()
 	live := &b.Broker
 	if u != nil {
 		if live, err = as[eventingv1.Broker](u); err != nil {
-			return ""
+			return m
 		}
 	} else {
 		live = live.DeepCopy()
@@ -95,11 +106,11 @@ func (j *judge) madeOf(b *manifest.Broker) string {
 			// What manifests leave open is filled in here as Knative installs it,
 			// and there as the cluster says.
 			if defaults == nil {
-				return ""
+				return m
 			}
 			class, err := defaults.GetBrokerClass(b.Namespace)
 			if err != nil {
-				return ""
+				return m
 			}
 			metav1.SetMetaDataAnnotation(&live.ObjectMeta, eventingapi.BrokerClassKey, class)
 			if made, err := defaults.GetBrokerConfig(b.Namespace, &class); err == nil {
@@ -107,21 +118,24 @@ func (j *judge) madeOf(b *manifest.Broker) string {
 			}
 		}
 	}
-	class := live.Annotations[eventingapi.BrokerClassKey]
-	if kind := live.Status.Annotations[eventingapi.BrokerChannelKindStatusAnnotationKey]; kind != "" {
-		return class + " " + kind
+	m.class = live.Annotations[eventingapi.BrokerClassKey]
+	if m.storage = live.Status.Annotations[eventingapi.BrokerChannelKindStatusAnnotationKey]; m.storage != "" || live.Spec.Config == nil {
+		return m
 	}
-	if live.Spec.Config == nil {
-		return class
+	namespace, name := cmp.Or(live.Spec.Config.Namespace, live.Namespace), live.Spec.Config.Name
+	data, err := j.c.configMap(namespace, name)
+	switch {
+	case err != nil:
+	case data == nil:
+		m.lacks = fmt.Sprintf("what it is made of stands in %s, which is not there", label(kindConfigMap, namespace, name))
+	case m.class != kafkaClass:
+		m.storage = j.channelKind(data, live.Namespace)
+	case data["bootstrap.servers"] == "":
+		m.lacks = label(kindConfigMap, namespace, name) + " has no key bootstrap.servers: where Kafka is is not known"
+	default:
+		m.storage = data["default.topic.replication.factor"]
 	}
-	data, err := j.c.configMap(cmp.Or(live.Spec.Config.Namespace, live.Namespace), live.Spec.Config.Name)
-	if err != nil || data == nil {
-		return class
-	}
-	if class == kafkaClass {
-		return class + " " + data["default.topic.replication.factor"]
-	}
-	return class + " " + j.channelKind(data, live.Namespace)
+	return m
 }
 
 func (j *judge) brokerDefaults() *config.Defaults {

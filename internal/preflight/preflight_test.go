@@ -396,13 +396,25 @@ func TestJudgeChanges(t *testing.T) {
 				a.set(t, "Broker", n, n, "spec/config/name", "kafka-"+n)
 				a.set(t, "Broker", n, n, "status/address/url", "http://"+manifest.KafkaIngressHost+"/"+n+"/"+n)
 			}
-			a.add(t, `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kafka-iot", "namespace": "knative-eventing"}, "data": {"default.topic.replication.factor": "3"}}`)
-			a.add(t, `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kafka-analytics", "namespace": "knative-eventing"}, "data": {"default.topic.replication.factor": "1"}}`)
+			a.add(t, `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kafka-iot", "namespace": "knative-eventing"}, "data": {"bootstrap.servers": "kafka:9092", "default.topic.replication.factor": "3"}}`)
+			a.add(t, `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kafka-analytics", "namespace": "knative-eventing"}, "data": {"bootstrap.servers": "kafka:9092", "default.topic.replication.factor": "1"}}`)
 		}, nil, []string{
 			"brokers unsafe Broker analytics/analytics: of class Kafka with one replica of each topic",
 			"brokers ok Broker iot/iot: of class Kafka: events are kept in topics of 3 replicas",
 			"brokers missing Deployment knative-eventing/kafka-controller, knative-eventing/kafka-broker-receiver: not there: no Broker of class Kafka works without",
 			"brokers failing Service iot/telemetry-ingest: posts to broker-ingress.knative-eventing.svc.cluster.local, and its Broker is at kafka-broker-ingress.knative-eventing.svc.cluster.local",
+		}, true},
+		{"Brokers of a Kafka that is nowhere", func(t *testing.T, a *api) {
+			for _, n := range []string{"iot", "analytics"} {
+				a.find(t, "Broker", n, n).SetAnnotations(map[string]string{"eventing.knative.dev/broker.class": "Kafka"})
+				a.set(t, "Broker", n, n, "status/annotations", map[string]any{})
+				a.set(t, "Broker", n, n, "spec/config/name", "kafka-"+n)
+			}
+			a.add(t, `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kafka-iot", "namespace": "knative-eventing"}, "data": {"default.topic.partitions": "10"}}`)
+		}, nil, []string{
+			"brokers missing Broker analytics/analytics: what it is made of stands in ConfigMap knative-eventing/kafka-analytics, which is not there",
+			"brokers missing Broker iot/iot: ConfigMap knative-eventing/kafka-iot has no key bootstrap.servers: where Kafka is is not known",
+			"brokers missing Deployment knative-eventing/kafka-controller, knative-eventing/kafka-broker-receiver: not there",
 		}, true},
 		{"Brokers that are not there yet, on another channel", func(t *testing.T, a *api) {
 			a.remove("Broker", "iot", "iot")

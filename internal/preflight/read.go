@@ -239,6 +239,11 @@ func first(set manifest.Set) []query {
 	for _, s := range settings(set) {
 		all = append(all, query{s.gvk, s.namespace, s.name})
 	}
+	for _, b := range set.Brokers {
+		if r := b.Spec.Config; r != nil && r.Kind == kindConfigMap.Kind {
+			all = append(all, query{kindConfigMap, cmp.Or(r.Namespace, b.Namespace), r.Name})
+		}
+	}
 	return all
 }
 
