@@ -1,97 +1,104 @@
 package local
 
 import (
-	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"testing"
 	"testing/fstest"
 
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/local/conformance"
 	"github.com/telemesh/telemesh/internal/manifest"
 )
 
-// embedded runs each Broker of the suite in a mesh of its own, behind TCP.
+// embedded runs the Brokers of the suite in a mesh, behind TCP.
 type embedded struct{}
 
-func (embedded) Serve(t testing.TB, h http.Handler) string {
+func (embedded) Serve(t *testing.T, h http.Handler) string {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	return s.URL
 }
 
-func (embedded) Apply(t testing.TB, broker *eventingv1.Broker, triggers ...*eventingv1.Trigger) conformance.Broker {
-	files := fstest.MapFS{}
-	add := func(name string, object any) {
-		data, err := yaml.Marshal(object)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[name+".yaml"] = &fstest.MapFile{Data: data}
-	}
-	add("broker", broker)
-	for _, trigger := range triggers {
-		add("trigger-"+trigger.Name, trigger)
-	}
-	set, err := manifest.Load(manifest.Folder{Name: "suite", FS: files})
+func (embedded) Exceptions() []conformance.Claim { return nil }
+
+const conformanceNamespace = "conformance"
+
+func (embedded) Apply(t *testing.T, brokers []*eventingv1.Broker, triggers []*eventingv1.Trigger) conformance.Mesh {
+	set, err := suite(brokers, triggers)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := open(t, Config{Manifests: set})
 	server := httptest.NewServer(m.Handler())
 	t.Cleanup(server.Close)
-	return conformance.Broker{
-		Ingress: server.URL + "/" + broker.Namespace + "/" + broker.Name,
-		Settle:  func(t testing.TB) { idle(t, m) },
-	}
+	return running{m, server.URL}
 }
+
+func suite(brokers []*eventingv1.Broker, triggers []*eventingv1.Trigger) (manifest.Set, error) {
+	files := fstest.MapFS{"features.yaml": &fstest.MapFile{Data: []byte(`apiVersion: v1
+kind: ConfigMap
+metadata: {name: config-features, namespace: knative-eventing}
+data: {delivery-retryafter: enabled}
+`)}}
+	add := func(name string, object any) error {
+		data, err := yaml.Marshal(object)
+		files[name+".yaml"] = &fstest.MapFile{Data: data}
+		return err
+	}
+	for _, b := range brokers {
+		b.Namespace = conformanceNamespace
+		if err := add("broker-"+b.Name, b); err != nil {
+			return manifest.Set{}, err
+		}
+	}
+	for _, t := range triggers {
+		t.Namespace = conformanceNamespace
+		if err := add("trigger-"+t.Name, t); err != nil {
+			return manifest.Set{}, err
+		}
+	}
+	return manifest.Load(manifest.Folder{Name: "suite", FS: files})
+}
+
+func (embedded) Refused(t *testing.T, triggers []*eventingv1.Trigger) []string {
+	causes := make([]string, len(triggers))
+	for i, trigger := range triggers {
+		broker := &eventingv1.Broker{}
+		broker.APIVersion, broker.Kind, broker.Name = "eventing.knative.dev/v1", "Broker", trigger.Spec.Broker
+		if broker.Name == "" {
+			broker.Name = "default"
+		}
+		set, err := suite([]*eventingv1.Broker{broker}, []*eventingv1.Trigger{trigger})
+		if err == nil {
+			var m *Mesh
+			if m, err = Open(t.Context(), Config{Dir: t.TempDir(), Manifests: set}); err == nil {
+				err = m.Close(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+		}
+		causes[i] = err.Error()
+	}
+	return causes
+}
+
+// running is a mesh and where its ingress is.
+type running struct {
+	mesh    *Mesh
+	address string
+}
+
+func (running) Ready(*testing.T) {}
+
+func (r running) Ingress(broker string) string {
+	return r.address + "/" + conformanceNamespace + "/" + broker
+}
+
+func (r running) Settle(t *testing.T) { idle(t, r.mesh) }
 
 func TestConformance(t *testing.T) { conformance.Test(t, embedded{}) }
-
-// The tables of Knative's own tests of its filters.
-func TestConformanceToKnativeFilters(t *testing.T) {
-	data, err := os.ReadFile(dataset.Path(t, "cloudevents/knative-trigger-filters/cases.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct {
-		Dialects map[string][]struct {
-			Name   string
-			Filter struct {
-				eventingv1.SubscriptionsAPIFilter
-				Attributes eventingv1.TriggerFilterAttributes `json:"attributes"`
-			}
-			Event map[string]any
-			Want  string
-		}
-	}
-	if err := json.Unmarshal(data, &file); err != nil {
-		t.Fatal(err)
-	}
-	var cases []conformance.FilterCase
-	for dialect, list := range file.Dialects {
-		for _, c := range list {
-			one := conformance.FilterCase{Name: dialect + ": " + c.Name, Event: map[string]string{}, Passes: c.Want != "fail"}
-			if c.Filter.Attributes != nil {
-				one.Filter = &eventingv1.TriggerFilter{Attributes: c.Filter.Attributes}
-			} else {
-				one.Filters = []eventingv1.SubscriptionsAPIFilter{c.Filter.SubscriptionsAPIFilter}
-			}
-			for name, value := range c.Event {
-				if s, ok := value.(string); ok { // the TTL is the ingress' own matter
-					one.Event[name] = s
-				}
-			}
-			cases = append(cases, one)
-		}
-	}
-	if len(cases) < 20 {
-		t.Fatalf("%d cases, want 20 or more", len(cases))
-	}
-	conformance.TestFilters(t, embedded{}, cases)
-}

@@ -210,11 +210,11 @@ func (m *Mesh) ingress(w http.ResponseWriter, r *http.Request, enter func() erro
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
-	if r.URL.Path == "/" || r.URL.Path == "" {
+	if r.RequestURI == "/" {
 		http.Error(w, "post events to /NAMESPACE/BROKER", http.StatusNotFound)
 		return
 	}
-	parts := strings.Split(strings.TrimSuffix(r.URL.Path, "/"), "/")
+	parts := strings.Split(strings.TrimSuffix(r.RequestURI, "/"), "/") // with the query, as Knative has it
 	if len(parts) != 3 {
 		http.Error(w, "post events to /NAMESPACE/BROKER", http.StatusBadRequest)
 		return

@@ -93,9 +93,9 @@ func (s called) deliver(ctx context.Context, e event.Event) (r result) {
 }
 
 // deliver brings the event to another broker, where it starts with a TTL of
-// its own.
+// its own, unless it is a dead letter.
 func (b *broker) deliver(ctx context.Context, e event.Event) result {
-	if err := b.accept(ctx, maxTTL, e); err != nil {
+	if err := b.accept(ctx, arrivingTTL(&e), e); err != nil {
 		return result{status: statusOf(err), text: err.Error()}
 	}
 	return result{status: http.StatusAccepted}

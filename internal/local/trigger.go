@@ -265,12 +265,16 @@ func (t *trigger) handle(ctx context.Context, msg *nats.Msg) {
 	seq := meta.Sequence.Stream
 	e, ttl, err := readFrame(msg.Data)
 	if err != nil {
-		t.settle(ctx, msg, seq, &failure{cause: &Cause{Status: http.StatusInternalServerError, Destination: t.address, Text: err.Error()}}, nil)
+		t.settle(ctx, msg, seq, &failure{cause: &Cause{Status: http.StatusInternalServerError, Destination: t.address, Text: err.Error()}}, nil, 0)
 		return
 	}
-	if msg.Subject != redriveSubject(t.broker.stream, consumerName(t.ref)) && t.filter.Filter(ctx, e) == eventfilter.FailFilter {
-		t.done(msg, seq)
-		return
+	var fault error
+	if msg.Subject != redriveSubject(t.broker.stream, consumerName(t.ref)) {
+		var passes bool
+		if passes, fault = t.passes(ctx, e); !passes && fault == nil {
+			t.done(msg, seq)
+			return
+		}
 	}
 	t.mu.Lock()
 	f := t.failing[seq]
@@ -279,7 +283,7 @@ func (t *trigger) handle(ctx context.Context, msg *nats.Msg) {
 		f = &failure{}
 	}
 	if f.cause == nil {
-		r, destination := t.attempt(ctx, e, ttl)
+		r, destination := t.attempt(ctx, e, ttl, fault)
 		if !r.failed() {
 			t.delivered.Add(1)
 			t.done(msg, seq)
@@ -306,12 +310,27 @@ func (t *trigger) handle(ctx context.Context, msg *nats.Msg) {
 		t.log.Warn("event not delivered", "event.id", e.ID(), "event.type", e.Type(),
 			"status", r.status, "attempts", f.attempts, "error", r.text)
 	}
-	t.settle(ctx, msg, seq, f, &e)
+	t.settle(ctx, msg, seq, f, &e, ttl)
 }
 
-// attempt delivers the event and brings the replies to the broker. It names
-// the destination that failed.
-func (t *trigger) attempt(ctx context.Context, e event.Event, ttl int32) (result, string) {
+// passes says whether the filter lets an event pass. Knative's panics where a
+// CESQL expression gives no boolean: its broker breaks the connection off, which
+// is an attempt that failed.
+func (t *trigger) passes(ctx context.Context, e event.Event) (passes bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("filter the event: its CESQL expression gives no boolean: %v", p)
+		}
+	}()
+	return t.filter.Filter(ctx, e) != eventfilter.FailFilter, nil
+}
+
+// attempt delivers the event, if its filter had no fault, and brings the replies
+// to the broker. It names the destination that failed.
+func (t *trigger) attempt(ctx context.Context, e event.Event, ttl int32, fault error) (result, string) {
+	if fault != nil {
+		return result{status: http.StatusInternalServerError, text: fault.Error()}, t.address
+	}
 	subscriberCtx, cancel := t.delivery.bounded(ctx)
 	defer cancel()
 	r := t.subscriber.deliver(subscriberCtx, e)
@@ -328,18 +347,14 @@ func (t *trigger) attempt(ctx context.Context, e event.Event, ttl int32) (result
 // settle brings an event that cannot be delivered to the dead letter sink, or
 // keeps it where there is none or the sink fails too. e is nil if it cannot
 // be read.
-func (t *trigger) settle(ctx context.Context, msg *nats.Msg, seq uint64, f *failure, e *event.Event) {
+func (t *trigger) settle(ctx context.Context, msg *nats.Msg, seq uint64, f *failure, e *event.Event, ttl int32) {
 	if t.keepsNone {
 		t.dropped.Add(1)
 		t.done(msg, seq)
 		return
 	}
 	if t.sink != nil && e != nil {
-		dead := e.Clone()
-		dead.SetExtension(extErrorDest, f.cause.Destination)
-		dead.SetExtension(extErrorCode, f.cause.Status)
-		data := base64.StdEncoding.EncodeToString([]byte(f.cause.Text))
-		dead.SetExtension(extErrorData, data[:min(len(data), maxErrorData)])
+		dead := deadLetterOf(e, ttl, f.cause)
 		sinkCtx, cancel := t.delivery.bounded(ctx)
 		r := t.sink.deliver(sinkCtx, dead)
 		cancel()
@@ -372,6 +387,21 @@ func (t *trigger) settle(ctx context.Context, msg *nats.Msg, seq uint64, f *fail
 	}
 	t.deadLettered.Add(1)
 	t.done(msg, seq)
+}
+
+// deadLetterOf is an event as a dead letter sink gets it: as the Broker has it, with
+// why it was not delivered. An event that says so already keeps what it says.
+// knative.dev/eventing/pkg/kncloudevents/attributes
+func deadLetterOf(e *event.Event, ttl int32, c *Cause) event.Event {
+	dead := e.Clone()
+	dead.SetExtension(extTTL, ttl)
+	data := base64.StdEncoding.EncodeToString([]byte(c.Text))
+	for name, value := range map[string]any{extErrorDest: c.Destination, extErrorCode: c.Status, extErrorData: data[:min(len(data), maxErrorData)]} {
+		if old := dead.Extensions()[name]; old == nil || old == "" {
+			dead.SetExtension(name, value)
+		}
+	}
+	return dead
 }
 
 // again asks for another delivery. The event leaves memory until then.
