@@ -12,11 +12,14 @@
 //     the autoscaler sees a burst through a tenth of it and looks every 2 s.
 //   - Scale follows concurrency. The target of a function that computes is
 //     low: its events wait for the processor, not for others, and each holds a
-//     micro-batch of up to 256 KiB. The target of one that waits is high.
+//     micro-batch of up to 256 KiB. The target of one that waits is high. A target
+//     does not bound what comes to a pod before the next one is there: where
+//     that would not fit its memory, containerConcurrency does.
 //   - They ask for next to no processor, and have no limit. What is asked for
 //     is kept from others also while a pod ends, which takes half a minute:
 //     a mesh that asks for more finds no room for its own cold starts on a small
-//     node. A limit would slow down the cold start first.
+//     node. Of that the 25m that Knative's queue-proxy asks for if not told
+//     otherwise would be most. A limit would slow down the cold start first.
 //   - Readiness has no period: Knative's queue-proxy then asks every 50 ms until
 //     the function answers, which it does as soon as it listens. A function that
 //     has not answered for half a minute is started anew. Both are answered by
