@@ -24,6 +24,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
+	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -227,8 +228,11 @@ func (r *running) outcome(ctx context.Context, o *options) (now outcome, err err
 	if now.readings, err = scalar(ctx, r.warehouse, "SELECT count(*) FROM iot_telemetry.readings"); err != nil {
 		return now, err
 	}
+	if now.deadlettered, err = deadletter.Count(ctx, r.warehouse); err != nil {
+		return now, err
+	}
 	err = o.withLetters(ctx, func(l letters) error {
-		return l.list(ctx, func(deadletter) error { now.deadlettered++; return nil })
+		return l.list(ctx, func(shown) error { now.deadlettered++; return nil })
 	})
 	return now, err
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
+	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/feed"
 	"github.com/telemesh/telemesh/internal/function"
 )
@@ -126,9 +127,18 @@ func (in *instance) tally(ctx context.Context) (t tally, err error) {
 			return t, err
 		}
 	}
-	dead, err := in.mesh.DeadLetters().Count(ctx)
-	t.deadlettered = int64(dead)
+	t.deadlettered, err = in.deadLetters(ctx)
 	return t, err
+}
+
+// deadLetters says how many are open, in the warehouse and kept by the broker.
+func (in *instance) deadLetters(ctx context.Context) (int64, error) {
+	stored, err := deadletter.Count(ctx, in.warehouse)
+	if err != nil {
+		return 0, err
+	}
+	kept, err := in.mesh.DeadLetters().Count(ctx)
+	return stored + int64(kept), err
 }
 
 // interrupted says what an interrupt means, in place of where it was noticed.

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/portal"
 	"github.com/telemesh/telemesh/products"
 )
@@ -58,9 +60,19 @@ func (s *status) Status(ctx context.Context) (portal.Status, error) {
 			At: f.At, Trigger: f.Trigger.String(), EventID: f.EventID, Type: f.EventType, Status: f.Status, Text: f.Text,
 		})
 	}
-	var err error
-	if out.AllDeadLetters, err = s.in.mesh.DeadLetters().Count(ctx); err != nil {
+	all, err := s.in.deadLetters(ctx)
+	if err != nil {
 		return out, err
+	}
+	out.AllDeadLetters = int(all)
+	for l, err := range deadletter.Latest(ctx, s.in.warehouse, statusDeadLetters) {
+		if err != nil {
+			return out, err
+		}
+		d := shownLetter(&l)
+		out.DeadLetters = append(out.DeadLetters, portal.DeadLetter{
+			ID: shownName(d.ID), Trigger: d.Trigger, Type: l.Event.Type(), Cause: d.Cause, At: l.RecordedAt.Time(),
+		})
 	}
 	latest, err := s.in.mesh.DeadLetters().Latest(ctx, statusDeadLetters)
 	if err != nil {
@@ -76,6 +88,8 @@ func (s *status) Status(ctx context.Context) (portal.Status, error) {
 		}
 		out.DeadLetters = append(out.DeadLetters, letter)
 	}
+	slices.SortStableFunc(out.DeadLetters, func(a, b portal.DeadLetter) int { return b.At.Compare(a.At) })
+	out.DeadLetters = out.DeadLetters[:min(len(out.DeadLetters), statusDeadLetters)]
 	return out, nil
 }
 

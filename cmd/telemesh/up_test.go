@@ -134,11 +134,17 @@ func TestUp(t *testing.T) {
 	if shown := telemesh(t, "deadletters", "show", "--data", data, id); !strings.Contains(shown, "broken-1") || !strings.Contains(shown, `"cause"`) {
 		t.Errorf("shown:\n%s", shown)
 	}
-	telemesh(t, "deadletters", "redrive", "--data", data, id)
-	waitFor(t, func() bool { // it fails again, as a new dead letter
-		again := telemesh(t, "deadletters", "list", "--data", data)
-		return strings.Count(again, "\n") == 3 && !strings.Contains(again, "\n"+id+" ")
-	})
+	// It fails again, and stays open.
+	again := command(t.Context(), t, "deadletters", "redrive", "--data", data, id)
+	if out, err := again.CombinedOutput(); err == nil || !strings.Contains(string(out), id+"  failed  400 decode") || !strings.Contains(string(out), "hint: ") {
+		t.Errorf("redriving what is broken: %v\n%s", err, out)
+	}
+	if shown := telemesh(t, "deadletters", "show", "--data", data, id); !strings.Contains(shown, `"outcome": "failed"`) {
+		t.Errorf("shown after the redrive:\n%s", shown)
+	}
+	if again := telemesh(t, "deadletters", "list", "--data", data); again != list {
+		t.Errorf("dead letters after the redrive:\n%s\nwant those before:\n%s", again, list)
+	}
 
 	telemesh(t, "deadletters", "discard", "--data", data, "r1")
 	if left := telemesh(t, "deadletters", "list", "--data", data); strings.Contains(left, "\nr1 ") || strings.Count(left, "\n") != 2 {

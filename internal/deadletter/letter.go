@@ -38,8 +38,9 @@ type Letter struct {
 	Status      int64  // of HTTP, that it answered; 0: the Broker did not say
 	Cause       string // the beginning of its answer
 	Event       event.Event
-	Size        int64 // bytes of data that the event has, read or not
-	ReceivedAt  mesh.Instant
+	Size        int64        // bytes of data that the event has, read or not
+	ReceivedAt  mesh.Instant // by the Broker
+	RecordedAt  mesh.Instant // here; 0: it is not yet
 }
 
 // New reads a dead letter as a Broker sends it to path, /NAMESPACE/TRIGGER or

@@ -45,15 +45,15 @@ func Record(ctx context.Context, store warehouse.Warehouse, o Outcome) error {
 }
 
 // letterColumns are those that a Letter is read from, behind those of its event.
-const letterColumns = "letter_id, namespace, trigger, destination, status, cause, received_at"
+const letterColumns = "letter_id, namespace, trigger, destination, status, cause, received_at, recorded_at"
 
-// openSQL is the letters that match a condition, each as it was recorded last
-// and without data, and what it takes to know whether they are open. Where a Broker
-// says when it accepted the event, a letter is recorded once.
-func openSQL(condition string) string {
+// openSQL selects what of the letters that match a condition and are open, each as
+// it was recorded last. Where a Broker says when it accepted an event, its letter is
+// recorded once.
+func openSQL(what, condition string) string {
 	columns := strings.Replace(eventlog.Columns, "data,", "CAST(NULL AS STRING) AS data,", 1)
 	return fmt.Sprintf(`WITH letters AS (
-	SELECT %s, %s, recorded_at
+	SELECT %s, %s
 	FROM %s
 	WHERE part = 0 AND %s
 	QUALIFY ROW_NUMBER() OVER (PARTITION BY letter_id ORDER BY received_at DESC, recorded_at) = 1
@@ -63,20 +63,58 @@ func openSQL(condition string) string {
 	WHERE outcome <> '%s'
 	GROUP BY letter_id
 )
-SELECT letters.*
+SELECT %s
 FROM letters LEFT JOIN ended ON ended.letter_id = letters.letter_id
 WHERE ended.ended_at IS NULL OR ended.ended_at < letters.recorded_at
-ORDER BY letters.received_at, letters.letter_id`, columns, letterColumns, lettersTable, condition, outcomesTable, Failed)
+`, columns, letterColumns, lettersTable, condition, outcomesTable, Failed, what)
 }
 
 // Open yields the letters that are open, oldest first, without their data.
 func Open(ctx context.Context, store warehouse.Warehouse) iter.Seq2[Letter, error] {
-	return letters(ctx, store, openSQL("TRUE"))
+	return letters(ctx, store, openSQL("letters.*", "TRUE")+"ORDER BY letters.recorded_at, letters.letter_id")
 }
 
 // OpenOf yields those of the ids that are open, without their data.
 func OpenOf(ctx context.Context, store warehouse.Warehouse, ids []string) iter.Seq2[Letter, error] {
-	return letters(ctx, store, openSQL("letter_id IN ("+texts(ids)+")"))
+	return letters(ctx, store, openSQL("letters.*", "letter_id IN ("+texts(ids)+")"))
+}
+
+// Latest yields up to n letters that are open, newest first, without their data.
+func Latest(ctx context.Context, store warehouse.Warehouse, n int) iter.Seq2[Letter, error] {
+	return letters(ctx, store, openSQL("letters.*", "TRUE")+fmt.Sprintf("ORDER BY letters.recorded_at DESC, letters.letter_id LIMIT %d", n))
+}
+
+// Count says how many letters are open.
+func Count(ctx context.Context, store warehouse.Warehouse) (int64, error) {
+	rows, err := store.Query(ctx, openSQL("COUNT(*)", "TRUE"))
+	if err != nil {
+		return 0, fmt.Errorf("count dead letters: %w", err)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			return 0, fmt.Errorf("count dead letters: %w", err)
+		}
+		n, _ := row[0].(int64)
+		return n, nil
+	}
+	return 0, errors.New("count dead letters: no answer")
+}
+
+// Find gives the ids that begin with a prefix, of letters open or not; of many, some.
+func Find(ctx context.Context, store warehouse.Warehouse, prefix string) (ids []string, err error) {
+	rows, err := store.Query(ctx, fmt.Sprintf("SELECT DISTINCT letter_id FROM %s WHERE STARTS_WITH(letter_id, %s) ORDER BY letter_id LIMIT 10",
+		lettersTable, repair.Text(prefix)))
+	if err != nil {
+		return nil, fmt.Errorf("find dead letter %s: %w", prefix, err)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			return nil, fmt.Errorf("find dead letter %s: %w", prefix, err)
+		}
+		id, _ := row[0].(string)
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 func texts(ids []string) string {
@@ -125,8 +163,11 @@ func read(row []any) (l Letter, err error) {
 	if at, ok := rest[6].(time.Time); ok {
 		l.ReceivedAt = mesh.At(at)
 	}
+	if at, ok := rest[7].(time.Time); ok {
+		l.RecordedAt = mesh.At(at)
+	}
 	if l.Event, l.Size, err = eventlog.Read(row); err != nil {
-		return l, fmt.Errorf("dead letter %s: %w", l.ID, err)
+		return l, mesh.Permanentf("dead letter %s: %w", l.ID, err)
 	}
 	return l, nil
 }
@@ -165,27 +206,46 @@ ORDER BY part`, eventlog.Columns, letterColumns, lettersTable, repair.Text(id)))
 	case whole.ID == "":
 		return Letter{}, fmt.Errorf("%w: %q", ErrNone, id)
 	case int64(len(whole.Event.Data())) != whole.Size:
-		return Letter{}, fmt.Errorf("dead letter %s: %d of its %d bytes are stored: its Broker sends it again", id, len(whole.Event.Data()), whole.Size)
+		return Letter{}, mesh.Permanentf("dead letter %s: %d of its %d bytes are stored: its Broker sends it again", id, len(whole.Event.Data()), whole.Size)
 	}
 	return whole, nil
 }
 
-// Outcomes gives what a request led to so far, by letter; of an empty source and id, what became of the
-// letters, one after the other.
+// Outcomes gives what a request led to so far, by letter.
 func Outcomes(ctx context.Context, store warehouse.Warehouse, source, id string) (map[string]Outcome, error) {
-	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT letter_id, outcome, destination, status, cause, request_source, request_id, done_at
-FROM %s
-WHERE request_source = %s AND request_id = %s`, outcomesTable, repair.Text(source), repair.Text(id)))
-	if err != nil {
-		return nil, fmt.Errorf("read outcomes of %s %s: %w", source, id, err)
-	}
+	all, err := outcomes(ctx, store, fmt.Sprintf("request_source = %s AND request_id = %s", repair.Text(source), repair.Text(id)))
 	out := map[string]Outcome{}
+	for _, o := range all {
+		out[o.LetterID] = o
+	}
+	return out, err
+}
+
+// OutcomesOf gives what the requests of a source led to so far whose ids begin with a
+// prefix, one after the other.
+func OutcomesOf(ctx context.Context, store warehouse.Warehouse, source, prefix string) ([]Outcome, error) {
+	return outcomes(ctx, store, fmt.Sprintf("request_source = %s AND STARTS_WITH(request_id, %s)", repair.Text(source), repair.Text(prefix)))
+}
+
+// History gives what became of a letter, one after the other.
+func History(ctx context.Context, store warehouse.Warehouse, id string) ([]Outcome, error) {
+	return outcomes(ctx, store, "letter_id = "+repair.Text(id))
+}
+
+func outcomes(ctx context.Context, store warehouse.Warehouse, condition string) (out []Outcome, err error) {
+	// A row may be there twice.
+	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT DISTINCT letter_id, outcome, destination, status, cause, request_source, request_id, done_at
+FROM %s
+WHERE %s
+ORDER BY done_at, letter_id`, outcomesTable, condition))
+	if err != nil {
+		return nil, fmt.Errorf("read outcomes of dead letters: %w", err)
+	}
 	for row, err := range rows.All {
 		if err != nil {
-			return nil, fmt.Errorf("read outcomes of %s %s: %w", source, id, err)
+			return nil, fmt.Errorf("read outcomes of dead letters: %w", err)
 		}
-		o := readOutcome(row)
-		out[o.LetterID] = o
+		out = append(out, readOutcome(row))
 	}
 	return out, nil
 }

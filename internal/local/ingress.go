@@ -210,11 +210,12 @@ func (m *Mesh) ingress(w http.ResponseWriter, r *http.Request, enter func() erro
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
-	if r.RequestURI == "/" {
+	uri := r.URL.RequestURI() // with the query, as Knative has it, and without what a handler before this one took off
+	if uri == "/" {
 		http.Error(w, "post events to /NAMESPACE/BROKER", http.StatusNotFound)
 		return
 	}
-	parts := strings.Split(strings.TrimSuffix(r.RequestURI, "/"), "/") // with the query, as Knative has it
+	parts := strings.Split(strings.TrimSuffix(uri, "/"), "/")
 	if len(parts) != 3 {
 		http.Error(w, "post events to /NAMESPACE/BROKER", http.StatusBadRequest)
 		return

@@ -289,7 +289,7 @@ func TestStore(t *testing.T) {
 			if got.ID == "" || got.Event.ID() != test.in.ID() || time.Since(got.ReceivedAt.Time()) > time.Hour {
 				t.Errorf("letter %q of event %q, received at %v", got.ID, got.Event.ID(), got.ReceivedAt)
 			}
-			got.ID, got.Event, got.ReceivedAt, got.Size = "", event.Event{}, 0, 0
+			got.ID, got.Event, got.ReceivedAt, got.RecordedAt, got.Size = "", event.Event{}, 0, 0, 0
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("letter (-want +got):\n%s", diff)
 			}

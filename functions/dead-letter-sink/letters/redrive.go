@@ -94,10 +94,8 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 // deliver brings a letter to where it failed. An error is none of the letter's.
 func (r *redriver) deliver(ctx context.Context, l deadletter.Letter) (deadletter.Outcome, error) {
 	failed := func(destination string, status int, cause string) (deadletter.Outcome, error) {
-		if len(cause) > maxCause {
-			cause = cause[:maxCause]
-		}
-		return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: strings.ToValidUTF8(cause, "�")}, nil
+		cause = strings.TrimSpace(strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "�"))
+		return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: cause}, nil
 	}
 	address, err := r.addressOf(&l)
 	if err != nil {
