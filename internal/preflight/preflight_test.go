@@ -365,6 +365,15 @@ func TestJudgeChanges(t *testing.T) {
 			"authentication failing Service iot/telemetry-ingest: posts to a Broker without a token",
 			"encryption unsafe transport-encryption is disabled",
 		}, true},
+		{"odd mode", func(t *testing.T, a *api) {
+			a.flag(t, oidc, "enabled")
+			a.flag(t, mode, "denyall")
+		}, nil, []string{
+			"flags unsafe ConfigMap knative-eventing/config-features: default-authorization-mode: denyall: no value that Knative knows: it counts as disabled, or as allow-all",
+			"authentication unsafe Broker analytics/analytics, iot/iot: senders show who they are, and default-authorization-mode is allow-all",
+			"authentication failing Service iot/telemetry-ingest: posts to a Broker without a token",
+			"encryption unsafe transport-encryption is disabled",
+		}, true},
 		{"odd flag", func(t *testing.T, a *api) { a.flag(t, oidc, "true") }, nil,
 			[]string{"flags unsafe ConfigMap knative-eventing/config-features: authentication-oidc: true: no value that Knative knows"}, false},
 		{"TLS for who wants", func(t *testing.T, a *api) { a.flag(t, tls, "permissive") }, nil, []string{

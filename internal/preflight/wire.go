@@ -38,6 +38,9 @@ func features(data map[string]string) (flags feature.Flags, odd []string, err er
 	}
 	slices.Sort(odd)
 	flags, err = feature.NewFlagsConfigFromMap(known)
+	if _, said := data[feature.AuthorizationDefaultMode]; err == nil && said && known[feature.AuthorizationDefaultMode] == "" {
+		flags[feature.AuthorizationDefaultMode] = feature.AuthorizationAllowAll
+	}
 	return flags, odd, err
 }
 
@@ -59,7 +62,7 @@ func (j *judge) flags() {
 		return
 	}
 	if odd != nil {
-		j.say(Unsafe, "flags", []string{configFeatures}, strings.Join(odd, ", ")+": no value that Knative knows, and taken for its default here", "")
+		j.say(Unsafe, "flags", []string{configFeatures}, strings.Join(odd, ", ")+": no value that Knative knows: it counts as disabled, or as allow-all", "")
 	}
 	j.senders(flags)
 	j.encryption(flags)
