@@ -107,6 +107,7 @@ func Test(t *testing.T, target Target) {
 		"Broker after Broker":               chain,
 		"statuses":                          statuses,
 		"backoff":                           backoff,
+		"delivery by default":               byDefault,
 		"Retry-After":                       retryAfter,
 		"unreachable subscriber":            unreachable,
 		"subscriber down, then up":          downThenUp,
@@ -178,9 +179,6 @@ func (s *setup) broker(delivery *eventingduckv1.DeliverySpec) *broker {
 		return r
 	}, strings.ToLower(s.name))
 	b := &broker{s, name + "-" + strconv.Itoa(s.count)}
-	if delivery == nil {
-		delivery = retries(0) // a cluster may have defaults
-	}
 	s.brokers = append(s.brokers, &eventingv1.Broker{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "eventing.knative.dev/v1", Kind: "Broker"},
 		ObjectMeta: metav1.ObjectMeta{Name: b.name},
