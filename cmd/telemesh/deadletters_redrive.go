@@ -130,6 +130,10 @@ func (r *redrive) say(id, outcome string, status int, cause string) {
 	} else {
 		r.failed++
 	}
+	if status == 0 && cause == "" {
+		fmt.Fprintf(r.table, "%s\t%s\n", shownName(id), outcome)
+		return
+	}
 	fmt.Fprintf(r.table, "%s\t%s\t%s\n", shownName(id), outcome, statusAndCause(status, cause))
 }
 

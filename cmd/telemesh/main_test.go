@@ -11,6 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/telemesh/telemesh/functions"
 	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/function"
@@ -30,7 +31,13 @@ func TestMain(m *testing.M) {
 		function.Main("pubsub-source", pubsub.Start)
 		os.Exit(0)
 	}
-	testscript.Main(m, map[string]func(){"telemesh": func() { os.Exit(run()) }})
+	testscript.Main(m, map[string]func(){
+		"telemesh": func() { os.Exit(run()) },
+		"telemesh-moody": func() {
+			functions.Table["moody"] = moody
+			os.Exit(run())
+		},
+	})
 }
 
 func TestScripts(t *testing.T) {
