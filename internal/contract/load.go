@@ -111,9 +111,15 @@ var logical = map[Type]string{
 
 var (
 	identifier = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
-	// resource is a name that Pub/Sub takes of a topic or a subscription.
-	resource = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._~+%-]{2,254}$`)
+	// named is what a topic or a subscription of Pub/Sub is called, but for its
+	// length: as a part of the expression it would take most of a function's start.
+	named = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._~+%-]*$`)
 )
+
+// isResource says whether Pub/Sub takes a name of a topic or a subscription.
+func isResource(name string) bool {
+	return len(name) >= 3 && len(name) <= 255 && named.MatchString(name)
+}
 
 func (l *loader) loadProduct(file string) (Product, error) {
 	var d descriptor
@@ -262,9 +268,9 @@ func (in *inputPort) feeds(file, field string) ([]Feed, error) {
 	}
 	field += ".pubsub"
 	switch {
-	case !resource.MatchString(s.Topic):
+	case !isResource(s.Topic):
 		return nil, fieldError(file, field+".topic", s.Topic, "the name of a topic")
-	case !resource.MatchString(s.DeadLetterTopic) || s.DeadLetterTopic == s.Topic:
+	case !isResource(s.DeadLetterTopic) || s.DeadLetterTopic == s.Topic:
 		return nil, fieldError(file, field+".deadLetterTopic", s.DeadLetterTopic, "the name of another topic")
 	case s.MaxDeliveries < 5 || s.MaxDeliveries > 100:
 		return nil, fieldError(file, field+".maxDeliveryAttempts", fmt.Sprint(s.MaxDeliveries), "5 to 100")
@@ -294,7 +300,7 @@ func (in *inputPort) feeds(file, field string) ([]Feed, error) {
 		feeds[i] = feed
 		feeds[i].Subscription, feeds[i].Push = sub.Name, sub.Delivery == "push"
 		switch {
-		case !resource.MatchString(sub.Name) || slices.ContainsFunc(feeds[:i], func(f Feed) bool { return f.Subscription == sub.Name }):
+		case !isResource(sub.Name) || slices.ContainsFunc(feeds[:i], func(f Feed) bool { return f.Subscription == sub.Name }):
 			return nil, fieldError(file, field+".name", sub.Name, "the name of a subscription, each once")
 		case sub.Delivery != "push" && sub.Delivery != "pull":
 			return nil, fieldError(file, field+".delivery", sub.Delivery, "push or pull")
