@@ -10,6 +10,7 @@
 #   E2E_RUN              a command that runs its arguments inside the cluster's network; not needed on a node
 #   E2E_TOKEN            a token of the Secret ingest-tokens, where namespace iot has one; else one is made up
 #   E2E_KEEP             not empty: leave the mesh on the cluster
+#   E2E_SECURE           not empty: switch on what docs/security.md says, which is the whole cluster's, and off again
 #   E2E_FIGURES          not empty: measure, too, which takes longer
 #
 # What the script made on the cluster it takes away, a mesh that was there before it leaves there.
@@ -95,15 +96,18 @@ ko apply --base-import-paths -f config -f brokers -f triggers 2>"$work/ko" || { 
 lap "built and applied"
 
 # Compiled outside: there may be no way to the modules, or to the registry, inside. Pods start meanwhile.
-(cd hack/e2e && go test -c -o "$work/e2e.test" .)
-go build -o "$work/telemesh" ./cmd/telemesh
-ko resolve --base-import-paths -f config/sources/sheet-source.yaml >"$work/sheet-source.yaml" 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
+(cd hack/e2e && go test -c -ldflags='-s -w' -o "$work/e2e.test" .)
+go build -ldflags='-s -w' -o "$work/telemesh" ./cmd/telemesh
+{
+	ko resolve --base-import-paths -f config/sources/sheet-source.yaml >"$work/sheet-source.yaml" &&
+		killer=$(cd hack/e2e && KO_CONFIG_PATH=../.. ko build --base-import-paths ./killer)
+} 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
 lap "tests compiled"
 
 tests() {
 	(cd hack/e2e && exec ${E2E_RUN:-} env E2E_HOST="$E2E_HOST" E2E_TOKEN="$token" \
 		E2E_TOKENS="$(kubectl get -n iot secret ingest-tokens -o jsonpath='{.data.tokens}' | base64 -d)" \
-		E2E_SHEET_SOURCE="$work/sheet-source.yaml" E2E_TELEMESH="$work/telemesh" \
+		E2E_SHEET_SOURCE="$work/sheet-source.yaml" E2E_TELEMESH="$work/telemesh" E2E_KILLER="$killer" E2E_BESIDE="${beside:-}" \
 		"$work/e2e.test" -test.v -test.timeout=20m "$@")
 }
 if [ $# -gt 0 ]; then
