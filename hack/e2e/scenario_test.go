@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/csv"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -217,15 +219,53 @@ func shown[Row any](t *testing.T, client *http.Client, url string, rows []Row, k
 }
 
 // send posts messages to the ingest endpoint as one request, again and again
-// until they are accepted, as every sender has to. It says how often it was
-// refused.
+// until they are accepted, as every sender has to. It says how often they were not.
 func send(t *testing.T, client *http.Client, messages ...[]byte) (refused int) {
 	t.Helper()
+	refused, err := post(t, client, messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return refused
+}
+
+// sendAll has several senders post requests, each one after the other.
+func sendAll(t *testing.T, client *http.Client, senders int, requests []request) (refused int) {
+	t.Helper()
+	var (
+		all   sync.WaitGroup
+		next  = make(chan request)
+		mu    sync.Mutex
+		fatal error
+	)
+	for range senders {
+		all.Go(func() {
+			for r := range next { // to the end, for who fills it not to wait
+				n, err := post(t, client, r)
+				mu.Lock()
+				refused += n
+				fatal = cmp.Or(fatal, err)
+				mu.Unlock()
+			}
+		})
+	}
+	for _, r := range requests {
+		next <- r
+	}
+	close(next)
+	all.Wait()
+	if fatal != nil {
+		t.Fatal(fatal)
+	}
+	return refused
+}
+
+func post(t *testing.T, client *http.Client, messages [][]byte) (refused int, err error) {
 	body := bytes.Join(messages, []byte{'\n'})
-	until(t, patience, "POST "+ingestURL, func() string {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ingestURL, bytes.NewReader(body))
+	try := func(ctx context.Context) (lasts bool, err error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, ingestURL, bytes.NewReader(body))
 		if err != nil {
-			t.Fatal(err)
+			return true, err
 		}
 		req.Header.Set("Content-Type", "application/x-ndjson")
 		if token := os.Getenv("E2E_TOKEN"); token != "" {
@@ -233,22 +273,28 @@ func send(t *testing.T, client *http.Client, messages ...[]byte) (refused int) {
 		}
 		resp, err := client.Do(req)
 		if err != nil {
-			refused++
-			return err.Error()
+			return false, err
 		}
 		defer resp.Body.Close()
-		switch {
-		case resp.StatusCode == http.StatusAccepted:
-			return ""
-		case !function.Retriable(resp.StatusCode):
-			t.Fatalf("POST %s: %v, want 202", ingestURL, function.StatusError(resp))
+		if resp.StatusCode != http.StatusAccepted {
+			return !function.Retriable(resp.StatusCode), fmt.Errorf("POST %s: %w", ingestURL, function.StatusError(resp))
 		}
-		err = function.StatusError(resp)
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		lasts, err := try(ctx)
+		if err == nil || lasts || ctx.Err() != nil {
+			return refused, err
+		}
 		refused++
-		t.Logf("POST %s: %v, again", ingestURL, err)
-		return err.Error()
-	})
-	return refused
+		t.Logf("%v, again", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // The placements sheet, a Google spreadsheet.

@@ -46,7 +46,10 @@ type tables struct {
 // alike, and the emulator fast enough. What stands behind ports is read if asked for.
 func read(t *testing.T, store warehouse.Warehouse, behind bool) tables {
 	t.Helper()
-	got := tables{map[string]map[string]string{}, map[string]map[string][]string{}}
+	got := tables{Shown: map[string]map[string]string{}}
+	if behind {
+		got.Stored = map[string]map[string][]string{}
+	}
 	all, err := contract.Load(products.FS)
 	if err != nil {
 		t.Fatal(err)
