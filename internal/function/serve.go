@@ -153,7 +153,7 @@ func Events(handle Handler, log *slog.Logger, sink string, client *http.Client) 
 			err = in.Validate()
 		}
 		if err != nil {
-			http.Error(w, fmt.Sprintf("read CloudEvent: %v", err), http.StatusBadRequest)
+			refuse(w, fmt.Sprintf("read CloudEvent: %v", err), http.StatusBadRequest)
 			return
 		}
 		out, err := handle(WithPath(r.Context(), r.URL.Path), *in)
@@ -170,7 +170,7 @@ func Events(handle Handler, log *slog.Logger, sink string, client *http.Client) 
 			} else {
 				w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 			}
-			http.Error(w, err.Error(), status)
+			refuse(w, err.Error(), status)
 		case len(out) == 0:
 			w.WriteHeader(http.StatusNoContent)
 		case len(out) == 1:
@@ -181,6 +181,21 @@ func Events(handle Handler, log *slog.Logger, sink string, client *http.Client) 
 			w.WriteHeader(http.StatusAccepted)
 		}
 	})
+}
+
+// maxCause is what fits into the knativeerrordata of a dead letter. A longer
+// answer ends the process of Knative's in-memory channels (v0.50.0,
+// pkg/kncloudevents/event_dispatcher.go, dispatchExecutionInfoTransformers), and
+// with it the events of the whole cluster that are in them.
+const maxCause = 768
+
+func refuse(w http.ResponseWriter, cause string, status int) {
+	const most = maxCause - len("\n") // of http.Error
+	if len(cause) > most {
+		const more = "…"
+		cause = strings.ToValidUTF8(cause[:most-len(more)], "") + more
+	}
+	http.Error(w, cause, status)
 }
 
 type pathKey struct{}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
@@ -136,6 +137,27 @@ func TestErrorsDecideDelivery(t *testing.T) {
 				t.Errorf("delivered again: %v, Retry-After %q, want %v", Retriable(resp.StatusCode), resp.Header.Get("Retry-After"), test.again)
 			}
 		})
+	}
+}
+
+// Knative's in-memory channels end when an answer is longer than 768 bytes.
+func TestCauseFitsIntoADeadLetter(t *testing.T) {
+	for _, length := range []int{1, 766, 767, 768, 5000} {
+		cause := strings.Repeat("ü", length/2) + strings.Repeat("x", length%2)
+		resp := deliver(t, Events(func(context.Context, event.Event) ([]event.Event, error) {
+			return nil, mesh.Permanentf("%s", cause)
+		}, silent, "", nil))
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.TrimSuffix(string(body), "\n")
+		if len(body) > 768 || !utf8.ValidString(text) {
+			t.Errorf("a cause of %d bytes is answered with %d bytes: %q", length, len(body), body)
+		}
+		if length < 768 && text != cause || !strings.HasPrefix(cause, strings.TrimSuffix(text, "…")) {
+			t.Errorf("a cause of %d bytes is answered with %q", length, text)
+		}
 	}
 }
 
