@@ -177,10 +177,15 @@ func ttl(s *setup) func(*testing.T) {
 // chain holds that a Broker is a subscriber, by ref and by ref and uri, and
 // that the TTL begins anew there.
 func chain(s *setup) func(*testing.T) {
-	got := s.serve(nil)
+	got := s.serve(func(w http.ResponseWriter, got received, _ int) {
+		if got.path != "/reply" {
+			respond(w, http.StatusOK, newEvent("reply", "reply"))
+		}
+	})
 	b, next, other := s.broker(nil), s.broker(nil), s.broker(nil)
-	next.trigger("all", got.address+"/next")
-	other.trigger("all", got.address+"/other")
+	next.trigger("all", got.address+"/next", ofType("t"))
+	next.trigger("reply", got.address+"/reply", ofType("reply"))
+	other.trigger("all", got.address+"/other", ofType("t"))
 	sibling := next.ref() // its address, but for the last segment
 	sibling.URI = &apis.URL{Path: other.name}
 	for name, to := range map[string]duckv1.Destination{"ref": next.ref(), "ref-uri": sibling} {
@@ -195,8 +200,8 @@ func chain(s *setup) func(*testing.T) {
 		for _, r := range got.all() {
 			paths[r.path] = true
 		}
-		if diff := cmp.Diff(map[string]bool{"/next": true, "/other": true}, paths); diff != "" {
-			t.Errorf("Brokers that the event came by (-want +got):\n%s", diff)
+		if diff := cmp.Diff(map[string]bool{"/next": true, "/reply": true, "/other": true}, paths); diff != "" {
+			t.Errorf("where the event came by (-want +got):\n%s", diff)
 		}
 	}
 }
@@ -480,12 +485,16 @@ func deadLetterSinks(s *setup) func(*testing.T) {
 // deadLetterExtensions holds what a dead letter says besides its event: one that
 // says why it was not delivered keeps that.
 func deadLetterExtensions(s *setup) func(*testing.T) {
-	long := strings.Repeat("because ", 1000)
+	const room = 768 // bytes are 1024 in Base64
+	lengths := []int{0, 1, room}
+	if !s.except[CutsLongAnswers] {
+		lengths = append(lengths, room+1, 10*room)
+	}
+	answer := strings.Repeat("because ", 10*room/8)
 	got := s.serve(func(w http.ResponseWriter, got received, _ int) {
 		w.WriteHeader(http.StatusBadRequest)
-		if got.event.ID() == "long" {
-			io.WriteString(w, long)
-		}
+		n, _ := strconv.Atoi(got.event.ID())
+		io.WriteString(w, answer[:n])
 	})
 	dead := s.serve(nil)
 	b := s.broker(nil)
@@ -498,11 +507,17 @@ func deadLetterExtensions(s *setup) func(*testing.T) {
 		} {
 			again.SetExtension(name, value)
 		}
-		b.post(t, newEvent("long", "t"), again)
+		events := []event.Event{again}
+		for _, n := range lengths {
+			events = append(events, newEvent(strconv.Itoa(n), "t"))
+		}
+		b.post(t, events...)
 		b.settle(t)
-		if data := fmt.Sprint(dead.the(t, "long").event.Extensions()["knativeerrordata"]); len(data) != 1024 ||
-			!strings.HasPrefix(base64.StdEncoding.EncodeToString([]byte(long)), data) {
-			t.Errorf("knativeerrordata of a long answer is %d long: %s", len(data), data)
+		for _, n := range lengths {
+			want := base64.StdEncoding.EncodeToString([]byte(answer[:min(n, room)]))
+			if data, _ := dead.the(t, strconv.Itoa(n)).event.Extensions()["knativeerrordata"].(string); data != want {
+				t.Errorf("knativeerrordata of an answer of %d bytes is %q, want %q", n, data, want)
+			}
 		}
 		extensions := dead.the(t, "again").event.Extensions()
 		if extensions["knativearrivaltime"] == nil {

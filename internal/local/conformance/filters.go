@@ -66,6 +66,7 @@ var filterCases = []filterCase{
 	{name: "all", filters: []filter{all(exact("type", "a.b.c"), exact("tenantid", "t1"))}, passes: true},
 	{name: "all, one fails", filters: []filter{all(exact("type", "a.b.c"), exact("tenantid", "t2"))}},
 	{name: "any", filters: []filter{anyOf(exact("type", "x"), exact("tenantid", "t1"))}, passes: true},
+	{name: "any, the first", filters: []filter{anyOf(exact("tenantid", "t1"), exact("type", "x"))}, passes: true},
 	{name: "any of types", filters: []filter{anyOf(exact("type", "x"), exact("type", "a.b.c"))}, passes: true},
 	{name: "any, none", filters: []filter{anyOf(exact("type", "x"), exact("type", "y"))}},
 	{name: "not", filters: []filter{not(exact("tenantid", "t2"))}, passes: true},

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -312,26 +311,42 @@ func noTrigger(s *setup) func(*testing.T) {
 // order may be relied on.
 func overtaking(s *setup) func(*testing.T) {
 	const most = 20 * time.Second
-	var second sync.Once
-	came := make(chan struct{})
-	got := s.serve(func(w http.ResponseWriter, got received, _ int) {
-		if got.event.ID() == "second" {
-			second.Do(func() { close(came) })
-			w.WriteHeader(http.StatusAccepted)
-			return
-		}
-		select {
-		case <-came:
-			w.WriteHeader(http.StatusAccepted)
-		case <-time.After(most):
-			w.WriteHeader(http.StatusBadRequest)
+	first, second := make(chan struct{}), make(chan struct{})
+	got := s.serve(func(w http.ResponseWriter, got received, attempt int) {
+		switch {
+		case attempt > 1:
+		case got.event.ID() == "second":
+			close(second)
+		default:
+			close(first)
+			select {
+			case <-second:
+			case <-time.After(most):
+				w.WriteHeader(http.StatusBadRequest)
+			}
 		}
 	})
 	dead := s.serve(nil)
 	b := s.broker(nil)
 	b.trigger("all", got.address, delivered(s.t, retries(0), dead.address))
 	return func(t *testing.T) {
-		b.post(t, newEvent("first", "t"), newEvent("second", "t"))
+		answered := make(chan error, 1)
+		go func() {
+			status, err := b.sendOne(newEvent("first", "t"))
+			if err == nil && status != http.StatusAccepted {
+				err = fmt.Errorf("the ingress answers %d", status)
+			}
+			answered <- err
+		}()
+		select {
+		case <-first:
+			b.post(t, newEvent("second", "t"))
+		case <-time.After(most):
+			t.Errorf("the first event did not come within %v", most)
+		}
+		if err := <-answered; err != nil {
+			t.Fatal(err)
+		}
 		b.settle(t)
 		if diff := cmp.Diff([]string{"first", "second"}, got.ids()); diff != "" {
 			t.Errorf("events delivered (-want +got):\n%s", diff)
