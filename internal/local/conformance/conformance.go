@@ -91,7 +91,6 @@ func Test(t *testing.T, target Target) {
 	for _, claim := range target.Exceptions() {
 		except[claim] = true
 	}
-	t.Run("refused Triggers", func(t *testing.T) { refused(t, target, except) })
 	few := &setup{t: t, target: target, except: except}
 	checks := map[string]func(*testing.T){}
 	for name, prepare := range map[string]func(*setup) func(*testing.T){
@@ -129,6 +128,7 @@ func Test(t *testing.T, target Target) {
 	checkFilters := filters(many)
 
 	few.apply()
+	t.Run("refused Triggers", func(t *testing.T) { refused(t, target, except) })
 	few.mesh.Ready(t)
 	many.apply() // made ready while the others run
 	t.Run("cases", func(t *testing.T) {
