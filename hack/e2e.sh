@@ -9,7 +9,8 @@
 #   E2E_HOST             the address where pods reach this machine
 #   E2E_RUN              a command that runs its arguments inside the cluster's network; not needed on a node
 #   E2E_TOKEN            a token of the Secret ingest-tokens, where namespace iot has one; else one is made up
-#   E2E_KEEP             not empty: leave the mesh on the cluster
+#   E2E_KEEP             not empty: leave the mesh on the cluster, for the next run to find it built and applied; then
+#                        kubectl delete -f config/000-namespaces.yaml takes it away
 #   E2E_SECURE           not empty: switch on what docs/security.md says, which is the whole cluster's, and off again
 #   E2E_FIGURES          not empty: measure, too, which takes longer
 #
@@ -68,6 +69,7 @@ for n in $namespaces; do # that an earlier run took away, and that still end
 done
 [ -n "$(kubectl get -f config/000-namespaces.yaml --ignore-not-found -o name)" ] || made=yes
 kubectl apply -f config/000-namespaces.yaml
+kubectl delete secret -n iot -l telemesh.dev/made-by=e2e.sh # what E2E_KEEP left: nobody knows its token any more
 token=${E2E_TOKEN:-}
 if [ -n "$(kubectl get -n iot secret ingest-tokens --ignore-not-found -o name)" ]; then
 	[ -n "$token" ] || die "namespace iot has a Secret ingest-tokens" "set E2E_TOKEN to a token whose hash it holds, or delete it"
@@ -75,6 +77,7 @@ else
 	: "${token:=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')}"
 	secret=yes
 	kubectl create secret generic -n iot ingest-tokens --from-literal="tokens=e2e:$(printf %s "$token" | sha256sum | cut -d ' ' -f 1)"
+	kubectl label secret -n iot ingest-tokens telemesh.dev/made-by=e2e.sh
 fi
 # The test gives the emulator this name.
 url='bigquery://example-project?location=EU&endpoint=http://bigquery.platform.svc.cluster.local&storage=bigquery.platform.svc.cluster.local:9060'

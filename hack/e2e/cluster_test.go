@@ -175,7 +175,7 @@ func (d *deployed) showBigQuery(e *emulator.Emulator) error {
 		family = "IPv6"
 	}
 	if _, err := runKubectl("", "delete", "-A", "-l", mine+"=e2e",
-		"service,endpointslice,trigger,ksvc,pingsource,serviceaccount,configmap"); err != nil {
+		"service,endpointslice,trigger,ksvc,pingsource,serviceaccount,configmap,secret"); err != nil {
 		return err
 	}
 	service := fmt.Sprintf(`apiVersion: v1
@@ -246,6 +246,9 @@ func TestClusterGivesWhatOneProcessGives(t *testing.T) {
 	d.equals(t, want[1].tables)
 
 	d.correct(t, &s, google, &want[2])
+	if letters := query(t, d.store, "SELECT namespace, trigger, type, cause FROM event_log_internal.dead_letters"); len(letters) > 0 {
+		t.Errorf("dead letters, where there are to be none: %v", letters)
+	}
 }
 
 // senders is how many send at once: about as many micro-batches are on their way

@@ -52,7 +52,6 @@ stringData: {key.json: %q}
 	}
 	t.Logf("sheet-source ready after %v, its file system read-only", since(start))
 
-	start = time.Now()
 	t.Logf("the sheet was read %v later", until(t, time.Minute+patience, "a tick", func() string {
 		if len(google.Requests()) == before {
 			return "the sheet was not read"
