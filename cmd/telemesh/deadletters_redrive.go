@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -234,15 +236,17 @@ func (r *redrive) ask(ctx context.Context, letters []deadletter.Letter) error {
 		requests[i] = append(requests[i], l)
 	}
 	run := rand.Text()
-	waiting := map[string]bool{} // letters that were asked for, without an outcome
+	waiting := map[string]map[string]bool{} // letters without an outcome, by request
 	asked, look, progress := 0, firstLook, time.Now()
 	for {
-		for asked < len(requests) && len(waiting) <= (requestsAtOnce-1)*lettersOfRequest {
-			if err := r.request(ctx, run, asked, requests[asked]); err != nil {
+		for asked < len(requests) && len(waiting) < requestsAtOnce {
+			id := run + "-" + strconv.Itoa(asked)
+			if err := r.request(ctx, id, requests[asked]); err != nil {
 				return err
 			}
+			waiting[id] = map[string]bool{}
 			for _, l := range requests[asked] {
-				waiting[l.ID] = true
+				waiting[id][l.ID] = true
 			}
 			asked++
 		}
@@ -255,20 +259,24 @@ func (r *redrive) ask(ctx context.Context, letters []deadletter.Letter) error {
 		case <-time.After(look):
 		}
 		look = min(2*look, lastLook)
-		outcomes, err := deadletter.OutcomesOf(ctx, r.warehouse, requestSource, run)
+		outcomes, err := deadletter.Outcomes(ctx, r.warehouse, requestSource, slices.Sorted(maps.Keys(waiting))...)
 		if err != nil {
 			return err
 		}
 		for _, o := range outcomes {
-			if waiting[o.LetterID] {
-				delete(waiting, o.LetterID)
+			if letters := waiting[o.RequestID]; letters[o.LetterID] {
 				r.say(o.LetterID, o.Outcome, int(o.Status), o.Cause)
 				look, progress = firstLook, time.Now()
+				if delete(letters, o.LetterID); len(letters) == 0 {
+					delete(waiting, o.RequestID)
+				}
 			}
 		}
 		if time.Since(progress) > r.patience {
-			for id := range waiting {
-				r.say(id, "no outcome yet", 0, fmt.Sprintf("nothing came of it in %s: does Trigger dead-letter-redrive bring events to dead-letter-sink?", r.patience))
+			for _, letters := range waiting {
+				for id := range letters {
+					r.say(id, "no outcome yet", 0, fmt.Sprintf("nothing came of it in %s: does Trigger dead-letter-redrive bring events to dead-letter-sink?", r.patience))
+				}
 			}
 			return nil
 		}
@@ -276,13 +284,13 @@ func (r *redrive) ask(ctx context.Context, letters []deadletter.Letter) error {
 }
 
 // request asks for some letters of one namespace.
-func (r *redrive) request(ctx context.Context, run string, n int, letters []deadletter.Letter) error {
+func (r *redrive) request(ctx context.Context, id string, letters []deadletter.Letter) error {
 	var data mesh.Redrive
 	for _, l := range letters {
 		data.IDs = append(data.IDs, l.ID)
 	}
 	e := mesh.NewEvent(mesh.RedriveRequested, requestSource, mesh.Encode(data))
-	e.SetID(run + "-" + strconv.Itoa(n))
+	e.SetID(id)
 	return r.post(ctx, letters[0].Namespace, e)
 }
 

@@ -136,14 +136,11 @@ func letters(ctx context.Context, store warehouse.Warehouse, sql string) iter.Se
 			return
 		}
 		for row, err := range rows.All {
-			var l Letter
-			if err == nil {
-				l, err = read(row)
-			}
 			if err != nil {
-				yield(l, fmt.Errorf("read dead letters: %w", err))
+				yield(Letter{}, fmt.Errorf("read dead letters: %w", err))
 				return
 			}
+			l, _ := read(row) // what is wrong with its event is told to who reads it whole
 			if !yield(l, nil) {
 				return
 			}
@@ -167,7 +164,7 @@ func read(row []any) (l Letter, err error) {
 		l.RecordedAt = mesh.At(at)
 	}
 	if l.Event, l.Size, err = eventlog.Read(row); err != nil {
-		return l, mesh.Permanentf("dead letter %s: %w", l.ID, err)
+		return l, fmt.Errorf("dead letter %s: %w", l.ID, err)
 	}
 	return l, nil
 }
@@ -177,54 +174,64 @@ var ErrNone = errors.New("no such dead letter")
 
 // Get gives a letter with its data, open or not, or ErrNone.
 func Get(ctx context.Context, store warehouse.Warehouse, id string) (Letter, error) {
-	// Of a letter that came again, the parts are those of the last time; a row may
-	// be there twice.
-	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT %s, %s, part
-FROM %s
-WHERE letter_id = %s
-QUALIFY ROW_NUMBER() OVER (PARTITION BY part ORDER BY received_at DESC, recorded_at) = 1
-ORDER BY part`, eventlog.Columns, letterColumns, lettersTable, repair.Text(id)))
-	if err != nil {
-		return Letter{}, fmt.Errorf("read dead letter %s: %w", id, err)
+	whole, err := Whole(ctx, store, []string{id})
+	switch {
+	case err != nil:
+		return Letter{}, err
+	case len(whole) == 0:
+		return Letter{}, fmt.Errorf("%w: %q", ErrNone, id)
 	}
-	var whole Letter
+	return whole[0].Letter, whole[0].Err
+}
+
+// Read is a letter with its data, or why it cannot be had.
+type Read struct {
+	Letter
+	Err error
+}
+
+// Whole gives letters with their data, open or not, by one query: they are in memory
+// together.
+func Whole(ctx context.Context, store warehouse.Warehouse, ids []string) (whole []Read, err error) {
+	// Of a letter that came again the parts are those of the last time; a row may be
+	// there twice.
+	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT %s, %s
+FROM %s
+WHERE letter_id IN (%s)
+QUALIFY ROW_NUMBER() OVER (PARTITION BY letter_id, part ORDER BY received_at DESC, recorded_at) = 1
+ORDER BY letter_id, part`, eventlog.Columns, letterColumns, lettersTable, texts(ids)))
+	if err != nil {
+		return nil, fmt.Errorf("read dead letters: %w", err)
+	}
 	for row, err := range rows.All {
 		if err != nil {
-			return Letter{}, fmt.Errorf("read dead letter %s: %w", id, err)
+			return nil, fmt.Errorf("read dead letters: %w", err)
 		}
 		l, err := read(row)
-		if err != nil {
-			return Letter{}, err
-		}
-		if whole.ID == "" {
-			whole = l
+		if n := len(whole); n > 0 && whole[n-1].ID == l.ID {
+			last := &whole[n-1]
+			last.Event.DataEncoded = append(last.Event.DataEncoded, l.Event.DataEncoded...)
+			last.Err = errors.Join(last.Err, err)
 			continue
 		}
-		whole.Event.DataEncoded = append(whole.Event.DataEncoded, l.Event.DataEncoded...)
+		whole = append(whole, Read{l, err})
 	}
-	switch {
-	case whole.ID == "":
-		return Letter{}, fmt.Errorf("%w: %q", ErrNone, id)
-	case int64(len(whole.Event.Data())) != whole.Size:
-		return Letter{}, mesh.Permanentf("dead letter %s: %d of its %d bytes are stored: its Broker sends it again", id, len(whole.Event.Data()), whole.Size)
+	for i := range whole {
+		if l := &whole[i]; l.Err == nil && int64(len(l.Event.Data())) != l.Size {
+			l.Err = fmt.Errorf("dead letter %s: %d of its %d bytes are stored: its Broker sends it again", l.ID, len(l.Event.Data()), l.Size)
+		}
 	}
 	return whole, nil
 }
 
-// Outcomes gives what a request led to so far, by letter.
-func Outcomes(ctx context.Context, store warehouse.Warehouse, source, id string) (map[string]Outcome, error) {
-	all, err := outcomes(ctx, store, fmt.Sprintf("request_source = %s AND request_id = %s", repair.Text(source), repair.Text(id)))
+// Outcomes gives what requests of a source led to so far, by letter.
+func Outcomes(ctx context.Context, store warehouse.Warehouse, source string, ids ...string) (map[string]Outcome, error) {
+	all, err := outcomes(ctx, store, fmt.Sprintf("request_source = %s AND request_id IN (%s)", repair.Text(source), texts(ids)))
 	out := map[string]Outcome{}
 	for _, o := range all {
 		out[o.LetterID] = o
 	}
 	return out, err
-}
-
-// OutcomesOf gives what the requests of a source led to so far whose ids begin with a
-// prefix, one after the other.
-func OutcomesOf(ctx context.Context, store warehouse.Warehouse, source, prefix string) ([]Outcome, error) {
-	return outcomes(ctx, store, fmt.Sprintf("request_source = %s AND STARTS_WITH(request_id, %s)", repair.Text(source), repair.Text(prefix)))
 }
 
 // History gives what became of a letter, one after the other.

@@ -25,6 +25,9 @@ import (
 const (
 	// atOnce is how many letters of a request are delivered at once.
 	atOnce = 8
+	// inMemory is how many bytes of data of letters are read by one query; a letter
+	// that has more is read alone.
+	inMemory = 8 << 20
 	// deliverWithin is how long a subscriber may take: a little less than Knative
 	// lets this function take (timeoutSeconds), so that an outcome is recorded.
 	deliverWithin = 9 * time.Minute
@@ -69,21 +72,43 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(atOnce)
+	var open []deadletter.Letter
 	for l, err := range deadletter.OpenOf(ctx, r.warehouse, request.IDs) {
 		if err != nil {
-			return errors.Join(err, group.Wait())
+			return err
 		}
-		if _, is := done[l.ID]; is {
-			continue
+		if _, is := done[l.ID]; !is {
+			open = append(open, l)
 		}
+	}
+	for len(open) > 0 {
+		var ids []string
+		for size := int64(0); len(open) > 0 && (len(ids) == 0 || size+open[0].Size <= inMemory); open = open[1:] {
+			ids = append(ids, open[0].ID)
+			size += open[0].Size
+		}
+		if err := r.deliverAll(ctx, in, ids); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deliverAll delivers letters for a request.
+func (r *redriver) deliverAll(ctx context.Context, request event.Event, ids []string) error {
+	letters, err := deadletter.Whole(ctx, r.warehouse, ids)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for _, l := range letters {
 		group.Go(func() error {
-			outcome, err := r.deliver(ctx, l)
-			if err != nil {
-				return err
+			outcome := r.deliver(ctx, l)
+			if ctx.Err() != nil { // it is nothing that came of the letter
+				return ctx.Err()
 			}
-			outcome.LetterID, outcome.RequestSource, outcome.RequestID = l.ID, in.Source(), in.ID()
+			outcome.LetterID, outcome.RequestSource, outcome.RequestID = l.ID, request.Source(), request.ID()
 			outcome.DoneAt = mesh.At(time.Now())
 			return deadletter.Record(ctx, r.warehouse, outcome)
 		})
@@ -91,57 +116,46 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 	return group.Wait()
 }
 
-// deliver brings a letter to where it failed. An error is none of the letter's.
-func (r *redriver) deliver(ctx context.Context, l deadletter.Letter) (deadletter.Outcome, error) {
-	failed := func(destination string, status int, cause string) (deadletter.Outcome, error) {
+// deliver brings a letter to where it failed.
+func (r *redriver) deliver(ctx context.Context, l deadletter.Read) deadletter.Outcome {
+	failed := func(destination string, status int, cause string) deadletter.Outcome {
 		cause = strings.TrimSpace(strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "�"))
-		return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: cause}, nil
+		return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: cause}
 	}
-	address, err := r.addressOf(&l)
+	if l.Err != nil {
+		return failed("", 0, l.Err.Error())
+	}
+	address, err := r.addressOf(&l.Letter)
 	if err != nil {
 		return failed("", 0, err.Error())
 	}
-	whole, err := deadletter.Get(ctx, r.warehouse, l.ID)
-	switch {
-	case mesh.IsPermanent(err):
-		return failed("", 0, err.Error())
-	case err != nil:
-		return deadletter.Outcome{}, err
-	}
-	e := whole.Event
+	e := l.Event
 	ttl, bounded := e.Extensions()[extTTL]
 	e.SetExtension(extTTL, nil)
 
-	attempt, cancel := context.WithTimeout(ctx, deliverWithin)
+	ctx, cancel := context.WithTimeout(ctx, deliverWithin)
 	defer cancel()
 	header := http.Header{"Prefer": {"reply"}}
 	if l.Namespace != "" {
 		header.Set("Kn-Namespace", l.Namespace)
 	}
-	a := r.post(attempt, address, e, header)
-	if ctx.Err() != nil { // it is no failure of the subscriber
-		return deadletter.Outcome{}, ctx.Err()
-	}
-	if a.failed() {
+	a := r.post(ctx, address, e, header)
+	switch {
+	case a.failed():
 		return failed(l.Destination, a.status, a.text)
-	}
-	if a.reply == nil {
-		return deadletter.Outcome{Outcome: deadletter.Redriven}, nil
-	}
-	if l.Namespace == "" {
+	case a.reply == nil:
+		return deadletter.Outcome{Outcome: deadletter.Redriven}
+	case l.Namespace == "":
 		return failed(l.Destination, a.status, "it replied an event, and who delivered the letter did not say of which namespace it is")
 	}
 	if bounded {
 		a.reply.SetExtension(extTTL, ttl)
 	}
 	broker := r.ingress.JoinPath(l.Namespace, l.Namespace).String()
-	if a = r.post(attempt, broker, *a.reply, http.Header{}); ctx.Err() != nil {
-		return deadletter.Outcome{}, ctx.Err()
-	}
-	if a.failed() {
+	if a = r.post(ctx, broker, *a.reply, http.Header{}); a.failed() {
 		return failed(broker, a.status, a.text)
 	}
-	return deadletter.Outcome{Outcome: deadletter.Redriven}, nil
+	return deadletter.Outcome{Outcome: deadletter.Redriven}
 }
 
 // addressOf is where a letter goes: the address that failed. That of a Broker is
