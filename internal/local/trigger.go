@@ -119,7 +119,7 @@ func (m *Mesh) newTrigger(set manifest.Set, spec *manifest.Trigger) (*trigger, e
 		return nil, fault(err)
 	}
 	if t.delivery.sink != nil {
-		if t.sink, err = m.subscriber(*t.delivery.sink, spec.Namespace, t.delivery.structured); err != nil {
+		if t.sink, err = m.subscriber(*t.delivery.sink, spec.Namespace, false); err != nil {
 			return nil, fault(fmt.Errorf("dead letter sink: %w", err))
 		}
 	}

@@ -214,12 +214,18 @@ func binaryMode(s *setup) func(*testing.T) {
 	}
 }
 
+// structuredMode holds that delivery.format is about the subscriber: its dead
+// letter sink gets the binary mode.
 func structuredMode(s *setup) func(*testing.T) {
-	got := s.serve(nil)
+	got := s.serve(func(w http.ResponseWriter, got received, _ int) {
+		if !strings.HasPrefix(got.path, "/sink") {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
 	b := s.broker(nil)
 	json, binary := eventingduckv1.DeliveryFormatJson, eventingduckv1.DeliveryFormatBinary
 	for name, format := range map[string]*eventingduckv1.FormatType{"json": &json, "binary": &binary} {
-		b.trigger(name, got.address+"/"+name, func(s *eventingv1.TriggerSpec) { s.Delivery = &eventingduckv1.DeliverySpec{Format: format} })
+		b.trigger(name, got.address+"/"+name, delivered(s.t, retries(0), got.address+"/sink-of-"+name), func(s *eventingv1.TriggerSpec) { s.Delivery.Format = format })
 	}
 	return func(t *testing.T) {
 		b.post(t, newEvent("1", "t"))
@@ -231,7 +237,9 @@ func structuredMode(s *setup) func(*testing.T) {
 				t.Errorf("%s: data %s", r.path, data)
 			}
 		}
-		if diff := cmp.Diff(map[string]string{"/json": "application/cloudevents+json", "/binary": "application/json"}, types); diff != "" {
+		want := map[string]string{"/json": "application/cloudevents+json", "/binary": "application/json",
+			"/sink-of-json": "application/json", "/sink-of-binary": "application/json"}
+		if diff := cmp.Diff(want, types); diff != "" {
 			t.Errorf("content types by path (-want +got):\n%s", diff)
 		}
 	}
