@@ -52,11 +52,29 @@ func newKnative(t *testing.T) *knative {
 		}
 		k.config = &duckv1.KReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: name}
 	}
-	kubectl(t, "", "delete", "namespace", "--wait=false", "-l", mine+"=conformance")
+	deleteLeft(t)
 	k.namespace = kubectl(t, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace",
 		"metadata": {"generateName": "conformance-", "labels": {%q: "conformance"}}}`, mine), "create", "-o", "jsonpath={.metadata.name}", "-f", "-")
 	t.Cleanup(func() { kubectl(t, "", "delete", "namespace", "--wait=false", k.namespace) })
 	return k
+}
+
+// deleteLeft takes away what killed runs have left. A younger namespace may be of
+// one that runs beside this.
+func deleteLeft(t *testing.T) {
+	const oldest = 15 * time.Minute
+	out := kubectl(t, "", "get", "namespaces", "-l", mine+"=conformance", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.metadata.creationTimestamp}{"\n"}{end}`)
+	for line := range strings.Lines(out) {
+		name, made, _ := strings.Cut(strings.TrimSpace(line), " ")
+		at, err := time.Parse(time.RFC3339, made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if time.Since(at) > oldest {
+			kubectl(t, "", "delete", "namespace", "--wait=false", name)
+		}
+	}
 }
 
 func (k *knative) Exceptions() []conformance.Claim {
