@@ -27,9 +27,7 @@ func TestBrokerConformance(t *testing.T) {
 	conformance.Test(t, newKnative(t))
 }
 
-// inMemory are the Brokers on in-memory channels. They answer when an event is
-// delivered, and have no store.
-const inMemory = "MTChannelBasedBroker"
+const channelBased = "MTChannelBasedBroker"
 
 // knative makes Brokers on the cluster, in a namespace of its own.
 type knative struct {
@@ -41,7 +39,7 @@ type knative struct {
 }
 
 func newKnative(t *testing.T) *knative {
-	k := &knative{host: os.Getenv("E2E_HOST"), class: inMemory}
+	k := &knative{host: os.Getenv("E2E_HOST"), class: channelBased}
 	if class := os.Getenv("E2E_BROKER_CLASS"); class != "" {
 		k.class = class
 	}
@@ -58,6 +56,11 @@ func newKnative(t *testing.T) *knative {
 	t.Cleanup(func() { kubectl(t, "", "delete", "namespace", "--wait=false", k.namespace) })
 	return k
 }
+
+// inMemory says that the Brokers are on in-memory channels, which are what a
+// cluster has unless it is told otherwise. They answer when an event is
+// delivered, and have no store.
+func (k *knative) inMemory() bool { return k.class == channelBased && k.config == nil }
 
 // deleteLeft takes away what killed runs have left. A younger namespace may be of
 // one that runs beside this.
@@ -79,7 +82,7 @@ func deleteLeft(t *testing.T) {
 
 func (k *knative) Exceptions() []conformance.Claim {
 	except := []conformance.Claim{conformance.RefusesEmptyValues, conformance.HeedsRetryAfter}
-	if k.class == inMemory {
+	if k.inMemory() {
 		except = append(except, conformance.AcceptsUndeliverable,
 			conformance.TellsBrokenReply, conformance.TellsTimeout, conformance.TellsBadCESQL, conformance.CutsLongAnswers)
 	}
@@ -177,7 +180,7 @@ const quiet = 3 * time.Second
 // when the last event that came of an event is delivered. Of others it waits
 // until nothing comes any more.
 func (m *onKnative) Settle(t *testing.T) {
-	if m.class == inMemory {
+	if m.inMemory() {
 		return
 	}
 	start := time.Now()
