@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -158,21 +159,21 @@ func (d *deployed) secure(t *testing.T) (insecure func()) {
 	if err := json.Unmarshal([]byte(kubectl(t, "", append([]string{"get", "-o", "json"}, features...)...)), &before); err != nil {
 		t.Fatal(err)
 	}
-	set := func(oidc, mode any) { // nil: takes it out
-		patch, err := json.Marshal(map[string]any{"data": map[string]any{oidcFlag: oidc, modeFlag: mode}})
+	patch := func(oidc, mode any) string { // nil: takes it out
+		text, err := json.Marshal(map[string]any{"data": map[string]any{"authentication-oidc": oidc, "default-authorization-mode": mode}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		kubectl(t, "", append([]string{"patch", "--type", "merge", "-p", string(patch)}, features...)...)
+		return string(text)
 	}
+	putBack := putBackAtEnd(t, patch(before.Data["authentication-oidc"], before.Data["default-authorization-mode"]), overlay)
 	insecure = sync.OnceFunc(func() {
 		t.Helper()
-		set(before.Data[oidcFlag], before.Data[modeFlag])
-		kubectl(t, "", "delete", "--ignore-not-found", "-f", overlay)
+		putBack()
 		until(t, time.Minute, "no EventPolicy", func() string {
 			var left string
 			for _, b := range d.set.Brokers {
-				// Those that Knative made itself it leaves behind.
+				// Those that Knative made itself it leaves behind, or makes once more.
 				kubectl(t, "", "delete", "eventpolicy", "-n", b.Namespace, "-l", "eventing.knative.dev/broker-name="+b.Name)
 				left += kubectl(t, "", "get", "eventpolicy", "-n", b.Namespace, "-o", "name")
 			}
@@ -182,7 +183,7 @@ func (d *deployed) secure(t *testing.T) (insecure func()) {
 	})
 	t.Cleanup(insecure)
 
-	set("enabled", "deny-all")
+	kubectl(t, "", append([]string{"patch", "--type", "merge", "-p", patch("enabled", "deny-all")}, features...)...)
 	create(t, d.toThisMachine())
 	until(t, time.Minute, "EventPolicies accepted", func() string { // once the webhook has heard of it
 		if _, err := runKubectl("", "apply", "-f", overlay); err != nil {
@@ -194,12 +195,35 @@ func (d *deployed) secure(t *testing.T) (insecure func()) {
 	return insecure
 }
 
-var features = []string{"-n", "knative-eventing", "configmap", "config-features"}
+// putBackAtEnd starts a process that waits for the end of this one, however it
+// comes, and then puts back what is the whole cluster's. What it gives does not
+// wait for that.
+func putBackAtEnd(t *testing.T, patch, overlay string) (putBack func()) {
+	t.Helper()
+	cmd := exec.Command("sh", append([]string{"-c", `cat
+		kubectl patch --type merge -p "$1" "$3" "$4" "$5" "$6"
+		status=$?
+		kubectl delete --ignore-not-found -f "$2" && exit $status`, "sh", patch, overlay}, features...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what ends this process need not end that one
+	open, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		open.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("put back the settings of the cluster: %v\n%s", err, said.String())
+		}
+	}
+}
 
-const (
-	oidcFlag = "authentication-oidc"
-	modeFlag = "default-authorization-mode"
-)
+var features = []string{"-n", "knative-eventing", "configmap", "config-features"}
 
 // freshChannels waits until Triggers are subscribed as it should be, and makes the
 // channels of Brokers anew: Knative replaces all Subscriptions at once, and then
