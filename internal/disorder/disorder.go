@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,7 +174,7 @@ func (m *Mesh) Step(ctx context.Context, calm bool) error {
 	if fate == dies {
 		m.store.mayCall = 1 + m.choose("calls", 4)
 	}
-	replies, err := by.fn.Handler(ctx, d.event.Clone())
+	replies, err := by.fn.Handler(function.WithPath(ctx, "/"+strings.TrimPrefix(d.to.URL.Path, "/")), d.event.Clone())
 	died := m.store.mayCall < 0
 	m.store.mayCall = 0
 	switch {
