@@ -20,6 +20,7 @@ import (
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/function"
 )
 
 // telemesh is the command, built.
@@ -41,7 +42,7 @@ func TestReplayFromLog(t *testing.T) {
 	w := open(t, e, applied(t, e))
 	member(t, e)
 	begin := time.Date(2026, 3, 1, 23, 59, 0, 0, time.UTC)
-	log, other := sink.NewLog(w, "iot/iot", []string{"com.example.readings"}), sink.NewLog(w, "crm/crm", nil)
+	log := sink.NewLog(w, []string{"com.example.readings"})
 	want := map[string]event.Event{}
 	for i := range 6 {
 		in := event.New()
@@ -71,11 +72,11 @@ func TestReplayFromLog(t *testing.T) {
 			want[in.ID()] = in.Clone()
 		}
 		in.SetExtension("knativearrivaltime", begin.Add(time.Duration(i)*20*time.Second)) // over midnight
-		if _, err := log(t.Context(), in); err != nil {
+		if _, err := log(function.WithPath(t.Context(), "/iot/iot"), in); err != nil {
 			t.Fatal(err)
 		}
 		in.SetExtension("knativearrivaltime", begin.Add(time.Hour))
-		if _, err := other(t.Context(), in); err != nil {
+		if _, err := log(function.WithPath(t.Context(), "/crm/crm"), in); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -87,6 +87,7 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	runPlan(t, w)
 	runTrace(t, w)
 	runCommands(t, w)
+	runDeadLetters(t, w)
 
 	statements := 0
 	for _, shape := range slices.Sorted(maps.Keys(w.shapes)) {
