@@ -81,13 +81,13 @@ func (c *clusterBrokers) broker(ctx context.Context, namespace string) (*cluster
 	}
 	b := &clusterBroker{url: status("url")}
 	if b.url == "" {
-		return nil, fmt.Errorf("Broker %s/%s has no address: is it ready?", namespace, namespace)
+		return nil, fmt.Errorf("no address of Broker %s/%s: is it ready?", namespace, namespace)
 	}
-	transport := &http.Transport{DialContext: c.cluster.Dial, ForceAttemptHTTP2: false}
+	transport := &http.Transport{DialContext: c.cluster.Dial}
 	if authority := status("CACerts"); authority != "" {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM([]byte(authority)) {
-			return nil, fmt.Errorf("Broker %s/%s: status.address.CACerts are no certificates", namespace, namespace)
+			return nil, fmt.Errorf("no certificates in status.address.CACerts of Broker %s/%s", namespace, namespace)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 	}

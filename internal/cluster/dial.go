@@ -62,7 +62,7 @@ func (c *Cluster) podOf(ctx context.Context, address string) (namespace, pod str
 		}
 	}
 	if portName == nil {
-		return "", "", 0, fmt.Errorf("Service %s/%s has no port %d", namespace, names[0], wanted)
+		return "", "", 0, fmt.Errorf("no port %d of Service %s/%s", wanted, namespace, names[0])
 	}
 	slices, err := c.Kubernetes.DiscoveryV1().EndpointSlices(namespace).List(ctx,
 		metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + names[0]})
