@@ -122,6 +122,7 @@ spec:
     uri: /%[1]s
 `, name, mine, eventType)
 	}
+	// kube-proxy passes over ports that have no name in an EndpointSlice.
 	create(t, fmt.Sprintf(`apiVersion: v1
 kind: Service
 metadata:
@@ -130,7 +131,7 @@ metadata:
   labels: {%[1]s: e2e}
 spec:
   ports:
-    - {port: 80, targetPort: %[2]d}
+    - {name: http, port: 80, targetPort: %[2]d}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -140,7 +141,7 @@ metadata:
   labels: {%[1]s: e2e, kubernetes.io/service-name: e2e-subscribers}
 addressType: %[3]s
 ports:
-  - {port: %[2]d}
+  - {name: http, port: %[2]d}
 endpoints:
   - addresses: [%[4]q]
 %[5]s`, mine, port, family, d.host, triggers.String()))
