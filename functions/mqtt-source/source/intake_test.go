@@ -221,7 +221,7 @@ func TestRefusalsAreToldSeldom(t *testing.T) {
 		if got := strings.Count(log.String(), "\n"); got < 2 || got > 7 || strings.Count(log.String(), "others=0") != 1 {
 			t.Errorf("after a minute %d lines, want one in 10 s at most, with how many others:\n%s", got, log.String())
 		}
-		status.Store(http.StatusForbidden)
+		status.Store(http.StatusBadRequest)
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		if got := strings.Count(log.String(), "permanent=true"); got < 1 || got > 2 {
