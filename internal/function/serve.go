@@ -25,8 +25,9 @@ import (
 
 // serving is the configuration that every function has.
 type serving struct {
-	Port string `envconfig:"PORT" default:"8080"`
-	Sink string `envconfig:"K_SINK"` // where several events of one handler call go, or the ingress alone
+	Port string   `envconfig:"PORT" default:"8080"`
+	Sink string   `envconfig:"K_SINK"` // where several events of one handler call go, or the ingress alone
+	Wake []string `envconfig:"WAKE"`   // addresses of the Services that what goes to Sink leads to, to be woken along with it
 }
 
 // Main runs a function as a process: it serves on PORT until SIGTERM or an
@@ -53,6 +54,9 @@ func run(ctx context.Context, log *slog.Logger, start Start) error {
 	if err != nil {
 		return err
 	}
+	if transport, err = withWaking(transport, cfg.Sink, cfg.Wake); err != nil {
+		return err
+	}
 	client := &http.Client{Transport: transport, Timeout: time.Minute}
 	fn, err := start(Ports{Client: client, Log: log})
 	if err != nil {
@@ -74,7 +78,7 @@ const (
 )
 
 func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Function, sink string, client *http.Client) error {
-	drainer := &handlers.Drainer{Inner: fn.Serve(log, sink, client), QuietPeriod: quietPeriod}
+	drainer := &handlers.Drainer{Inner: fn.Serve(log, sink, client), QuietPeriod: quietPeriod, HealthCheckUAPrefixes: []string{wakeAgent}}
 	server := &http.Server{Handler: drainer, ReadHeaderTimeout: 10 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()

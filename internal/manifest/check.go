@@ -58,6 +58,7 @@ func Check(s Set) []Finding {
 	c.forwarded()
 	c.read()
 	c.cycles()
+	c.woken()
 	return c.sorted()
 }
 

@@ -191,7 +191,7 @@ func TestNetworkPoliciesOpenWhatFunctionsNeed(t *testing.T) {
 			need("services")
 		}
 		for name, value := range w.Env {
-			if name != "K_SINK" && strings.Contains(value, ".svc.cluster.local/") {
+			if name == "WAKE" || name != "K_SINK" && strings.Contains(value, ".svc.cluster.local/") {
 				need("services")
 			}
 		}
