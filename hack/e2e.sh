@@ -107,25 +107,28 @@ go build -ldflags='-s -w' -o "$work/telemesh" ./cmd/telemesh
 } 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
 lap "tests compiled"
 
+# tests becomes the tests.
 tests() {
-	(cd hack/e2e && exec ${E2E_RUN:-} env E2E_HOST="$E2E_HOST" E2E_TOKEN="$token" \
+	cd hack/e2e
+	exec ${E2E_RUN:-} env E2E_HOST="$E2E_HOST" E2E_TOKEN="$token" \
 		E2E_TOKENS="$(kubectl get -n iot secret ingest-tokens -o jsonpath='{.data.tokens}' | base64 -d)" \
 		E2E_SHEET_SOURCE="$work/sheet-source.yaml" E2E_TELEMESH="$work/telemesh" E2E_KILLER="$killer" E2E_BESIDE="${beside:-}" \
-		"$work/e2e.test" -test.v -test.timeout=20m "$@")
+		"$work/e2e.test" -test.v -test.timeout=20m "$@"
 }
 if [ $# -gt 0 ]; then
-	tests -test.run "^($(IFS='|' && echo "$*"))\$"
+	(tests -test.run "^($(IFS='|' && echo "$*"))\$")
+	lap "tests"
 else
 	# That of the broker has namespaces of its own, and little to do while the others wait for zero.
-	tests -test.run '^TestBrokerConformance$' >"$work/conformance" 2>&1 &
+	(tests -test.run '^TestBrokerConformance$') >"$work/conformance" 2>&1 &
 	beside=$!
 	failed=
-	tests -test.skip '^TestBrokerConformance$' || failed=yes
+	(tests -test.skip '^TestBrokerConformance$') || failed=yes
 	lap "tests"
 	wait "$beside" || failed=yes
 	beside=
 	cat "$work/conformance"
-	lap "the broker's conformance took longer by"
+	lap "what the broker's conformance took longer"
 	[ -z "$failed" ] || exit 1
 fi
 start=$all lap "in all"
