@@ -21,7 +21,10 @@ step "the index of assignments"
 go test ./internal/tenancy -run '^$' -bench . -count "$count"
 
 step "functions and codecs"
-go test ./functions/... ./internal/mesh -run '^$' -bench . -count "$count" | grep -v '^?'
+go test ./functions/*/... ./internal/mesh -run '^$' -bench . -count "$count" | grep -v '^?'
+
+step "from exec to the first reply, beside net/http alone"
+go test ./functions -run '^$' -bench Start -benchtime 25x -count "$count"
 
 step "warehouse"
 go test ./internal/warehouse/duckdb -run '^$' -bench . -benchtime 200000x -count "$count"
