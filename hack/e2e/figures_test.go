@@ -40,14 +40,13 @@ func TestFigures(t *testing.T) {
 	}
 	f := newFigures(t)
 	f.coldStarts(t, rounds)
-	m := f.embedded(t)
-	f.latency(t, "cluster, warm", f.client)
-	f.latency(t, "embedded", m.Client())
+	f.latency(t, "cluster", f.client)
+	f.memory(t)
+	t.Logf("at zero %v after the last message", f.zero(t).Round(time.Second))
+	f.latency(t, "embedded", f.embedded(t).Client())
 	for _, messages := range []int{1, batch} {
 		f.throughput(t, messages)
 	}
-	f.memory(t)
-	t.Logf("the last of all Services was at zero %v after the last reading", f.zero(t).Round(time.Second))
 }
 
 const (
@@ -473,6 +472,7 @@ func (f *figures) memory(t *testing.T) {
 		}
 	}
 	const mib = 1 << 20
+	var lines []string
 	for node := range strings.FieldsSeq(kubectl(t, "", "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")) {
 		var s summary
 		if err := json.Unmarshal([]byte(kubectl(t, "", "get", "--raw", "/api/v1/nodes/"+node+"/proxy/stats/summary")), &s); err != nil {
@@ -485,10 +485,12 @@ func (f *figures) memory(t *testing.T) {
 				held[c.Name] = c.Memory.WorkingSetBytes / mib
 			}
 			if service != "" && held["user-container"] > 0 {
-				t.Logf("| %s | %.1f MiB | %.1f MiB |", service, held["user-container"], held["queue-proxy"])
+				lines = append(lines, fmt.Sprintf("| %s | %.1f MiB | %.1f MiB |", service, held["user-container"], held["queue-proxy"]))
 			}
 		}
 	}
+	slices.Sort(lines)
+	t.Logf("memory, when warm:\n%s", strings.Join(lines, "\n"))
 }
 
 // started is when the watch saw what of a pod.
