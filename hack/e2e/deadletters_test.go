@@ -147,6 +147,15 @@ endpoints:
 %[5]s`, mine, port, family, d.host, triggers.String()))
 	kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=60s", "-n", "iot", "trigger/e2e-first", "trigger/e2e-second", "trigger/e2e-replies")
 
+	until(t, patience, "the way to the subscribers", func() string {
+		resp, err := d.client.Get("http://e2e-subscribers.platform.svc.cluster.local/")
+		if err != nil { // until kube-proxy knows of it
+			return err.Error()
+		}
+		resp.Body.Close()
+		return ""
+	})
+
 	given := event.New()
 	given.SetID(fmt.Sprint("e2e-", time.Now().UnixNano())) // another one in each run
 	given.SetSource("/e2e/deadletters")
