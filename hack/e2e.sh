@@ -12,7 +12,7 @@
 #   E2E_KEEP             not empty: leave the mesh on the cluster, for the next run to find it built and applied; then
 #                        kubectl delete -f config/000-namespaces.yaml takes it away
 #   E2E_SECURE           not empty: switch on what docs/security.md says, which is the whole cluster's, and off again
-#   E2E_FIGURES          not empty: measure, too, which takes longer
+#   E2E_FIGURES          measure, too, with so many rounds of a cold start: five take about ten minutes
 #
 # What the script made on the cluster it takes away, a mesh that was there before it leaves there.
 set -euo pipefail
