@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
@@ -362,7 +363,7 @@ func (f *figures) throughput(t *testing.T, messages int) {
 	namespace := fmt.Sprintf("figures-%d", messages)
 	onCluster := chainYAML(namespace, netip.AddrPortFrom(f.host, uint16(port)))
 	create(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+namespace+", labels: {"+mine+": e2e}}\n---\n"+onCluster)
-	kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=60s", "-n", namespace, "broker/chain", "trigger", "--all")
+	kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=60s", "-n", namespace, "broker,trigger", "--all")
 
 	set, err := manifest.Load(manifest.Folder{Name: "figures", FS: fstest.MapFS{"chain.yaml": {Data: []byte(chainYAML(namespace, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))))}}})
 	if err != nil {
@@ -459,7 +460,7 @@ func (r *relay) rate(t *testing.T, client *http.Client, url string) float64 {
 	return events / took.Seconds()
 }
 
-// memory tells what the pods that are there hold.
+// memory tells what functions hold that run, or are just ending.
 func (f *figures) memory(t *testing.T) {
 	t.Helper()
 	type summary struct {
@@ -467,12 +468,13 @@ func (f *figures) memory(t *testing.T) {
 			PodRef     struct{ Name, Namespace string }
 			Containers []struct {
 				Name   string
-				Memory struct{ WorkingSetBytes, RSSBytes float64 }
+				Memory struct{ WorkingSetBytes float64 }
 			}
 		}
 	}
 	const mib = 1 << 20
-	var lines []string
+	const function, proxy = "user-container", "queue-proxy"
+	most := map[string]map[string]float64{}
 	for node := range strings.FieldsSeq(kubectl(t, "", "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")) {
 		var s summary
 		if err := json.Unmarshal([]byte(kubectl(t, "", "get", "--raw", "/api/v1/nodes/"+node+"/proxy/stats/summary")), &s); err != nil {
@@ -480,17 +482,20 @@ func (f *figures) memory(t *testing.T) {
 		}
 		for _, p := range s.Pods {
 			service := f.pods.service(p.PodRef.Name)
-			held := map[string]float64{}
-			for _, c := range p.Containers {
-				held[c.Name] = c.Memory.WorkingSetBytes / mib
+			if service == "" {
+				continue
 			}
-			if service != "" && held["user-container"] > 0 {
-				lines = append(lines, fmt.Sprintf("| %s | %.1f MiB | %.1f MiB |", service, held["user-container"], held["queue-proxy"]))
+			if most[service] == nil {
+				most[service] = map[string]float64{}
+			}
+			for _, c := range p.Containers {
+				most[service][c.Name] = max(most[service][c.Name], c.Memory.WorkingSetBytes/mib)
 			}
 		}
 	}
-	slices.Sort(lines)
-	t.Logf("memory, when warm:\n%s", strings.Join(lines, "\n"))
+	for _, service := range slices.Sorted(maps.Keys(most)) {
+		t.Logf("| %s | %.1f MiB | %.1f MiB |", service, most[service][function], most[service][proxy])
+	}
 }
 
 // started is when the watch saw what of a pod.
