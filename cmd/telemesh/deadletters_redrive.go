@@ -287,7 +287,7 @@ func (r *redrive) ask(ctx context.Context, letters []deadletter.Letter) error {
 func (r *redrive) request(ctx context.Context, id string, letters []deadletter.Letter) error {
 	var data mesh.Redrive
 	for _, l := range letters {
-		data.IDs = append(data.IDs, l.ID)
+		data.Letters = append(data.Letters, mesh.RedriveLetter{ID: l.ID, Subscriber: l.Destination})
 	}
 	e := mesh.NewEvent(mesh.RedriveRequested, requestSource, mesh.Encode(data))
 	e.SetID(id)

@@ -152,17 +152,18 @@ func optionalInt(i int64) w.Cell {
 	return w.Int(i)
 }
 
-// What became of a letter.
+// What became of a letter, or of a request for it.
 const (
 	Redriven  = "redriven"
 	Failed    = "failed"
 	Discarded = "discarded"
+	Closed    = "closed" // nothing was done: it was redriven or discarded before
 )
 
 // Outcome is what became of a letter.
 type Outcome struct {
 	LetterID      string
-	Outcome       string // Redriven, Failed or Discarded
+	Outcome       string // of those above
 	Destination   string // that failed; empty: none
 	Status        int64  // that it answered; 0: none
 	Cause         string

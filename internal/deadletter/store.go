@@ -60,13 +60,13 @@ func openSQL(what, condition string) string {
 ), ended AS (
 	SELECT letter_id, MAX(recorded_at) AS ended_at
 	FROM %s
-	WHERE outcome <> '%s'
+	WHERE outcome IN ('%s', '%s')
 	GROUP BY letter_id
 )
 SELECT %s
 FROM letters LEFT JOIN ended ON ended.letter_id = letters.letter_id
 WHERE ended.ended_at IS NULL OR ended.ended_at < letters.recorded_at
-`, columns, letterColumns, lettersTable, condition, outcomesTable, Failed, what)
+`, columns, letterColumns, lettersTable, condition, outcomesTable, Redriven, Discarded, what)
 }
 
 // Open yields the letters that are open, oldest first, without their data.

@@ -122,10 +122,19 @@ type Move struct {
 	Rows int64  `json:"rows"`
 }
 
-// Redrive is the data of redrive.requested: the ids of the dead letters that are
-// to be delivered again, each to the subscriber that failed.
+// Redrive is the data of redrive.requested: the dead letters that are to be
+// delivered again.
 type Redrive struct {
-	IDs []string `json:"ids"`
+	Letters []RedriveLetter `json:"letters"`
+}
+
+// RedriveLetter is a dead letter and where its event goes: the subscriber of its
+// Trigger when it is asked for. The address that failed is not taken, because a
+// sender can choose it (Knative keeps the extension of an event that has one), and
+// because a Trigger may have got another subscriber since.
+type RedriveLetter struct {
+	ID         string `json:"id"`
+	Subscriber string `json:"subscriber"` // its address; empty: nobody knows, and it is not delivered
 }
 
 // Encode gives data of the types above as JSON.
@@ -166,8 +175,8 @@ func Decode[T Placements | Actions | Customers | RejectedRows | Repaired | Redri
 			return out, fmt.Errorf(`decode repaired: no member "moves"`)
 		}
 	case Redrive:
-		if rows.IDs == nil {
-			return out, fmt.Errorf(`decode redrive: no member "ids"`)
+		if rows.Letters == nil {
+			return out, fmt.Errorf(`decode redrive: no member "letters"`)
 		}
 	}
 	return out, nil

@@ -149,9 +149,16 @@ func open(t *testing.T, w warehouse.Warehouse) (out []deadletter.Letter) {
 
 var requests int
 
-func ask(ids ...string) event.Event {
+// ask asks for letters to be delivered to subscriber.
+func ask(ids ...string) event.Event { return askAt(subscriber, ids...) }
+
+func askAt(address string, ids ...string) event.Event {
 	requests++
-	return mesh.NewEvent(mesh.RedriveRequested, "/test", mesh.Encode(mesh.Redrive{IDs: ids}), fmt.Sprint(requests))
+	data := mesh.Redrive{Letters: []mesh.RedriveLetter{}}
+	for _, id := range ids {
+		data.Letters = append(data.Letters, mesh.RedriveLetter{ID: id, Subscriber: address})
+	}
+	return mesh.NewEvent(mesh.RedriveRequested, "/test", mesh.Encode(data), fmt.Sprint(requests))
 }
 
 // sent is an event as it leaves the sink: attributes are text, what the Broker
@@ -528,7 +535,7 @@ func (broken) Query(context.Context, string) (*warehouse.Rows, error) { return n
 // again.
 func TestRedriveErrors(t *testing.T) {
 	db, c := duckdbtest.Open(t), newCluster(t)
-	for _, data := range []string{``, `{}`, `{"ids":7}`} {
+	for _, data := range []string{``, `{}`, `{"letters":7}`, `{"ids":["x"]}`} {
 		e := mesh.NewEvent(mesh.RedriveRequested, "/test", []byte(data), data)
 		if err := deliver(t, handler(t, db, c), "/", e); !mesh.IsPermanent(err) {
 			t.Errorf("redrive %s = %v, want a permanent error", data, err)

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,8 +39,6 @@ const (
 	maxCause = 1024
 
 	extTTL = "knativebrokerttl" // knative.dev/eventing/pkg/broker.TTLAttribute
-
-	clusterDomain = ".svc.cluster.local"
 )
 
 type redriver struct {
@@ -65,15 +65,19 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 	if err != nil {
 		return mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 	}
-	if len(request.IDs) == 0 {
+	if len(request.Letters) == 0 {
 		return nil
+	}
+	subscribers := map[string]string{}
+	for _, l := range request.Letters {
+		subscribers[l.ID] = l.Subscriber
 	}
 	done, err := deadletter.Outcomes(ctx, r.warehouse, in.Source(), in.ID())
 	if err != nil {
 		return err
 	}
 	var open []deadletter.Letter
-	for l, err := range deadletter.OpenOf(ctx, r.warehouse, request.IDs) {
+	for l, err := range deadletter.OpenOf(ctx, r.warehouse, slices.Sorted(maps.Keys(subscribers))) {
 		if err != nil {
 			return err
 		}
@@ -87,7 +91,7 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 			ids = append(ids, open[0].ID)
 			size += open[0].Size
 		}
-		if err := r.deliverAll(ctx, in, ids); err != nil {
+		if err := r.deliverAll(ctx, in, ids, subscribers); err != nil {
 			return err
 		}
 	}
@@ -95,7 +99,7 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 }
 
 // deliverAll delivers letters for a request.
-func (r *redriver) deliverAll(ctx context.Context, request event.Event, ids []string) error {
+func (r *redriver) deliverAll(ctx context.Context, request event.Event, ids []string, subscribers map[string]string) error {
 	letters, err := deadletter.Whole(ctx, r.warehouse, ids)
 	if err != nil {
 		return err
@@ -104,7 +108,7 @@ func (r *redriver) deliverAll(ctx context.Context, request event.Event, ids []st
 	group.SetLimit(atOnce)
 	for _, l := range letters {
 		group.Go(func() error {
-			outcome := r.deliver(ctx, l)
+			outcome := r.deliver(ctx, l, subscribers[l.ID])
 			if ctx.Err() != nil { // it is nothing that came of the letter
 				return ctx.Err()
 			}
@@ -117,7 +121,7 @@ func (r *redriver) deliverAll(ctx context.Context, request event.Event, ids []st
 }
 
 // deliver brings a letter to where it failed.
-func (r *redriver) deliver(ctx context.Context, l deadletter.Read) deadletter.Outcome {
+func (r *redriver) deliver(ctx context.Context, l deadletter.Read, subscriber string) deadletter.Outcome {
 	failed := func(destination string, status int, cause string) deadletter.Outcome {
 		cause = strings.TrimSpace(strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "�"))
 		return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: cause}
@@ -125,7 +129,7 @@ func (r *redriver) deliver(ctx context.Context, l deadletter.Read) deadletter.Ou
 	if l.Err != nil {
 		return failed("", 0, l.Err.Error())
 	}
-	address, err := r.addressOf(&l.Letter)
+	address, err := r.addressOf(subscriber)
 	if err != nil {
 		return failed("", 0, err.Error())
 	}
@@ -142,11 +146,11 @@ func (r *redriver) deliver(ctx context.Context, l deadletter.Read) deadletter.Ou
 	a := r.post(ctx, address, e, header)
 	switch {
 	case a.failed():
-		return failed(l.Destination, a.status, a.text)
+		return failed(subscriber, a.status, a.text)
 	case a.reply == nil:
 		return deadletter.Outcome{Outcome: deadletter.Redriven}
 	case l.Namespace == "":
-		return failed(l.Destination, a.status, "it replied an event, and who delivered the letter did not say of which namespace it is")
+		return failed(subscriber, a.status, "it replied an event, and who delivered the letter did not say of which namespace it is")
 	}
 	if bounded {
 		a.reply.SetExtension(extTTL, ttl)
@@ -158,26 +162,20 @@ func (r *redriver) deliver(ctx context.Context, l deadletter.Read) deadletter.Ou
 	return deadletter.Outcome{Outcome: deadletter.Redriven}
 }
 
-// addressOf is where a letter goes: the address that failed. That of a Broker is
-// named by the ingress that this function shows itself to.
-func (r *redriver) addressOf(l *deadletter.Letter) (string, error) {
-	if l.Destination == "" {
-		return "", errors.New("its Broker did not say which subscriber failed: it did not answer in time, or with what is no event; post the event to it yourself, and discard the letter")
+// addressOf is where the subscriber of a letter is reached. A Broker is reached at
+// the ingress that this function shows itself to.
+func (r *redriver) addressOf(subscriber string) (string, error) {
+	if subscriber == "" {
+		return "", errors.New("the request names no subscriber: who asks says where the event goes")
 	}
-	u, err := url.Parse(l.Destination)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
-		return "", fmt.Errorf("%q is no address that an event is posted to", l.Destination)
-	}
-	if !strings.HasSuffix(u.Hostname(), clusterDomain) && !strings.HasSuffix(u.Hostname(), ".svc") {
-		return "", fmt.Errorf("%s is no Service of the cluster: post the event there yourself, and discard the letter", l.Destination)
+	u, err := url.Parse(subscriber)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return "", fmt.Errorf("%q is no address that an event is posted to", subscriber)
 	}
 	if namespace, name, is := brokerOf(u); is {
-		if namespace == l.Namespace {
-			return "", fmt.Errorf("the subscriber took the event, Broker %s/%s not its reply: which subscriber that is does not stand in the letter; post the event to it yourself, and discard the letter", namespace, name)
-		}
 		return r.ingress.JoinPath(namespace, name).String(), nil
 	}
-	return l.Destination, nil
+	return subscriber, nil
 }
 
 // brokerOf says which Broker an address is of. Ingresses are named
