@@ -1,7 +1,6 @@
 package repotest
 
 import (
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,15 +27,13 @@ func overlay(t *testing.T) manifest.Set {
 	return set
 }
 
-// deadLetters is who brings dead letters to the functions again, and their replies
-// to Brokers: of whatever type these are.
+// deadLetters is who brings dead letters to the functions again.
 var deadLetters = manifest.Ref{Namespace: "platform", Name: "dead-letter-sink"}
-
-const anyType = "dev.telemesh.…"
 
 // A Broker that asks who posts takes from each account what it makes, and nothing else:
 // from a function what it posts, from the account of a Trigger what its subscriber
-// replies, or what it brings from another Broker.
+// replies, or what it brings from another Broker. Who brings letters again stands in for
+// all of these Triggers, and emits nothing of its own.
 func TestPoliciesAreWhatFunctionsEmit(t *testing.T) {
 	set, secured := manifests(t), overlay(t)
 	want, got := map[manifest.Ref]map[string][]string{}, map[manifest.Ref]map[string][]string{}
@@ -61,24 +58,28 @@ func TestPoliciesAreWhatFunctionsEmit(t *testing.T) {
 	for _, w := range set.Workloads() {
 		for _, broker := range set.Brokers {
 			if w.PostsTo(broker.Ref()) {
-				if types := emits[w.Ref()]; w.Ref() == deadLetters {
-					add(want, broker.Ref(), manifest.Subject(w.Account()), anyType)
-				} else {
-					add(want, broker.Ref(), manifest.Subject(w.Account()), types...)
-				}
+				add(want, broker.Ref(), manifest.Subject(w.Account()), emits[w.Ref()]...)
 			}
 		}
 	}
+	again := set.Service(deadLetters)
 	for _, trigger := range set.Triggers {
 		who := made(trigger.Ref(), "eventing.knative.dev-Trigger")
+		sends := func(broker manifest.Ref, types []string) {
+			add(want, broker, who, types...)
+			if !again.PostsTo(broker) {
+				t.Errorf("%s: %s cannot bring letters of Trigger %s again: it has no token for Broker %s", again.Where, again.Object(), trigger.Ref(), broker)
+			}
+			add(want, broker, manifest.Subject(again.Account()), types...)
+		}
 		target, err := manifest.Resolve(trigger.Spec.Subscriber, trigger.Namespace)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if (target.Broker != manifest.Ref{}) {
-			add(want, target.Broker, who, trigger.Types()...)
+			sends(target.Broker, trigger.Types())
 		} else if types := emits[target.Service]; len(types) > 0 {
-			add(want, trigger.BrokerOf(), who, types...)
+			sends(trigger.BrokerOf(), types)
 		}
 	}
 	for _, p := range set.PingSources {
@@ -126,14 +127,10 @@ func filtered(t *testing.T, filters []eventingv1.SubscriptionsAPIFilter) (types 
 		t.Fatalf("filters %+v: all of them would have to pass", filters)
 	}
 	for _, f := range filters {
-		switch {
-		case maps.Equal(f.Prefix, map[string]string{"type": "dev.telemesh."}):
-			types = append(types, anyType)
-		case len(f.Exact) == 1 && f.Exact["type"] != "":
-			types = append(types, f.Exact["type"])
-		default:
+		if len(f.Exact) != 1 || f.Exact["type"] == "" {
 			t.Errorf("filter %+v says nothing of the type alone", f)
 		}
+		types = append(types, f.Exact["type"])
 	}
 	return types
 }
@@ -149,6 +146,7 @@ func TestNetworkPoliciesOpenWhatFunctionsNeed(t *testing.T) {
 		pods[d.Ref()] = d.Spec.Template.Labels
 	}
 	selected := map[string][]string{} // pods, by what a file opens
+	var gateways []networkingv1.NetworkPolicyPeer
 	closed := map[string]bool{}
 	for _, p := range secured.NetworkPolicies {
 		selector, err := metav1.LabelSelectorAsSelector(&p.Spec.PodSelector)
@@ -159,6 +157,21 @@ func TestNetworkPoliciesOpenWhatFunctionsNeed(t *testing.T) {
 		if opens == "default" {
 			closed[p.Namespace] = selector.Empty() && len(p.Spec.Ingress)+len(p.Spec.Egress) == 0 &&
 				slices.Equal(p.Spec.PolicyTypes, []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress})
+		}
+		// Functions are reached through gateways, and reach others there: in as many
+		// policies these are named, on all their ports.
+		var through []networkingv1.NetworkPolicyPeer
+		switch {
+		case opens == "knative" && len(p.Spec.Ingress) == 1:
+			through = p.Spec.Ingress[0].From
+		case opens == "services" && len(p.Spec.Egress) == 1 && p.Spec.Egress[0].Ports == nil:
+			through = p.Spec.Egress[0].To
+		}
+		if gateways == nil {
+			gateways = through
+		}
+		if diff := cmp.Diff(gateways, through); diff != "" && (opens == "knative" || opens == "services") {
+			t.Errorf("%s: NetworkPolicy %s opens other gateways (-the first policy +this one):\n%s", p.Where, p.Ref(), diff)
 		}
 		for ref, pod := range pods {
 			if ref.Namespace == p.Namespace && selector.Matches(pod) {
