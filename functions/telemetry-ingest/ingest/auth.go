@@ -24,6 +24,8 @@ type sender struct {
 var (
 	senderName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
 	tokenHash  = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	// What a shell makes of a variable that is not set.
+	noTokenHash = hex.EncodeToString(sha256.New().Sum(nil))
 )
 
 // parseSenders reads INGEST_TOKENS. Its errors number an entry and quote
@@ -45,6 +47,8 @@ func parseSenders(text string) (senders, error) {
 			wrong = "has a name that is not 1 to 64 letters, digits, dots, dashes, underscores and at signs"
 		case !tokenHash.MatchString(hash):
 			wrong = "has no hash of 64 hexadecimal digits in lower case"
+		case hash == noTokenHash:
+			wrong = "has the hash of an empty text, which is no token"
 		}
 		if wrong != "" {
 			return nil, fmt.Errorf("INGEST_TOKENS: entry %d of %d %s: it is NAME:HASH, where HASH is what `printf %%s TOKEN | sha256sum` prints", i+1, len(entries), wrong)

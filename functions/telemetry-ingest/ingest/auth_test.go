@@ -266,6 +266,7 @@ func TestMalformedTokensAreRefusedAtStart(t *testing.T) {
 		{"a:" + strings.ToUpper(hashOf("x")), "entry 1 of 1 has no hash"},
 		{hashOf("x") + ":s3cret", "entry 1 of 1 has no hash"},
 		{"a:" + hashOf("x")[:63], "entry 1 of 1 has no hash"},
+		{good + ",b:" + hashOf(""), "entry 2 of 2 has the hash of an empty text"},
 		{"s3 cret:" + hashOf("x"), "entry 1 of 1 has a name"},
 		{":" + hashOf("x"), "entry 1 of 1 has a name"},
 		{good + ",b:" + hashOf("x"), "entries 1 and 2 of 2 have the same token"},
