@@ -70,6 +70,7 @@ func (j *judge) brokers() {
 			j.say(Missing, check, missing, "not there: no Broker of class "+class+" works without", "install it: https://knative.dev/docs/eventing/brokers/broker-types")
 		}
 	}
+	j.domain()
 	j.aliases()
 }
 
@@ -176,6 +177,41 @@ func (j *judge) channelKind(data map[string]string, namespace string) string {
 	return channel.Kind
 }
 
+// clusterDomain is where manifests and functions know Services.
+const clusterDomain = "cluster.local"
+
+// domain says whether names of Services end as the manifests and the
+// functions write them. That of a cluster stands in the addresses of its Brokers.
+func (j *judge) domain() {
+	other := map[string][]string{}
+	live, _ := j.c.list(kindBroker, j.domains...)
+	for _, u := range live {
+		if domain := domainOf(servedAt(u)); domain != "" && domain != clusterDomain {
+			other[domain] = append(other[domain], label(kindBroker, u.GetNamespace(), u.GetName()))
+		}
+	}
+	for domain, names := range other {
+		j.say(Failing, "brokers", names, "has an address in the cluster domain "+domain+", and manifests and functions know Services as NAME.NAMESPACE.svc."+clusterDomain+
+			": in K_SINK, in WAKE, and where ports are", "take a cluster whose domain is "+clusterDomain)
+	}
+}
+
+// domainOf is the cluster domain of a Service's host; empty: it is no such host.
+func domainOf(host string) string {
+	_, domain, _ := strings.Cut(host, ".svc.")
+	return domain
+}
+
+// servedAt is the host at which a Broker takes events; empty: it is not ready.
+func servedAt(broker *unstructured.Unstructured) string {
+	text, _, _ := unstructured.NestedString(broker.Object, "status", "address", "url")
+	u, err := url.Parse(text)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
 // address reads a URL as what it stands for; the zero Target if it is none.
 func address(text string) manifest.Target {
 	u, err := url.Parse(text)
@@ -199,13 +235,12 @@ func (j *judge) aliases() {
 		if err != nil || u == nil {
 			continue // said already
 		}
-		text, _, _ := unstructured.NestedString(u.Object, "status", "address", "url")
-		served, err := url.Parse(text)
-		if err != nil || served.Host == "" {
-			continue // it is not ready
+		served := servedAt(u)
+		if domain := domainOf(served); served == "" || domain != "" && domain != clusterDomain {
+			continue // it is not ready, or said already
 		}
-		if posts, ok := j.alias(sink.URL.Hostname()); ok && posts != served.Hostname() {
-			m := miss{posts, served.Hostname()}
+		if posts, ok := j.alias(sink.URL.Hostname()); ok && posts != served {
+			m := miss{posts, served}
 			wrong[m] = append(wrong[m], w.Object())
 		}
 	}

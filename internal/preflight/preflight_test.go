@@ -397,6 +397,17 @@ func TestJudgeChanges(t *testing.T) {
 			"network warning namespace iot: NetworkPolicies say who may call the functions. They count only where the network of the cluster enforces them, which cannot be seen from here",
 		}, false},
 
+		{"cluster of another domain", func(t *testing.T, a *api) {
+			a.set(t, "Broker", "iot", "iot", "status/address/url", "http://broker-ingress.knative-eventing.svc.acme.internal/iot/iot")
+		}, nil, []string{
+			"brokers failing Broker iot/iot: has an address in the cluster domain acme.internal, and manifests and functions know Services as NAME.NAMESPACE.svc.cluster.local",
+		}, true},
+		{"Broker outside the cluster", func(t *testing.T, a *api) {
+			a.set(t, "Broker", "iot", "iot", "status/address/url", "https://brokers.example.org/iot/iot")
+		}, nil, []string{
+			"brokers failing Service iot/telemetry-ingest: posts to broker-ingress.knative-eventing.svc.cluster.local, and its Broker is at brokers.example.org",
+		}, true},
+
 		{"Brokers of Kafka", func(t *testing.T, a *api) {
 			for _, n := range []string{"iot", "analytics"} {
 				b := a.find(t, "Broker", n, n)
@@ -448,6 +459,10 @@ func TestJudgeChanges(t *testing.T) {
 		{"tokens in place of hashes", func(t *testing.T, a *api) {
 			a.set(t, "Secret", "iot", "ingest-tokens", "data/tokens", base64.StdEncoding.EncodeToString([]byte("gateway:geheim")))
 		}, nil, []string{"senders failing Secret iot/ingest-tokens: key tokens: INGEST_TOKENS: entry 1 of 1 has no hash"}, true},
+		{"a token that was not set", func(t *testing.T, a *api) {
+			const printed = "gateway:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // printf %s '' | sha256sum
+			a.set(t, "Secret", "iot", "ingest-tokens", "data/tokens", base64.StdEncoding.EncodeToString([]byte(printed)))
+		}, nil, []string{"senders failing Secret iot/ingest-tokens: key tokens: INGEST_TOKENS: entry 1 of 1 has the hash of an empty text, which is no token"}, true},
 		{"a source without its Secret", func(t *testing.T, a *api) {
 			a.remove("Secret", "iot", "ingest-tokens")
 			a.add(t, `{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "mqtt-source", "namespace": "iot"},
@@ -680,33 +695,38 @@ func TestBigQuery(t *testing.T) {
 		status   map[string]int
 		location string
 		version  string // of Kubernetes
+		account  string // of Google, that the ServiceAccount names
 		want     []string
 	}{
-		{"all there", nil, "EU", "v1.36.3", []string{
+		{"all there", nil, "EU", "v1.36.3", "", []string{
 			"bigquery ok project acme-air has all 4 datasets; this is what you reach from this machine, and says nothing of the pods",
 			"bigquery warning ServiceAccount iot/iot-telemetry-sink: stands for no account of Google, as it has to on GKE",
 		}},
-		{"on GKE", nil, "EU", "v1.33.4-gke.1350000", []string{
+		{"annotated", nil, "EU", "v1.33.4-gke.1350000", "iot-telemetry@acme-air.iam.gserviceaccount.com", []string{
+			"bigquery ok 1 ServiceAccount annotated with accounts of Google; whether Google lets them be these (roles/iam.workloadIdentityUser) cannot be seen from here",
+			"bigquery ok project acme-air has all 4 datasets",
+		}},
+		{"on GKE", nil, "EU", "v1.33.4-gke.1350000", "", []string{
 			"bigquery missing ServiceAccount iot/iot-telemetry-sink: stands for no account of Google: its pods are nobody to BigQuery",
 			"bigquery ok project acme-air has all 4 datasets",
 		}},
-		{"datasets away", map[string]int{"customers": 404, "customers_internal": 404}, "EU", "", []string{
+		{"datasets away", map[string]int{"customers": 404, "customers_internal": 404}, "EU", "", "", []string{
 			"bigquery missing project acme-air has no dataset customers, customers_internal",
 			"bigquery warning ServiceAccount",
 		}},
-		{"datasets hidden", map[string]int{"iot_telemetry": 403}, "EU", "", []string{
+		{"datasets hidden", map[string]int{"iot_telemetry": 403}, "EU", "", "", []string{
 			"bigquery unknown you may not see dataset iot_telemetry of project acme-air",
 			"bigquery warning ServiceAccount",
 		}},
-		{"elsewhere", nil, "US", "", []string{
+		{"elsewhere", nil, "US", "", "", []string{
 			"bigquery failing WAREHOUSE_URL says location EU, and there is iot_telemetry in US",
 			"bigquery warning ServiceAccount",
 		}},
-		{"no queries", map[string]int{"jobs": 403}, "EU", "", []string{
+		{"no queries", map[string]int{"jobs": 403}, "EU", "", "", []string{
 			"bigquery unknown a dry run of a query in project acme-air is refused",
 			"bigquery warning ServiceAccount",
 		}},
-		{"refused", map[string]int{"iot_telemetry": 401}, "EU", "", []string{
+		{"refused", map[string]int{"iot_telemetry": 401}, "EU", "", "", []string{
 			"bigquery unknown BigQuery of project acme-air gave no answer",
 			"bigquery warning ServiceAccount",
 		}},
@@ -718,7 +738,9 @@ func TestBigQuery(t *testing.T) {
 			a, set := captured(t), mesh(t)
 			a.version = test.version
 			a.set(t, "ConfigMap", "iot", "warehouse", "data/url", "bigquery://acme-air?location=EU")
-			a.find(t, "ServiceAccount", "iot", "iot-telemetry-sink").SetLabels(map[string]string{manifest.Product: "iot-telemetry"})
+			account := a.find(t, "ServiceAccount", "iot", "iot-telemetry-sink")
+			account.SetLabels(map[string]string{manifest.Product: "iot-telemetry"})
+			account.SetAnnotations(map[string]string{googleAccount: test.account})
 			// Google itself is not asked.
 			c, err := Read(t.Context(), open(t, a), set)
 			if err != nil {

@@ -234,7 +234,8 @@ func (j *judge) tokens() {
 		}
 		namespace := w.Ref().Namespace
 		object := []string{label(kindSecret, namespace, ref.Name)}
-		command := fmt.Sprintf("kubectl create secret generic %s -n %s --from-literal=%s=\"gateway:$(printf %%s \"$TOKEN\" | sha256sum | cut -d ' ' -f 1)\"", ref.Name, namespace, ref.Key)
+		command := fmt.Sprintf("TOKEN=$(openssl rand -hex 24); kubectl create secret generic %s -n %s --from-literal=%s=\"gateway:$(printf %%s \"$TOKEN\" | sha256sum | cut -d ' ' -f 1)\"", ref.Name, namespace, ref.Key)
+		anew := fmt.Sprintf("kubectl delete secret %s -n %s; %s", ref.Name, namespace, command)
 		u, err := j.c.get(kindSecret, namespace, ref.Name)
 		if err != nil {
 			continue
@@ -255,9 +256,9 @@ func (j *judge) tokens() {
 		names, err := ingest.Senders(string(secret.Data[ref.Key]))
 		switch {
 		case err != nil:
-			j.say(Failing, "senders", object, fmt.Sprintf("key %s: %v; %s cannot start", ref.Key, err, w.Ref().Name), "")
+			j.say(Failing, "senders", object, fmt.Sprintf("key %s: %v; %s cannot start", ref.Key, err, w.Ref().Name), anew)
 		case len(names) == 0:
-			j.say(level, "senders", object, "has nothing in its key "+ref.Key+": "+w.Ref().Name+" refuses every sender", "")
+			j.say(level, "senders", object, "has nothing in its key "+ref.Key+": "+w.Ref().Name+" refuses every sender", anew)
 		default:
 			j.say(OK, "senders", object, counted(len(names), "sender")+" may send: "+strings.Join(names, ", "), "")
 		}

@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
-	"github.com/telemesh/telemesh/internal/cloud"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/warehouse/bigquery"
@@ -300,8 +299,8 @@ const googleAccount = "iam.gke.io/gcp-service-account"
 
 // identities judges who the functions are to BigQuery.
 func (j *judge) identities() {
+	const do = "docs/deploy-bigquery.md#who-the-functions-are: each takes the annotation " + googleAccount + ", and of its product's account the role roles/iam.workloadIdentityUser"
 	var without []string
-	var do string
 	labelled := 0
 	for _, a := range j.set.Accounts {
 		u, err := j.c.get(kindAccount, a.Namespace, a.Name)
@@ -311,14 +310,11 @@ func (j *judge) identities() {
 		labelled++
 		if u.GetAnnotations()[googleAccount] == "" {
 			without = append(without, label(kindAccount, a.Namespace, a.Name))
-			if product := u.GetLabels()[manifest.Product]; do == "" {
-				do = fmt.Sprintf("kubectl annotate serviceaccount -A -l %s=%s %s=%s", manifest.Product, product, googleAccount, cloud.ServiceAccount(product, j.c.Warehouse.Project))
-			}
 		}
 	}
 	if without == nil {
 		if labelled > 0 {
-			j.say(OK, "bigquery", nil, counted(labelled, "ServiceAccount")+" stand for accounts of Google", "")
+			j.say(OK, "bigquery", nil, counted(labelled, "ServiceAccount")+" annotated with accounts of Google; whether Google lets them be these (roles/iam.workloadIdentityUser) cannot be seen from here", "")
 		}
 		return
 	}
