@@ -1,10 +1,7 @@
 package cluster
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,20 +73,7 @@ func TestPodOf(t *testing.T) {
 		"/api/v1/namespaces/platform/services/asleep":                  map[string]any{"spec": map[string]any{"ports": []any{map[string]any{"port": 80}}}},
 		"/apis/discovery.k8s.io/v1/namespaces/platform/endpointslices": map[string]any{"items": []any{}},
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, ok := answers[r.URL.Path]
-		w.Header().Set("Content-Type", "application/json")
-		if !ok {
-			w.WriteHeader(http.StatusNotFound)
-			answer = map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found"}
-		}
-		json.NewEncoder(w).Encode(answer)
-	}))
-	defer server.Close()
-	c, err := Open(config(t, server.URL), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := (&apiServer{objects: answers}).open(t)
 	namespace, pod, port, err := c.podOf(t.Context(), "broker-ingress.knative-eventing.svc.cluster.local:80")
 	if namespace != "knative-eventing" || pod != "ready" || port != 8080 || err != nil {
 		t.Errorf("podOf = %s/%s port %d, %v, want knative-eventing/ready port 8080", namespace, pod, port, err)

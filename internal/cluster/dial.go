@@ -20,16 +20,22 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
+// dialWithin bounds what the API server may take for a connection: http.Transport
+// goes on with it when the request that it is for has ended.
+const dialWithin = 30 * time.Second
+
 // Dial connects to a Service by its address in the cluster,
 // NAME.NAMESPACE.svc.cluster.local:PORT: through the API server, to a pod behind
 // it that is ready. It is a DialContext of http.Transport; its connections know
 // no deadlines.
 func (c *Cluster) Dial(ctx context.Context, _, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, dialWithin, fmt.Errorf("no connection within %v", dialWithin))
+	defer cancel()
 	namespace, pod, port, err := c.podOf(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
-	conn, err := c.forward(namespace, pod, port)
+	conn, err := c.forward(ctx, namespace, pod, port)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s by pod %s/%s: %w", address, namespace, pod, err)
 	}
@@ -84,9 +90,37 @@ func (c *Cluster) podOf(ctx context.Context, address string) (namespace, pod str
 	return "", "", 0, fmt.Errorf("no pod behind Service %s/%s is ready", namespace, names[0])
 }
 
-// forward opens a connection to a port of a pod, as kubectl port-forward does,
-// without a port of this machine in between.
-func (c *Cluster) forward(namespace, pod string, port int32) (net.Conn, error) {
+// forward opens a connection to a port of a pod.
+func (c *Cluster) forward(ctx context.Context, namespace, pod string, port int32) (net.Conn, error) {
+	type opened struct {
+		conn *podConn
+		err  error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		conn, err := c.tunnel(namespace, pod, port)
+		done <- opened{conn, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return nil, o.err
+		}
+		return o.conn, nil
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.err == nil { // nobody waits for it any more
+				o.conn.Close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// tunnel opens a connection to a port of a pod, as kubectl port-forward does,
+// without a port of this machine in between. It takes as long as the API server
+// does: what client-go upgrades a connection with knows no context.
+func (c *Cluster) tunnel(namespace, pod string, port int32) (*podConn, error) {
 	url := c.Kubernetes.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	transport, upgrader, err := spdy.RoundTripperFor(c.Config)
 	if err != nil {
