@@ -44,9 +44,10 @@ type Letter struct {
 }
 
 // New reads a dead letter as a Broker sends it to path, /NAMESPACE/TRIGGER or
-// /NAMESPACE.
+// /NAMESPACE. It shares the data with the event, which may be large.
 func New(in event.Event, path string, now time.Time) Letter {
-	l := Letter{Event: in.Clone(), Size: int64(len(in.Data())), ReceivedAt: mesh.At(now)}
+	l := Letter{Event: in, Size: int64(len(in.Data())), ReceivedAt: mesh.At(now)}
+	l.Event.Context = in.Context.Clone()
 	l.Namespace, l.Trigger, _ = strings.Cut(strings.Trim(path, "/"), "/")
 	take := func(name string) string {
 		text, err := types.Format(l.Event.Extensions()[name])

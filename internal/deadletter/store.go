@@ -47,6 +47,9 @@ func Record(ctx context.Context, store warehouse.Warehouse, o Outcome) error {
 // letterColumns are those that a Letter is read from, behind those of its event.
 const letterColumns = "letter_id, namespace, trigger, destination, status, cause, received_at, recorded_at"
 
+// ends are the outcomes that close a letter.
+const ends = "outcome IN ('" + Redriven + "', '" + Discarded + "')"
+
 // openSQL selects what of the letters that match a condition and are open, each as
 // it was recorded last. Where a Broker says when it accepted an event, its letter is
 // recorded once.
@@ -60,13 +63,13 @@ func openSQL(what, condition string) string {
 ), ended AS (
 	SELECT letter_id, MAX(recorded_at) AS ended_at
 	FROM %s
-	WHERE outcome IN ('%s', '%s')
+	WHERE %s
 	GROUP BY letter_id
 )
 SELECT %s
 FROM letters LEFT JOIN ended ON ended.letter_id = letters.letter_id
 WHERE ended.ended_at IS NULL OR ended.ended_at < letters.recorded_at
-`, columns, letterColumns, lettersTable, condition, outcomesTable, Redriven, Discarded, what)
+`, columns, letterColumns, lettersTable, condition, outcomesTable, ends, what)
 }
 
 // Open yields the letters that are open, oldest first, without their data.
@@ -227,16 +230,27 @@ ORDER BY letter_id, part`, eventlog.Columns, letterColumns, lettersTable, texts(
 // Outcomes gives what requests of a source led to so far, by letter.
 func Outcomes(ctx context.Context, store warehouse.Warehouse, source string, ids ...string) (map[string]Outcome, error) {
 	all, err := outcomes(ctx, store, fmt.Sprintf("request_source = %s AND request_id IN (%s)", repair.Text(source), texts(ids)))
+	return byLetter(all), err
+}
+
+// byLetter gives the last of each letter.
+func byLetter(all []Outcome) map[string]Outcome {
 	out := map[string]Outcome{}
 	for _, o := range all {
 		out[o.LetterID] = o
 	}
-	return out, err
+	return out
+}
+
+// Ends gives what closed letters the last time, by letter.
+func Ends(ctx context.Context, store warehouse.Warehouse, ids []string) (map[string]Outcome, error) {
+	all, err := outcomes(ctx, store, fmt.Sprintf("letter_id IN (%s) AND %s", texts(ids), ends))
+	return byLetter(all), err
 }
 
 // History gives what became of a letter, one after the other.
 func History(ctx context.Context, store warehouse.Warehouse, id string) ([]Outcome, error) {
-	return outcomes(ctx, store, "letter_id = "+repair.Text(id))
+	return outcomes(ctx, store, fmt.Sprintf("letter_id = %s AND outcome <> '%s'", repair.Text(id), Closed))
 }
 
 func outcomes(ctx context.Context, store warehouse.Warehouse, condition string) (out []Outcome, err error) {

@@ -6,20 +6,26 @@
 //	                                                event_log_internal.dead_letter_outcomes
 //
 // A dead letter is stored whatever it is, and the same one once. Only then is it
-// answered. What the warehouse refuses for good is a permanent error, and
-// stands whole in the log: Knative drops what a dead letter sink refuses.
+// answered. One that cannot be stored, now or for good, stands whole in the log of the
+// process, once for all attempts that come to it: Knative drops what a dead letter
+// sink refuses, and what it does not take within its retries. The log says so when it
+// is stored after all.
 //
 // A letter that is asked for is delivered as its Trigger would have: to the
-// address that failed and to no other, without what the Broker has added, and
-// the reply goes to the Broker of the Trigger's namespace. What came of it is
-// recorded. A letter that is not open any more is left alone, and one that a
-// request has led to an outcome for is not delivered again for it, so that a
-// request may come twice; a subscriber may get an event twice, as ever, when the
-// function dies between the delivery and its record.
+// subscriber that the request names and to no other, without what the Broker has
+// added, and the reply goes to the Broker of the Trigger's namespace. What came of it
+// is recorded, for each letter that the request names: also for one that is not open
+// any more, or that there is not. A letter that a request has led to an outcome for is
+// not delivered again for it, so that a request may come twice. A request that is a
+// dead letter itself is not made again: its letters are open still. A subscriber may
+// get an event twice, as ever, when the function dies between the delivery and its
+// record, when the outcome cannot be recorded, or when two processes are at the same
+// letter at once.
 //
-// Addresses outside the cluster are refused. So are letters whose Broker did not
-// say who failed, and those whose subscriber took the event while the Broker did
-// not take its reply: no address of the letter is that of the subscriber then.
+// The asker says where the event goes, because a letter cannot: a sender can choose
+// the address that it says has failed, and it goes stale. Who may post
+// redrive.requested to a Broker, or to this function, can have any letter sent
+// anywhere; redirects are not followed, and only Brokers are shown a token.
 package letters
 
 import (
@@ -28,6 +34,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -68,6 +75,7 @@ func New(w warehouse.Warehouse, client *http.Client, ingress string, log *slog.L
 	if err != nil {
 		return nil, err
 	}
+	logged := &recent{}
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
 		path := function.Path(ctx)
 		// A request that could not be delivered is a dead letter as any other.
@@ -75,12 +83,53 @@ func New(w warehouse.Warehouse, client *http.Client, ingress string, log *slog.L
 			return nil, r.redrive(ctx, in)
 		}
 		l := deadletter.New(in, path, time.Now())
+		// On in-memory channels the request ends when who posted the event goes away.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+		defer cancel()
 		err := deadletter.Put(ctx, w, &l)
-		if mesh.IsPermanent(err) {
-			log.Error("dead letter not stored: this is all that is left of it", "letter", l.ID, "path", path, "error", err, "event", whole(in))
+		switch {
+		case err != nil && logged.add(l.ID):
+			log.Error("dead letter not stored: this is all that is left of it, unless another attempt stores it",
+				"letter", l.ID, "path", path, "permanent", mesh.IsPermanent(err), "error", err, "event", whole(in))
+		case err == nil && logged.remove(l.ID):
+			log.Info("dead letter stored after all", "letter", l.ID)
 		}
 		return nil, err
 	}, nil
+}
+
+// recent is a bounded set: the oldest goes when there are too many, and then counts as
+// new when it comes again.
+type recent struct {
+	mu   sync.Mutex
+	has  map[string]bool
+	ring [4096]string
+	next int
+}
+
+// add says whether it was not there.
+func (r *recent) add(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.has[id] {
+		return false
+	}
+	if r.has == nil {
+		r.has = map[string]bool{}
+	}
+	delete(r.has, r.ring[r.next])
+	r.has[id], r.ring[r.next] = true, id
+	r.next = (r.next + 1) % len(r.ring)
+	return true
+}
+
+// remove says whether it was there.
+func (r *recent) remove(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	had := r.has[id]
+	delete(r.has, id)
+	return had
 }
 
 // whole is an event as text.

@@ -150,15 +150,34 @@ func open(t *testing.T, w warehouse.Warehouse) (out []deadletter.Letter) {
 var requests int
 
 // ask asks for letters to be delivered to subscriber.
-func ask(ids ...string) event.Event { return askAt(subscriber, ids...) }
-
-func askAt(address string, ids ...string) event.Event {
-	requests++
-	data := mesh.Redrive{Letters: []mesh.RedriveLetter{}}
+func ask(ids ...string) event.Event {
+	letters := []mesh.RedriveLetter{}
 	for _, id := range ids {
-		data.Letters = append(data.Letters, mesh.RedriveLetter{ID: id, Subscriber: address})
+		letters = append(letters, mesh.RedriveLetter{ID: id, Subscriber: subscriber})
 	}
-	return mesh.NewEvent(mesh.RedriveRequested, "/test", mesh.Encode(data), fmt.Sprint(requests))
+	return askFor(letters...)
+}
+
+func askFor(letters ...mesh.RedriveLetter) event.Event {
+	requests++
+	return mesh.NewEvent(mesh.RedriveRequested, "/test", mesh.Encode(mesh.Redrive{Letters: letters}), fmt.Sprint(requests))
+}
+
+// outcomes gives what a request led to, by letter.
+func outcomes(t *testing.T, w warehouse.Warehouse, request event.Event) map[string]deadletter.Outcome {
+	t.Helper()
+	all, err := deadletter.Outcomes(t.Context(), w, request.Source(), request.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, o := range all {
+		if o.LetterID != id || o.DoneAt == 0 {
+			t.Errorf("outcome of %s = %+v", id, o)
+		}
+		o.LetterID, o.RequestSource, o.RequestID, o.DoneAt = "", "", "", 0
+		all[id] = o
+	}
+	return all
 }
 
 // sent is an event as it leaves the sink: attributes are text, what the Broker
@@ -352,40 +371,111 @@ func TestDiesAgain(t *testing.T) {
 	}
 }
 
-// What the warehouse refuses for good is a permanent error, and in the log as a
-// whole; a warehouse that is away is a passing one.
+// away is a warehouse that refuses what a test says.
+type away struct {
+	warehouse.Warehouse
+	refuses func(warehouse.Batch) bool
+}
+
+func (w *away) Append(ctx context.Context, b warehouse.Batch) (int64, error) {
+	if w.refuses(b) {
+		return 0, errors.New("away")
+	}
+	return w.Warehouse.Append(ctx, b)
+}
+
+// A letter that is not stored, for good or because the warehouse is away, is in the log
+// as a whole, once for all attempts, and again when it is not stored the next time that
+// it dies.
 func TestNothingIsLostSilently(t *testing.T) {
-	db, c := duckdbtest.Open(t), newCluster(t)
-	var log bytes.Buffer
-	handle, err := letters.New(db, c.client, ingress, slog.New(slog.NewTextHandler(&log, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := dead("e", subscriber, 400, "no", func(e *event.Event) {
-		e.SetSubject("\xff")
-		e.DataEncoded = []byte("the data")
-	})
-	if err := deliver(t, handle, "/iot/a", in); !mesh.IsPermanent(err) {
-		t.Errorf("handler = %v, want a permanent error", err)
-	}
-	if want := base64.StdEncoding.EncodeToString([]byte("the data")); !strings.Contains(log.String(), want) {
-		t.Errorf("the log has no data %s:\n%s", want, log.String())
-	}
-	db.Close()
-	if err := deliver(t, handle, "/iot/a", dead("e", subscriber, 400, "no", nil)); err == nil || mesh.IsPermanent(err) {
-		t.Errorf("handler without a warehouse = %v, want a passing error", err)
+	c := newCluster(t)
+	for name, test := range map[string]struct {
+		subject   string
+		permanent bool
+	}{"refused for good": {"\xff", true}, "the warehouse is away": {"x", false}} {
+		t.Run(name, func(t *testing.T) {
+			isAway := !test.permanent
+			db := &away{duckdbtest.Open(t), func(warehouse.Batch) bool { return isAway }}
+			var log bytes.Buffer
+			handle, err := letters.New(db, c.client, ingress, slog.New(slog.NewTextHandler(&log, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := dead("e", subscriber, 400, "no", func(e *event.Event) {
+				e.SetExtension("knativearrivaltime", nil)
+				e.SetSubject(test.subject)
+				e.DataEncoded = []byte("the data")
+			})
+			want := base64.StdEncoding.EncodeToString(in.Data())
+			for range 3 {
+				if err := deliver(t, handle, "/iot/a", in); err == nil || mesh.IsPermanent(err) != test.permanent {
+					t.Errorf("handler = %v, want an error that is permanent: %v", err, test.permanent)
+				}
+			}
+			if n := strings.Count(log.String(), want); n != 1 {
+				t.Errorf("the log has the data %d times, want once:\n%s", n, log.String())
+			}
+			if test.permanent {
+				return
+			}
+			isAway = false
+			if err := deliver(t, handle, "/iot/a", in); err != nil {
+				t.Fatal(err)
+			}
+			if id := open(t, db)[0].ID; !strings.Contains(log.String(), "stored after all\" letter="+id) {
+				t.Errorf("the log does not say that %s is stored:\n%s", id, log.String())
+			}
+			isAway = true
+			if err := deliver(t, handle, "/iot/a", in); err == nil {
+				t.Error("handler = nil without a warehouse")
+			}
+			if n := strings.Count(log.String(), want); n != 2 {
+				t.Errorf("the log has the data %d times after the event died again, want twice", n)
+			}
+		})
 	}
 }
 
-// Where a letter goes, what comes of the answer, and what is recorded.
+// Many letters that are not stored do not fill the memory with their ids: the oldest is
+// forgotten, and logged again.
+func TestLoggedLettersAreBounded(t *testing.T) {
+	db := &away{duckdbtest.Open(t), func(warehouse.Batch) bool { return true }}
+	var log bytes.Buffer
+	handle, err := letters.New(db, newCluster(t).client, ingress, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged := func(i int) bool {
+		log.Reset()
+		if err := deliver(t, handle, "/iot/a", dead(fmt.Sprint(i), subscriber, 400, "", func(e *event.Event) { e.SetExtension("knativearrivaltime", nil) })); err == nil {
+			t.Fatal("handler = nil without a warehouse")
+		}
+		return log.Len() > 0
+	}
+	const n = 5000
+	for i := range n {
+		if !logged(i) {
+			t.Fatalf("letter %d is not logged", i)
+		}
+	}
+	if logged(n-1) || !logged(0) {
+		t.Error("want that the last letter is known still, and the first is not")
+	}
+}
+
+// Where a letter goes, what comes of the answer, and what is recorded. The address that
+// its sender says has failed does not matter.
 func TestRedrive(t *testing.T) {
 	reply := mesh.NewEvent("com.example.made", "/join", []byte(`{}`), "made")
-	const own = ingress + "/analytics/analytics"
+	const (
+		own     = ingress + "/analytics/analytics"
+		outside = "http://hooks.example.com/x?y=z"
+	)
 	for name, test := range map[string]struct {
-		destination string
-		answers     map[string]func() (int, *event.Event, string) // by address; 204 where there is none
-		posted      []string
-		want        deadletter.Outcome
+		subscriber string
+		answers    map[string]func() (int, *event.Event, string) // by address; 204 where there is none
+		posted     []string
+		want       deadletter.Outcome
 	}{
 		"taken": {subscriber, nil, []string{subscriber}, deadletter.Outcome{Outcome: deadletter.Redriven}},
 		"a path of the subscriber": {subscriber + "/analytics/analytics", nil, []string{subscriber + "/analytics/analytics"},
@@ -410,16 +500,15 @@ func TestRedrive(t *testing.T) {
 			[]string{ingress + "/iot/iot"}, deadletter.Outcome{Outcome: deadletter.Redriven}},
 		"one of class Kafka": {"http://kafka-broker-ingress.knative-eventing.svc.cluster.local/iot/iot", nil,
 			[]string{ingress + "/iot/iot"}, deadletter.Outcome{Outcome: deadletter.Redriven}},
-		"its own Broker": {"http://broker-ingress.knative-eventing.svc.cluster.local/analytics/analytics", nil, nil,
-			deadletter.Outcome{Outcome: deadletter.Failed, Cause: "the subscriber took the event, Broker analytics/analytics not its reply: which subscriber that is does not stand in the letter; post the event to it yourself, and discard the letter"}},
+		"outside the cluster": {outside, nil, []string{"http://hooks.example.com/x"}, deadletter.Outcome{Outcome: deadletter.Redriven}},
 		"nobody": {"", nil, nil,
-			deadletter.Outcome{Outcome: deadletter.Failed, Cause: "its Broker did not say which subscriber failed: it did not answer in time, or with what is no event; post the event to it yourself, and discard the letter"}},
-		"outside the cluster": {"http://169.254.169.254/latest", nil, nil,
-			deadletter.Outcome{Outcome: deadletter.Failed, Cause: "http://169.254.169.254/latest is no Service of the cluster: post the event there yourself, and discard the letter"}},
-		"a name that only ends like the cluster's": {"http://svc.cluster.local.example.com/", nil, nil,
-			deadletter.Outcome{Outcome: deadletter.Failed, Cause: "http://svc.cluster.local.example.com/ is no Service of the cluster: post the event there yourself, and discard the letter"}},
+			deadletter.Outcome{Outcome: deadletter.Failed, Cause: "the request names no subscriber: who asks says where the event goes"}},
 		"another scheme": {"file:///etc/passwd", nil, nil,
 			deadletter.Outcome{Outcome: deadletter.Failed, Cause: `"file:///etc/passwd" is no address that an event is posted to`}},
+		"no host": {"http:///x", nil, nil,
+			deadletter.Outcome{Outcome: deadletter.Failed, Cause: `"http:///x" is no address that an event is posted to`}},
+		"with a password": {"http://u:p@join.analytics.svc.cluster.local", nil, nil,
+			deadletter.Outcome{Outcome: deadletter.Failed, Cause: `"http://u:p@join.analytics.svc.cluster.local" is no address that an event is posted to`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, c := duckdbtest.Open(t), newCluster(t)
@@ -430,11 +519,12 @@ func TestRedrive(t *testing.T) {
 				return http.StatusNoContent, nil, ""
 			}
 			handle := handler(t, db, c)
-			if err := deliver(t, handle, "/analytics/join", dead("e", test.destination, 400, "", nil)); err != nil {
+			if err := deliver(t, handle, "/analytics/join", dead("e", "http://warehouse.platform.svc.cluster.local/query", 400, "", nil)); err != nil {
 				t.Fatal(err)
 			}
 			id := open(t, db)[0].ID
-			request := ask(id)
+			letter := mesh.RedriveLetter{ID: id, Subscriber: test.subscriber}
+			request := askFor(letter)
 			for range 3 { // the request comes again
 				if err := deliver(t, handle, "/", request); err != nil {
 					t.Fatal(err)
@@ -443,13 +533,7 @@ func TestRedrive(t *testing.T) {
 			if diff := cmp.Diff(test.posted, c.addresses()); diff != "" {
 				t.Errorf("posted to (-want +got):\n%s", diff)
 			}
-			outcomes, err := deadletter.Outcomes(t.Context(), db, request.Source(), request.ID())
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := outcomes[id]
-			got.LetterID, got.RequestSource, got.RequestID, got.DoneAt = "", "", "", 0
-			if diff := cmp.Diff(test.want, got); diff != "" {
+			if diff := cmp.Diff(map[string]deadletter.Outcome{id: test.want}, outcomes(t, db, request)); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s", diff)
 			}
 			if is := len(open(t, db)) == 1; is != (test.want.Outcome == deadletter.Failed) {
@@ -457,13 +541,205 @@ func TestRedrive(t *testing.T) {
 			}
 			// What failed can be asked for again, what did not is left alone.
 			before := len(c.addresses())
-			if err := deliver(t, handle, "/", ask(id)); err != nil {
+			if err := deliver(t, handle, "/", askFor(letter)); err != nil {
 				t.Fatal(err)
 			}
 			if again := len(c.addresses()) > before; again != (test.want.Outcome == deadletter.Failed && test.posted != nil) {
 				t.Errorf("delivered for another request: %v, after %s", again, test.want.Outcome)
 			}
 		})
+	}
+}
+
+// Who asks gets an answer for each letter, also for one that is closed or that there is
+// not. Such an answer does not close a letter whose event dies again.
+func TestEachLetterHasAnOutcome(t *testing.T) {
+	db, c := duckdbtest.Open(t), newCluster(t)
+	handle := handler(t, db, c)
+	in := dead("e", subscriber, 400, "", func(e *event.Event) { e.SetExtension("knativearrivaltime", nil) })
+	if err := deliver(t, handle, "/iot/a", in); err != nil {
+		t.Fatal(err)
+	}
+	id := open(t, db)[0].ID
+	first, second := ask(id), ask(id, "unknown")
+	for _, request := range []event.Event{first, second, second} {
+		if err := deliver(t, handle, "/", request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := outcomes(t, db, second)
+	closed := got[id]
+	if closed.Outcome != deadletter.Closed || !strings.HasPrefix(closed.Cause, "redriven before, at 20") {
+		t.Errorf("of the letter that is closed: %+v", closed)
+	}
+	if want := (deadletter.Outcome{Outcome: deadletter.Failed, Cause: "there is no such dead letter"}); got["unknown"] != want {
+		t.Errorf("of a letter that there is not: %+v, want %+v", got["unknown"], want)
+	}
+	if history, err := deadletter.History(t.Context(), db, id); err != nil || len(history) != 1 {
+		t.Errorf("History = %v, %v, want that the letter was redriven once", history, err)
+	}
+	if n := len(c.addresses()); n != 1 {
+		t.Errorf("%d deliveries, want 1", n)
+	}
+	if err := deliver(t, handle, "/iot/a", in); err != nil {
+		t.Fatal(err)
+	}
+	// As if the letter had died again after it was found closed.
+	if err := deadletter.Record(t.Context(), db, deadletter.Outcome{LetterID: id, Outcome: deadletter.Closed, RequestSource: "/test", RequestID: "late", DoneAt: mesh.At(time.Now())}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(open(t, db)); n != 1 {
+		t.Errorf("%d letters are open, want the one that died again", n)
+	}
+}
+
+// An outcome that cannot be recorded does not touch the other letters: only its own is
+// delivered again when the request comes again.
+func TestOneOutcomeNotRecorded(t *testing.T) {
+	failing := true
+	db, c := duckdbtest.Open(t), newCluster(t)
+	const n = 6
+	var all []mesh.RedriveLetter
+	var handle function.Handler
+	reached, refused := make(chan bool, n), make(chan struct{})
+	w := &away{db, func(b warehouse.Batch) bool {
+		if !failing || b.Table != "event_log_internal.dead_letter_outcomes" || !strings.HasSuffix(b.EventID, " "+all[0].ID) {
+			return false
+		}
+		close(refused)
+		return true
+	}}
+	handle = handler(t, w, c)
+	for i := range n {
+		if err := deliver(t, handle, "/iot/a", dead(fmt.Sprint(i), "", 0, "", nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, l := range open(t, db) {
+		all = append(all, mesh.RedriveLetter{ID: l.ID, Subscriber: fmt.Sprintf("http://s%d.iot.svc.cluster.local", i)})
+	}
+	// The others are with their subscribers when the outcome of the first is refused.
+	c.answer = func(address string) (int, *event.Event, string) {
+		if address == all[0].Subscriber {
+			for range n - 1 {
+				<-reached
+			}
+		} else {
+			reached <- true
+			<-refused
+		}
+		return http.StatusNoContent, nil, ""
+	}
+	request := askFor(all...)
+	if err := deliver(t, handle, "/", request); err == nil || mesh.IsPermanent(err) || !strings.Contains(err.Error(), all[0].ID) {
+		t.Errorf("handler = %v, want a passing error that names the letter", err)
+	}
+	failing, c.answer = false, nil
+	if got := open(t, db); len(got) != 1 || got[0].ID != all[0].ID {
+		t.Errorf("open = %v, want the letter whose outcome is not recorded", got)
+	}
+	if err := deliver(t, handle, "/", request); err != nil {
+		t.Fatal(err)
+	}
+	if len(open(t, db)) != 0 || len(c.addresses()) != n+1 {
+		t.Errorf("%d letters are open after %d deliveries, want none after %d", len(open(t, db)), len(c.addresses()), n+1)
+	}
+}
+
+// When a request is given up, as on in-memory channels when who asked goes away, or when
+// it takes too long, letters that are with their subscribers have their replies posted
+// and their outcomes recorded, others are left to the next attempt. That waits for the
+// first.
+func TestRequestGivenUp(t *testing.T) {
+	db, c := duckdbtest.Open(t), newCluster(t)
+	handle := handler(t, db, c)
+	const n = 12
+	for i := range n {
+		if err := deliver(t, handle, "/analytics/join", dead(fmt.Sprint(i), "", 0, "", nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var ids []string
+	for _, l := range open(t, db) {
+		ids = append(ids, l.ID)
+	}
+	reply := mesh.NewEvent("com.example.made", "/join", []byte(`{}`), "made")
+	reached, free := make(chan bool, 2*n), make(chan struct{})
+	c.answer = func(address string) (int, *event.Event, string) {
+		if address != subscriber {
+			return http.StatusAccepted, nil, ""
+		}
+		reached <- true
+		<-free
+		return http.StatusOK, &reply, ""
+	}
+	request := ask(ids...)
+	ctx, giveUp := context.WithCancel(function.WithPath(t.Context(), "/"))
+	ended := make(chan error, 2)
+	attempt := func(ctx context.Context) {
+		_, err := handle(ctx, request)
+		ended <- err
+	}
+	go attempt(ctx)
+	for range 8 { // as many as are delivered at once
+		<-reached
+	}
+	giveUp()
+	go attempt(function.WithPath(t.Context(), "/"))
+	short, cancel := context.WithCancel(function.WithPath(t.Context(), "/"))
+	cancel()
+	if _, err := handle(short, request); err == nil || mesh.IsPermanent(err) {
+		t.Errorf("an attempt that may not wait = %v, want a passing error", err)
+	}
+	close(free)
+	if err := <-ended; err == nil || mesh.IsPermanent(err) {
+		t.Errorf("the request that was given up = %v, want a passing error", err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the next attempt = %v", err)
+	}
+	if got := outcomes(t, db, request); len(got) != n {
+		t.Errorf("%d outcomes, want %d", len(got), n)
+	}
+	if got := len(c.addresses()); got != 2*n {
+		t.Errorf("%d events and replies are posted, want %d", got, 2*n)
+	}
+}
+
+// A request that died is not made again: its letters are asked for by the redrive that
+// it would be part of. To others than this function it is an event as any.
+func TestRequestThatDied(t *testing.T) {
+	db, c := duckdbtest.Open(t), newCluster(t)
+	handle := handler(t, db, c)
+	if err := deliver(t, handle, "/iot/a", dead("x", "", 0, "", nil)); err != nil {
+		t.Fatal(err)
+	}
+	old := ask(open(t, db)[0].ID)
+	for _, trigger := range []string{"dead-letter-redrive", "event-log"} {
+		if err := deliver(t, handle, "/iot/"+trigger, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var ids []string
+	byTrigger := map[string]string{}
+	for _, l := range open(t, db) {
+		ids = append(ids, l.ID)
+		byTrigger[l.ID] = l.Trigger
+	}
+	request := ask(ids...)
+	if err := deliver(t, handle, "/", request); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for id, o := range outcomes(t, db, request) {
+		got[byTrigger[id]] = o.Outcome
+	}
+	want := map[string]string{"a": deadletter.Redriven, "event-log": deadletter.Redriven, "dead-letter-redrive": deadletter.Discarded}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("outcomes by Trigger (-want +got):\n%s", diff)
+	}
+	if n := len(c.addresses()); n != 2 {
+		t.Errorf("%d deliveries, want 2", n)
 	}
 }
 
@@ -499,8 +775,7 @@ func TestRedriveOfMany(t *testing.T) {
 	handle := handler(t, db, c)
 	const n = 50
 	for i := range n {
-		destination := fmt.Sprintf("http://s%d.iot.svc.cluster.local", i)
-		if err := deliver(t, handle, "/iot/a", dead(fmt.Sprint(i), destination, 400, "", nil)); err != nil {
+		if err := deliver(t, handle, "/iot/a", dead(fmt.Sprint(i), subscriber, 400, "", nil)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -510,11 +785,12 @@ func TestRedriveOfMany(t *testing.T) {
 		}
 		return 204, nil, ""
 	}
-	ids := []string{"unknown"}
-	for _, l := range open(t, db) {
-		ids = append(ids, l.ID, l.ID)
+	all := []mesh.RedriveLetter{{ID: "unknown"}}
+	for i, l := range open(t, db) {
+		letter := mesh.RedriveLetter{ID: l.ID, Subscriber: fmt.Sprintf("http://s%d.iot.svc.cluster.local", i)}
+		all = append(all, letter, letter)
 	}
-	request := ask(ids...)
+	request := askFor(all...)
 	if err := deliver(t, handle, "/", request); err != nil {
 		t.Fatal(err)
 	}
@@ -523,6 +799,9 @@ func TestRedriveOfMany(t *testing.T) {
 	}
 	if got := len(open(t, db)); got != 11 {
 		t.Errorf("%d letters are open, want the 11 that failed", got)
+	}
+	if got := outcomes(t, db, request); len(got) != n+1 {
+		t.Errorf("%d outcomes, want %d", len(got), n+1)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/binding"
@@ -30,21 +31,31 @@ const (
 	// inMemory is how many bytes of data of letters are read by one query; a letter
 	// that has more is read alone.
 	inMemory = 8 << 20
-	// deliverWithin is how long a subscriber may take: a little less than Knative
-	// lets this function take (timeoutSeconds), so that an outcome is recorded.
-	deliverWithin = 9 * time.Minute
+	// beginWithin is for how long a request begins to deliver letters: it answers
+	// before its Service's timeoutSeconds end it, unless a subscriber takes long. What
+	// is left is for the next attempt.
+	beginWithin = 9 * time.Minute
+	// deliverWithin is how long a subscriber may take: longer than any Service may,
+	// as the Triggers of those that take long have it.
+	deliverWithin = 11 * time.Minute
+	// recordWithin is how long the warehouse may take.
+	recordWithin = 2 * time.Minute
 	// maxReply bounds a reply: no Broker takes more.
 	maxReply = 64 << 20
 	// maxCause is how much of an answer is kept, as Knative keeps of it.
 	maxCause = 1024
 
 	extTTL = "knativebrokerttl" // knative.dev/eventing/pkg/broker.TTLAttribute
+
+	// requestTrigger is the name of the Triggers that bring requests here.
+	requestTrigger = "dead-letter-redrive"
 )
 
 type redriver struct {
 	warehouse warehouse.Warehouse
 	client    *http.Client
 	ingress   url.URL
+	claims    claims
 }
 
 func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string) (*redriver, error) {
@@ -56,7 +67,7 @@ func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string) (*r
 	own.Timeout = 0 // a subscriber has deliverWithin
 	// Who answers with another address is not where the letter was to go.
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &redriver{w, &own, url.URL{Scheme: u.Scheme, Host: u.Host}}, nil
+	return &redriver{warehouse: w, client: &own, ingress: url.URL{Scheme: u.Scheme, Host: u.Host}}, nil
 }
 
 // redrive delivers the letters that a request names, and records what came of each.
@@ -65,69 +76,164 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 	if err != nil {
 		return mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 	}
-	if len(request.Letters) == 0 {
-		return nil
-	}
 	subscribers := map[string]string{}
 	for _, l := range request.Letters {
 		subscribers[l.ID] = l.Subscriber
 	}
+	ctx, cancel := context.WithTimeout(ctx, beginWithin)
+	defer cancel()
+	// What an attempt before has begun goes on after its request was given up.
+	release, err := r.claims.take(ctx, slices.Collect(maps.Keys(subscribers)))
+	if err != nil {
+		return fmt.Errorf("wait for another request that delivers the same letters: %w", err)
+	}
+	defer release()
 	done, err := deadletter.Outcomes(ctx, r.warehouse, in.Source(), in.ID())
 	if err != nil {
 		return err
+	}
+	maps.DeleteFunc(subscribers, func(id, _ string) bool { _, is := done[id]; return is })
+	if len(subscribers) == 0 {
+		return nil
 	}
 	var open []deadletter.Letter
 	for l, err := range deadletter.OpenOf(ctx, r.warehouse, slices.Sorted(maps.Keys(subscribers))) {
 		if err != nil {
 			return err
 		}
-		if _, is := done[l.ID]; !is {
-			open = append(open, l)
-		}
+		open = append(open, l)
 	}
-	for len(open) > 0 {
+	errs := []error{r.leave(ctx, in, subscribers, open)}
+	for len(open) > 0 && ctx.Err() == nil {
 		var ids []string
 		for size := int64(0); len(open) > 0 && (len(ids) == 0 || size+open[0].Size <= inMemory); open = open[1:] {
 			ids = append(ids, open[0].ID)
 			size += open[0].Size
 		}
-		if err := r.deliverAll(ctx, in, ids, subscribers); err != nil {
-			return err
+		letters, err := deadletter.Whole(ctx, r.warehouse, ids)
+		errs = append(errs, err, each(letters, func(l deadletter.Read) error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return r.record(ctx, in, l.ID, r.deliver(ctx, l, subscribers[l.ID]))
+		}))
+	}
+	if ctx.Err() != nil {
+		errs = append(errs, fmt.Errorf("what has no outcome yet is left to the next attempt: %w", ctx.Err()))
+	}
+	return errors.Join(errs...)
+}
+
+// leave records outcomes of those letters that a request names and that are not open.
+func (r *redriver) leave(ctx context.Context, request event.Event, named map[string]string, open []deadletter.Letter) error {
+	closed := maps.Clone(named)
+	for _, l := range open {
+		delete(closed, l.ID)
+	}
+	if len(closed) == 0 {
+		return nil
+	}
+	ids := slices.Sorted(maps.Keys(closed))
+	ends, err := deadletter.Ends(ctx, r.warehouse, ids)
+	if err != nil {
+		return err
+	}
+	return each(ids, func(id string) error {
+		o := failed("", 0, "there is no such dead letter")
+		if end, is := ends[id]; is {
+			o = deadletter.Outcome{Outcome: deadletter.Closed, Cause: end.Outcome + " before, at " + end.DoneAt.String()}
 		}
+		return r.record(ctx, request, id, o)
+	})
+}
+
+// record stores what a request led to for a letter, also when the request was given up
+// meanwhile: on in-memory channels that is when who posted it goes away.
+func (r *redriver) record(ctx context.Context, request event.Event, id string, o deadletter.Outcome) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+	defer cancel()
+	o.LetterID, o.RequestSource, o.RequestID = id, request.Source(), request.ID()
+	o.DoneAt = mesh.At(time.Now())
+	if err := deadletter.Record(ctx, r.warehouse, o); err != nil {
+		return fmt.Errorf("record that dead letter %s is %s: %w", id, o.Outcome, err)
 	}
 	return nil
 }
 
-// deliverAll delivers letters for a request.
-func (r *redriver) deliverAll(ctx context.Context, request event.Event, ids []string, subscribers map[string]string) error {
-	letters, err := deadletter.Whole(ctx, r.warehouse, ids)
-	if err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
+// each does something with all of some things, a few at once, and gives all errors.
+func each[T any](all []T, do func(T) error) error {
+	errs := make([]error, len(all))
+	var group errgroup.Group
 	group.SetLimit(atOnce)
-	for _, l := range letters {
+	for i, one := range all {
 		group.Go(func() error {
-			outcome := r.deliver(ctx, l, subscribers[l.ID])
-			if ctx.Err() != nil { // it is nothing that came of the letter
-				return ctx.Err()
-			}
-			outcome.LetterID, outcome.RequestSource, outcome.RequestID = l.ID, request.Source(), request.ID()
-			outcome.DoneAt = mesh.At(time.Now())
-			return deadletter.Record(ctx, r.warehouse, outcome)
+			errs[i] = do(one)
+			return nil
 		})
 	}
-	return group.Wait()
+	group.Wait()
+	return errors.Join(errs...)
 }
 
-// deliver brings a letter to where it failed.
-func (r *redriver) deliver(ctx context.Context, l deadletter.Read, subscriber string) deadletter.Outcome {
-	failed := func(destination string, status int, cause string) deadletter.Outcome {
-		cause = strings.TrimSpace(strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "�"))
-		return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: cause}
+// claims are the letters that requests are at, in this process.
+type claims struct {
+	mu    sync.Mutex
+	taken map[string]chan struct{} // by which request: closed when it is done
+}
+
+// take waits until no other request is at any of some letters, and takes them all.
+func (c *claims) take(ctx context.Context, ids []string) (release func(), err error) {
+	mine := make(chan struct{})
+	for {
+		busy := c.try(ids, mine)
+		if busy == nil {
+			return func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				maps.DeleteFunc(c.taken, func(_ string, by chan struct{}) bool { return by == mine })
+				close(mine)
+			}, nil
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
+}
+
+// try takes all of some letters or gives a request that is at one of them.
+func (c *claims) try(ids []string, mine chan struct{}) (busy <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		if by, is := c.taken[id]; is {
+			return by
+		}
+	}
+	if c.taken == nil {
+		c.taken = map[string]chan struct{}{}
+	}
+	for _, id := range ids {
+		c.taken[id] = mine
+	}
+	return nil
+}
+
+func failed(destination string, status int, cause string) deadletter.Outcome {
+	cause = strings.TrimSpace(strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "�"))
+	return deadletter.Outcome{Outcome: deadletter.Failed, Destination: destination, Status: int64(status), Cause: cause}
+}
+
+// deliver brings a letter to the subscriber of its Trigger.
+func (r *redriver) deliver(ctx context.Context, l deadletter.Read, subscriber string) deadletter.Outcome {
 	if l.Err != nil {
 		return failed("", 0, l.Err.Error())
+	}
+	// Its letters are open, and may be asked for by the request that this one is: they
+	// would be delivered by both.
+	if l.Event.Type() == mesh.RedriveRequested && l.Trigger == requestTrigger {
+		return deadletter.Outcome{Outcome: deadletter.Discarded, Cause: "a request is not made again by a redrive: of the letters that it names, ask for those that are open"}
 	}
 	address, err := r.addressOf(subscriber)
 	if err != nil {
@@ -137,8 +243,6 @@ func (r *redriver) deliver(ctx context.Context, l deadletter.Read, subscriber st
 	ttl, bounded := e.Extensions()[extTTL]
 	e.SetExtension(extTTL, nil)
 
-	ctx, cancel := context.WithTimeout(ctx, deliverWithin)
-	defer cancel()
 	header := http.Header{"Prefer": {"reply"}}
 	if l.Namespace != "" {
 		header.Set("Kn-Namespace", l.Namespace)
@@ -146,11 +250,11 @@ func (r *redriver) deliver(ctx context.Context, l deadletter.Read, subscriber st
 	a := r.post(ctx, address, e, header)
 	switch {
 	case a.failed():
-		return failed(subscriber, a.status, a.text)
+		return failed(address, a.status, a.text)
 	case a.reply == nil:
 		return deadletter.Outcome{Outcome: deadletter.Redriven}
 	case l.Namespace == "":
-		return failed(subscriber, a.status, "it replied an event, and who delivered the letter did not say of which namespace it is")
+		return failed(address, a.status, "it replied an event, and who delivered the letter did not say of which namespace it is")
 	}
 	if bounded {
 		a.reply.SetExtension(extTTL, ttl)
@@ -196,8 +300,11 @@ type answer struct {
 func (a answer) failed() bool { return a.status < 200 || a.status > 299 }
 
 // post sends an event as Knative does, and reads the answer by its rules: it is an
-// event or empty. knative.dev/eventing/pkg/broker/filter
+// event or empty (knative.dev/eventing/pkg/broker/filter). It goes on when the request
+// is given up: the subscriber may have taken the event.
 func (r *redriver) post(ctx context.Context, to string, e event.Event, header http.Header) answer {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deliverWithin)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, nil)
 	if err != nil {
 		return answer{text: err.Error()}
