@@ -6,14 +6,17 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"sync/atomic"
+	"sync"
 	"time"
+
+	"github.com/telemesh/telemesh/internal/mesh"
 )
 
-// A Service is at zero when no request came for its idle window, which is 30
-// seconds in config/: whoever has posted nothing for less than that leads to
-// Services that run.
-const quiet = 20 * time.Second
+// Quiet is how long nothing may be posted before the next event wakes. A Service
+// is at zero when no request came for its idle window, which has to be longer:
+// then whoever has posted an event within Quiet leads to Services that run.
+// internal/manifest refuses another window.
+const Quiet = 20 * time.Second
 
 // wakeWithin is how long a Service may take to start before nobody waits for it
 // any more. It starts all the same.
@@ -31,7 +34,9 @@ type waker struct {
 	scheme, host string // of the ingress
 	services     []string
 	next         http.RoundTripper
-	last         atomic.Int64 // when something was posted, in nanoseconds since 1970
+
+	mu   sync.Mutex
+	last time.Time // that the Services were given a reason to run
 }
 
 // withWaking is next, or where there are Services to wake a waker before it.
@@ -52,15 +57,40 @@ func withWaking(next http.RoundTripper, sink string, services []string) (http.Ro
 }
 
 func (w *waker) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme == w.scheme && r.URL.Host == w.host {
-		now := time.Now().UnixNano()
-		if now-w.last.Swap(now) > int64(quiet) {
-			for _, service := range w.services {
-				go w.wake(service)
-			}
+	if r.URL.Scheme != w.scheme || r.URL.Host != w.host || r.Header.Get("Ce-Type") == mesh.TelemetryRejected {
+		// Rejections go to the table of rejections and no further. Messages that are
+		// rejected behind the Broker cannot be told from others here: while a device
+		// sends nothing else, what comes after them in the path is started by the next
+		// event that can be read, as without waking.
+		return w.next.RoundTrip(r)
+	}
+	begun := time.Now()
+	if w.reason(begun, Quiet) {
+		for _, service := range w.services {
+			go w.wake(service)
 		}
 	}
-	return w.next.RoundTrip(r)
+	resp, err := w.next.RoundTrip(r)
+	if err == nil && resp.StatusCode/100 == 2 {
+		// As of its beginning: a Broker may answer long after the first of the
+		// Services had the event.
+		w.reason(begun, 0)
+	}
+	return resp, err
+}
+
+// reason notes that the Services have a reason to run as of an instant, if the one
+// before is longer ago than that, and says whether it is. An event that the Broker
+// refuses is none: events that are refused for long wake again and again, so that
+// the first one that is taken finds Services that run.
+func (w *waker) reason(at time.Time, after time.Duration) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at.Sub(w.last) <= after {
+		return false
+	}
+	w.last = at
+	return true
 }
 
 // wake gives a Service a reason to run. If that fails the event will.

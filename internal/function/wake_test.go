@@ -18,12 +18,15 @@ import (
 
 // cluster is who answers at all addresses: Services that start for ever, and a
 // Broker.
-type cluster struct{ woken, posted chan string }
+type cluster struct {
+	woken, posted chan string
+	status        int // of the Broker's answers
+}
 
 func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Host == "broker" {
 		c.posted <- r.URL.Path
-		return &http.Response{StatusCode: http.StatusAccepted, Body: http.NoBody}, nil
+		return &http.Response{StatusCode: c.status, Body: http.NoBody}, nil
 	}
 	c.woken <- r.Method + " " + r.URL.String() + " by " + r.UserAgent()
 	<-r.Context().Done()
@@ -33,7 +36,7 @@ func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 // An event neither waits for what wakes along with it nor fails with it.
 func TestWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{make(chan string, 10), make(chan string, 10)}
+		c := &cluster{make(chan string, 20), make(chan string, 20), 0}
 		transport, err := withWaking(c, "http://broker/iot/iot", []string{"http://a.iot", "http://b.crm"})
 		if err != nil {
 			t.Fatal(err)
@@ -49,20 +52,31 @@ func TestWaking(t *testing.T) {
 		}
 		both := []string{"GET http://a.iot by telemesh-wake", "GET http://b.crm by telemesh-wake"}
 		start := time.Now()
-		for _, step := range []struct {
-			after time.Duration
-			woken []string
+		const refused, accepted = http.StatusServiceUnavailable, http.StatusAccepted
+		steps := []struct {
+			after  time.Duration
+			status int
+			event  string
+			woken  []string
 		}{
-			{0, both},          // the first event since the process started
-			{time.Second, nil}, // what was woken runs
-			{quiet, nil},       // and still does, because of the event before
-			{quiet + 1, both},  // it may be at zero again
-			{time.Second, nil},
-		} {
+			{0, accepted, "x", both},                           // the first event since the process started
+			{time.Second, accepted, "x", nil},                  // what was woken runs
+			{Quiet, accepted, "x", nil},                        // and still does, because of the event before
+			{Quiet + 1, accepted, mesh.TelemetryRejected, nil}, // leads to none of them
+			{0, accepted, "x", both},                           // they may be at zero again
+			{Quiet - 1, refused, "x", nil},                     // reaches none of them
+			{2, refused, "x", both},                            // nor did the one before
+			{Quiet + 1, refused, "x", both},                    // nor did this
+			{time.Second, accepted, "x", nil},                  // they run, though nothing has come for long
+			{Quiet, refused, "x", nil},
+			{1, accepted, "x", both},
+		}
+		for _, step := range steps {
 			time.Sleep(step.after)
 			before := time.Now()
-			if err := Post(t.Context(), client, "http://broker/iot/iot", mesh.NewEvent("x", "/s", nil, "1")); err != nil {
-				t.Fatal(err)
+			c.status = step.status
+			if err := Post(t.Context(), client, "http://broker/iot/iot", mesh.NewEvent(step.event, "/s", nil, "1")); (err == nil) != (step.status == accepted) {
+				t.Fatalf("after %v: Post = %v when the Broker answers %d", time.Since(start), err, step.status)
 			}
 			if d := time.Since(before); d != 0 {
 				t.Errorf("after %v: the event took %v, want it not to wait", time.Since(start), d)
@@ -71,11 +85,11 @@ func TestWaking(t *testing.T) {
 				t.Errorf("after %v woken (-want +got):\n%s", time.Since(start), diff)
 			}
 		}
-		if got := taken(c.posted); len(got) != 5 {
-			t.Errorf("%d events were posted, want 5", len(got))
+		if got := taken(c.posted); len(got) != len(steps) {
+			t.Errorf("%d events were posted, want %d", len(got), len(steps))
 		}
 		// What is asked of others wakes nobody.
-		time.Sleep(2 * quiet)
+		time.Sleep(2 * Quiet)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://port/rows", nil)

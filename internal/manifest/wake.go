@@ -5,6 +5,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
+
+	"knative.dev/serving/pkg/apis/autoscaling"
+
+	"github.com/telemesh/telemesh/internal/function"
 )
 
 // woken holds what a function wakes along with its events against what these lead
@@ -17,8 +22,9 @@ func (c *checker) woken() {
 			continue
 		}
 		var want []string
-		for _, service := range c.Downstream(w) {
-			want = append(want, "http://"+service.Name+"."+service.Namespace+clusterHost)
+		for _, ref := range c.Downstream(w) {
+			want = append(want, "http://"+ref.Name+"."+ref.Namespace+clusterHost)
+			c.staysAwake(c.Service(ref), w)
 		}
 		got := list(text)
 		slices.Sort(got)
@@ -29,9 +35,22 @@ func (c *checker) woken() {
 	}
 }
 
+// staysAwake: who wakes a Service does not do so again within function.Quiet.
+func (c *checker) staysAwake(s *Service, by *Workload) {
+	text, ok := s.Spec.Template.Annotations[autoscaling.WindowAnnotationKey]
+	if !ok {
+		return // a minute, unless the cluster says otherwise
+	}
+	if window, err := time.ParseDuration(text); err != nil || window <= function.Quiet {
+		at := s.At("spec.template.metadata.annotations." + autoscaling.WindowAnnotationKey)
+		c.find(at, s.Object(), "make it longer", "%s is %s; %s wakes it, and for %v does not wake it again", autoscaling.WindowAnnotationKey, text, by.Object(), function.Quiet)
+	}
+}
+
 // Downstream gives the Services that the events of a workload lead to, from Broker
-// to Broker, and those whose addresses they have to ask something of. It does not
-// pass a Trigger where circles end: behind it is what corrects, and seldom wanted.
+// to Broker, and those that these ask something of: all whose addresses are values
+// in their environments, whatever the variables are called. It does not pass a
+// Trigger where circles end: behind it is what corrects, and seldom wanted.
 func (s Set) Downstream(w *Workload) []Ref {
 	found := map[Ref]bool{}
 	seen := map[flow]bool{}
@@ -67,7 +86,8 @@ func (s Set) Downstream(w *Workload) []Ref {
 			} else if service := s.Service(target.Service); service != nil {
 				wake(target.Service)
 				for _, eventType := range service.emits {
-					reach(flow{f.broker, eventType})
+					reach(flow{f.broker, eventType}) // one event is a reply
+					reach(flow{service.sink(), eventType})
 				}
 			}
 		}

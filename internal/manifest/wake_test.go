@@ -55,3 +55,41 @@ func TestWake(t *testing.T) {
 		}
 	}
 }
+
+// One event of a function is a reply, several go to its K_SINK: both lead on.
+func TestDownstreamOfSeveralEvents(t *testing.T) {
+	inCRM := strings.NewReplacer("namespace: iot}\nspec", "namespace: crm}\nspec", "broker: iot", "broker: crm")
+	s := mustLoad(t, brokers+service("ingest", "a", toIoT)+
+		service("flat", "b", "{name: K_SINK, value: 'http://"+IngressHost+"/crm/crm'}")+service("near", "", "")+service("far", "", "")+
+		trigger("flat", toService("flat"), byType("a"))+trigger("near", toService("near"), byType("b"))+
+		inCRM.Replace(trigger("far", "{ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: far, namespace: iot}}", byType("b"))))
+	want := []Ref{{"iot", "far"}, {"iot", "flat"}, {"iot", "near"}}
+	if diff := cmp.Diff(want, s.Downstream(&s.Service(Ref{"iot", "ingest"}).Workload)); diff != "" {
+		t.Errorf("Downstream (-want +got):\n%s", diff)
+	}
+}
+
+// A Service that is woken runs until it may be woken again.
+func TestWokenForLongEnough(t *testing.T) {
+	for window, want := range map[string]string{
+		"":    "",
+		"21s": "",
+		"20s": "config/x.yaml:31: Service iot/flat: autoscaling.knative.dev/window is 20s; Service iot/ingest wakes it, and for 20s does not wake it again: make it longer",
+	} {
+		flat := service("flat", "", "")
+		if window != "" {
+			flat = strings.Replace(flat, "  template:\n", "  template:\n    metadata: {annotations: {autoscaling.knative.dev/window: "+window+"}}\n", 1)
+		}
+		s := mustLoad(t, brokers+service("ingest", "a", toIoT+", {name: WAKE, value: 'http://flat.iot.svc.cluster.local'}")+
+			flat+trigger("flat", toService("flat"), byType("a")))
+		var got []string
+		for _, f := range Check(s) {
+			if text := f.String(); strings.Contains(text, "window") {
+				got = append(got, text)
+			}
+		}
+		if diff := cmp.Diff(want, strings.Join(got, "\n")); diff != "" {
+			t.Errorf("window %q (-want +got):\n%s", window, diff)
+		}
+	}
+}
