@@ -227,9 +227,11 @@ ORDER BY letter_id, part`, eventlog.Columns, letterColumns, lettersTable, texts(
 	return whole, nil
 }
 
-// Outcomes gives what requests of a source led to so far, by letter.
-func Outcomes(ctx context.Context, store warehouse.Warehouse, source string, ids ...string) (map[string]Outcome, error) {
-	all, err := outcomes(ctx, store, fmt.Sprintf("request_source = %s AND request_id IN (%s)", repair.Text(source), texts(ids)))
+// Outcomes gives what requests of a source led to so far, by letter. None was made
+// before since: what the query reads is bounded by it.
+func Outcomes(ctx context.Context, store warehouse.Warehouse, since mesh.Instant, source string, ids ...string) (map[string]Outcome, error) {
+	all, err := outcomes(ctx, store, fmt.Sprintf("done_at >= %s AND request_source = %s AND request_id IN (%s)",
+		repair.Time(since), repair.Text(source), texts(ids)))
 	return byLetter(all), err
 }
 

@@ -166,7 +166,7 @@ func askFor(letters ...mesh.RedriveLetter) event.Event {
 // outcomes gives what a request led to, by letter.
 func outcomes(t *testing.T, w warehouse.Warehouse, request event.Event) map[string]deadletter.Outcome {
 	t.Helper()
-	all, err := deadletter.Outcomes(t.Context(), w, request.Source(), request.ID())
+	all, err := deadletter.Outcomes(t.Context(), w, 0, request.Source(), request.ID())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,10 +55,11 @@ type redriver struct {
 	warehouse warehouse.Warehouse
 	client    *http.Client
 	ingress   url.URL
+	memory    memory
 	claims    claims
 }
 
-func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string) (*redriver, error) {
+func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string, m memory) (*redriver, error) {
 	u, err := url.Parse(ingress)
 	if err != nil {
 		return nil, fmt.Errorf("K_SINK: %w", err)
@@ -67,7 +68,7 @@ func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string) (*r
 	own.Timeout = 0 // a subscriber has deliverWithin
 	// Who answers with another address is not where the letter was to go.
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &redriver{warehouse: w, client: &own, ingress: url.URL{Scheme: u.Scheme, Host: u.Host}}, nil
+	return &redriver{warehouse: w, client: &own, ingress: url.URL{Scheme: u.Scheme, Host: u.Host}, memory: m}, nil
 }
 
 // redrive delivers the letters that a request names, and records what came of each.
@@ -88,7 +89,7 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 		return fmt.Errorf("wait for another request that delivers the same letters: %w", err)
 	}
 	defer release()
-	done, err := deadletter.Outcomes(ctx, r.warehouse, in.Source(), in.ID())
+	done, err := deadletter.Outcomes(ctx, r.warehouse, 0, in.Source(), in.ID())
 	if err != nil {
 		return err
 	}
@@ -106,11 +107,16 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 	errs := []error{r.leave(ctx, in, subscribers, open)}
 	for len(open) > 0 && ctx.Err() == nil {
 		var ids []string
-		for size := int64(0); len(open) > 0 && (len(ids) == 0 || size+open[0].Size <= inMemory); open = open[1:] {
+		size := int64(0)
+		for ; len(open) > 0 && (len(ids) == 0 || size+open[0].Size <= inMemory); open = open[1:] {
 			ids = append(ids, open[0].ID)
 			size += open[0].Size
 		}
-		letters, err := deadletter.Whole(ctx, r.warehouse, ids)
+		var letters []deadletter.Read
+		err := r.memory.hold(ctx, size, func() (err error) {
+			letters, err = deadletter.Whole(ctx, r.warehouse, ids)
+			return err
+		})
 		errs = append(errs, err, each(letters, func(l deadletter.Read) error {
 			if ctx.Err() != nil {
 				return nil

@@ -112,7 +112,7 @@ func runDeadLetters(t *testing.T, w warehouse.Warehouse) {
 		_, err = deadletter.Get(t.Context(), w, l.ID)
 	}
 	if err == nil {
-		_, err = deadletter.Outcomes(t.Context(), w, "/test", "1")
+		_, err = deadletter.Outcomes(t.Context(), w, 0, "/test", "1")
 	}
 	if err == nil {
 		_, err = deadletter.History(t.Context(), w, l.ID)
