@@ -181,6 +181,9 @@ func (in *instance) control() http.Handler {
 	mux.HandleFunc("GET /idle", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, in.mesh.Idle(r.Context()))
 	})
+	mux.HandleFunc("GET /triggers", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, json.NewEncoder(w).Encode(leadsOf(in.config.Manifests)))
+	})
 	mux.HandleFunc("GET /sheets/placements", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, in.placementsSheet())
 	})

@@ -2,138 +2,131 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"time"
+	"sync"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/spf13/cobra"
-	authenticationv1 "k8s.io/api/authentication/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/telemesh/telemesh/internal/cluster"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/manifest"
 )
 
 // clusterBrokers is how the Brokers of a cluster are reached from outside: at an
-// address, or through the cluster's API server.
+// address, or through the cluster's API server. It is used from several goroutines.
 type clusterBrokers struct {
 	address             string // of their ingress; empty: through the cluster
 	kubeconfig, context string
+	manifests           string // that the mesh was deployed from; of an address
 
+	mu      sync.Mutex
 	cluster *cluster.Cluster // once it was asked
-	brokers map[string]*clusterBroker
+	brokers map[string]*cluster.Broker
 }
 
 func (c *clusterBrokers) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&c.address, "brokers", "", "with --warehouse: address of the Brokers' ingress, as http://localhost:8080 of a port-forward (default: through the cluster)")
+	cmd.Flags().StringVar(&c.address, "brokers", "", "with --warehouse: address of an ingress whose Brokers ask nobody for a token, as http://localhost:8080 of a port-forward (default: through the cluster)")
 	cmd.Flags().StringVar(&c.kubeconfig, "kubeconfig", "", "with --warehouse: file that names the cluster (default: KUBECONFIG, or ~/.kube/config)")
 	cmd.Flags().StringVar(&c.context, "context", "", "with --warehouse: context of the kubeconfig (default: its current one)")
 }
 
+// poster is the account that Brokers let in for this: it posts there anyway.
+var poster = manifest.Ref{Namespace: "platform", Name: "dead-letter-sink"}
+
+const otherwise = "--kubeconfig and --context name the cluster; or give --brokers the address of the Brokers' ingress"
+
 // post hands an event over to the Broker of a namespace, which has its name.
 func (c *clusterBrokers) post(ctx context.Context, namespace string, e event.Event) error {
+	broker := manifest.Ref{Namespace: namespace, Name: namespace}
 	if c.address != "" {
-		u, err := url.Parse(c.address)
-		if err != nil || u.Host == "" {
-			return hint(fmt.Errorf("--brokers %q is no address", c.address), "for example --brokers http://localhost:8080")
+		u, err := c.ingress()
+		if err != nil {
+			return err
 		}
-		return postPatiently(ctx, http.DefaultClient, u.JoinPath(namespace, namespace).String(), e)
+		err = postPatiently(ctx, http.DefaultClient, u.JoinPath(namespace, namespace).String(), e)
+		if isRefused(err) {
+			return hint(fmt.Errorf("Broker %s asks who posts (status %d), and --brokers shows it nobody", broker, function.Status(err)),
+				"leave --brokers out: through the cluster it is shown ServiceAccount %s", poster)
+		}
+		return err
 	}
-	b, err := c.broker(ctx, namespace)
+	b, err := c.open(ctx, broker)
 	if err != nil {
-		return hint(err, "--kubeconfig and --context name the cluster; or give --brokers the address of the Brokers' ingress")
+		return hint(err, otherwise)
 	}
-	return postPatiently(ctx, b.client, b.url, e)
+	err = postPatiently(ctx, b.Client, b.URL, e)
+	if isRefused(err) {
+		return hint(fmt.Errorf("Broker %s does not let ServiceAccount %s post %s (status %d)", broker, poster, e.Type(), function.Status(err)),
+			"an EventPolicy of that Broker lets it, as those in config/overlays/secure do")
+	}
+	return err
 }
 
-// clusterBroker is a Broker of a cluster that is reached through its API server.
-type clusterBroker struct {
-	url    string
-	client *http.Client
+func (c *clusterBrokers) ingress() (*url.URL, error) {
+	u, err := url.Parse(c.address)
+	if err != nil || u.Host == "" {
+		return nil, hint(fmt.Errorf("--brokers %q is no address", c.address), "for example --brokers http://localhost:8080")
+	}
+	return u, nil
 }
 
-var brokerResource = schema.GroupVersionResource{Group: "eventing.knative.dev", Version: "v1", Resource: "brokers"}
+// leads gives where the Triggers of namespaces lead: as the cluster says, or where
+// that is not asked, the manifests.
+func (c *clusterBrokers) leads(ctx context.Context, namespaces []string) (leads, error) {
+	if c.address != "" {
+		if _, err := c.ingress(); err != nil {
+			return nil, err
+		}
+		set, err := loadManifests(c.manifests)
+		return leadsOf(set), err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.connect(); err != nil {
+		return nil, hint(err, otherwise)
+	}
+	out := leads{}
+	for _, namespace := range namespaces {
+		var err error
+		if out[namespace], err = c.cluster.Subscribers(ctx, namespace); err != nil {
+			return nil, hint(err, otherwise)
+		}
+	}
+	return out, nil
+}
 
-func (c *clusterBrokers) broker(ctx context.Context, namespace string) (*clusterBroker, error) {
-	if b := c.brokers[namespace]; b != nil {
+func (c *clusterBrokers) connect() (err error) {
+	if c.cluster == nil {
+		c.cluster, err = cluster.Open(c.kubeconfig, c.context)
+	}
+	return err
+}
+
+func (c *clusterBrokers) open(ctx context.Context, broker manifest.Ref) (*cluster.Broker, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b := c.brokers[broker.Namespace]; b != nil {
 		return b, nil
 	}
-	var err error
-	if c.cluster == nil {
-		if c.cluster, err = cluster.Open(c.kubeconfig, c.context); err != nil {
-			return nil, err
-		}
+	if err := c.connect(); err != nil {
+		return nil, err
 	}
-	object, err := c.cluster.Dynamic.Resource(brokerResource).Namespace(namespace).Get(ctx, namespace, metav1.GetOptions{})
+	b, err := c.cluster.Broker(ctx, broker, poster)
 	if err != nil {
-		return nil, fmt.Errorf("read Broker %s/%s: %w", namespace, namespace, err)
-	}
-	status := func(name string) string {
-		text, _, _ := unstructured.NestedString(object.Object, "status", "address", name)
-		return text
-	}
-	b := &clusterBroker{url: status("url")}
-	if b.url == "" {
-		return nil, fmt.Errorf("no address of Broker %s/%s: is it ready?", namespace, namespace)
-	}
-	transport := &http.Transport{DialContext: c.cluster.Dial}
-	if authority := status("CACerts"); authority != "" {
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM([]byte(authority)) {
-			return nil, fmt.Errorf("no certificates in status.address.CACerts of Broker %s/%s", namespace, namespace)
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
-	}
-	b.client = &http.Client{Transport: transport, Timeout: time.Minute}
-	if audience := status("audience"); audience != "" {
-		token, err := c.token(ctx, audience)
-		if err != nil {
-			return nil, err
-		}
-		b.client.Transport = bearer{transport, token}
+		return nil, err
 	}
 	if c.brokers == nil {
-		c.brokers = map[string]*clusterBroker{}
+		c.brokers = map[string]*cluster.Broker{}
 	}
-	c.brokers[namespace] = b
+	c.brokers[broker.Namespace] = b
 	return b, nil
 }
 
-// The account that Brokers let in for this: it posts there anyway.
-const sinkNamespace, sinkAccount = "platform", "dead-letter-sink"
-
-// token is one of dead-letter-sink, by which a Broker that asks who posts lets the
-// request in.
-func (c *clusterBrokers) token(ctx context.Context, audience string) (string, error) {
-	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{audience}}}
-	answer, err := c.cluster.Kubernetes.CoreV1().ServiceAccounts(sinkNamespace).CreateToken(ctx, sinkAccount, request, metav1.CreateOptions{})
-	if apierrors.IsForbidden(err) {
-		return "", fmt.Errorf("the Brokers ask who posts, and you may not make tokens of ServiceAccount %s/%s: %w", sinkNamespace, sinkAccount, err)
+func (c *clusterBrokers) close() {
+	for _, b := range c.brokers {
+		b.Close()
 	}
-	if err != nil {
-		return "", fmt.Errorf("token of ServiceAccount %s/%s: %w", sinkNamespace, sinkAccount, err)
-	}
-	if answer.Status.Token == "" {
-		return "", errors.New("the cluster gave an empty token")
-	}
-	return answer.Status.Token, nil
-}
-
-// bearer shows a token with each request.
-type bearer struct {
-	next  http.RoundTripper
-	token string
-}
-
-func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	with := r.Clone(r.Context())
-	with.Header.Set("Authorization", "Bearer "+b.token)
-	return b.next.RoundTrip(with)
 }

@@ -156,22 +156,11 @@ func (p postbox) discard(ctx context.Context, id string) error {
 			LetterID: id, Outcome: deadletter.Discarded, RequestSource: requestSource, RequestID: rand.Text(), DoneAt: mesh.At(time.Now()),
 		})
 	}
-	last, err := p.last(ctx, id)
+	ends, err := deadletter.Ends(ctx, p.warehouse, []string{id})
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("it was %s at %s", last.Outcome, last.DoneAt)
-}
-
-// last is what became of a letter that is not open.
-func (p postbox) last(ctx context.Context, id string) (last deadletter.Outcome, err error) {
-	history, err := deadletter.History(ctx, p.warehouse, id)
-	for _, o := range history {
-		if o.Outcome != deadletter.Failed {
-			last = o
-		}
-	}
-	return last, err
+	return fmt.Errorf("it was %s at %s", ends[id].Outcome, ends[id].DoneAt)
 }
 
 const idsHint = "`telemesh deadletters list` gives the ids"

@@ -33,7 +33,8 @@ import (
 type running struct {
 	warehouse warehouse.Warehouse
 	client    *http.Client
-	brokers   string                      // where events go in: the URL of a Broker without its NAMESPACE/NAME
+	brokers   string // where events go in: the URL of a Broker without its NAMESPACE/NAME
+	leads     func(context.Context) (leads, error)
 	idle      func(context.Context) error // waits until nothing is on its way
 	close     func() error
 
@@ -67,7 +68,10 @@ func (o *options) runWith(ctx context.Context, s sheets) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &running{warehouse: in.warehouse, client: in.mesh.Client(), brokers: "http://" + manifest.IngressHost + "/", idle: in.mesh.Idle, close: in.close}, nil
+	return &running{
+		warehouse: in.warehouse, client: in.mesh.Client(), brokers: "http://" + manifest.IngressHost + "/", idle: in.mesh.Idle, close: in.close,
+		leads: func(context.Context) (leads, error) { return leadsOf(in.config.Manifests), nil },
+	}, nil
 }
 
 // elsewhere reaches the process that holds a folder by what control serves.
@@ -95,6 +99,17 @@ func elsewhere(client *http.Client) *running {
 		warehouse: remote.Open("http://telemesh/warehouse", client, ""), client: client,
 		brokers: "http://telemesh/brokers/", idle: idle,
 		close: func() error { client.CloseIdleConnections(); return nil },
+		leads: func(ctx context.Context) (leads, error) {
+			body, err := ask(ctx, http.MethodGet, "triggers")
+			if err != nil {
+				return nil, err
+			}
+			var out leads
+			if err := json.Unmarshal(body, &out); err != nil {
+				return nil, fmt.Errorf("read Triggers of the mesh: %w", err)
+			}
+			return out, nil
+		},
 		placementsSheet: func(ctx context.Context) (string, error) {
 			at, err := ask(ctx, http.MethodGet, "sheets/placements")
 			return string(at), err
@@ -123,11 +138,11 @@ func (r *running) post(ctx context.Context, e event.Event) error {
 }
 
 // postPatiently hands an event over, again while the mesh has no room. A Broker
-// that is not there is not waited for.
+// that is not there, or does not let this sender post, is not waited for.
 func postPatiently(ctx context.Context, client *http.Client, url string, e event.Event) error {
 	for began := time.Now(); ; {
 		err := function.Post(ctx, client, url, e)
-		if err == nil || mesh.IsPermanent(err) || function.IsNotFound(err) || time.Since(began) > retryPatience {
+		if err == nil || mesh.IsPermanent(err) || function.IsNotFound(err) || isRefused(err) || time.Since(began) > retryPatience {
 			return err
 		}
 		select {
@@ -136,6 +151,12 @@ func postPatiently(ctx context.Context, client *http.Client, url string, e event
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// isRefused says whether a Broker did not let the sender post.
+func isRefused(err error) bool {
+	status := function.Status(err)
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
 // wait returns when missing gives 0, or nothing more can come: the mesh is

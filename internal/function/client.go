@@ -27,8 +27,13 @@ func (a *answer) Error() string {
 	return a.status + ": " + a.said
 }
 
-// IsNotFound says whether err comes of a response that was 404.
-func IsNotFound(err error) bool {
-	var a *answer
-	return errors.As(err, &a) && a.code == http.StatusNotFound
+// Status gives the status of the response that err comes of; 0: of none.
+func Status(err error) int {
+	if a := (*answer)(nil); errors.As(err, &a) {
+		return a.code
+	}
+	return 0
 }
+
+// IsNotFound says whether err comes of a response that was 404.
+func IsNotFound(err error) bool { return Status(err) == http.StatusNotFound }
