@@ -42,7 +42,7 @@ type tables struct {
 	// else is in the row.
 	Shown map[string]map[string]string
 	// Stored are the rows that stand behind the ports of readings, each once
-	// however often it was stored.
+	// however often it was stored, since a delivery again stores again.
 	Stored map[string]map[string][]string
 }
 
@@ -65,54 +65,72 @@ func read(t *testing.T, store warehouse.Warehouse, behind bool) tables {
 				continue
 			}
 			shown := map[string]string{}
-			for key, row := range rowsOf(t, store, &table, table.FullName(), compared[i].where, compared[i].but) {
+			rows, twice := rowsOf(t, store, &table, table.FullName(), compared[i].where, compared[i].but)
+			for key, row := range rows {
 				if len(row) != 1 {
 					t.Errorf("%s shows %d rows of %s", table.FullName(), len(row), key)
 				}
 				shown[key] = row[0]
 			}
+			if len(twice) > 0 {
+				t.Errorf("%s shows %d keys more than once, as %s", table.FullName(), len(twice), twice[0])
+			}
 			got.Shown[table.FullName()] = shown
 			if behind && table.Order == contract.Revision {
-				got.Stored[table.FullName()] = rowsOf(t, store, &table, p.Schema+contract.InternalSuffix+"."+table.Name, compared[i].where, compared[i].but)
+				got.Stored[table.FullName()], _ = rowsOf(t, store, &table, p.Schema+contract.InternalSuffix+"."+table.Name, compared[i].where, compared[i].but)
 			}
 		}
 	}
 	return got
 }
 
-// rowsOf gives the distinct rows of each key.
-func rowsOf(t *testing.T, store warehouse.Warehouse, table *contract.Table, from, where, but string) map[string][]string {
+// rowsOf gives the distinct rows of each key, and the keys that come twice: keys in
+// full, of which the others lack clocks.
+func rowsOf(t *testing.T, store warehouse.Warehouse, table *contract.Table, from, where, but string) (distinct map[string][]string, twice []string) {
 	t.Helper()
+	// How many rows a store counted before this one, and had been recorded of
+	// what it was made from, depends on how rows met.
+	differs := func(column string) bool {
+		return slices.Contains(clocks, column) || column == table.Knowledge || column == contract.Revision || column == but
+	}
 	var columns []contract.Column
 	var names []string
 	for _, c := range table.Columns {
-		// How many rows a store counted before this one, and had been recorded of
-		// what it was made from, depends on how rows met.
-		if !slices.Contains(clocks, c.Name) && c.Name != table.Knowledge && c.Name != contract.Revision && c.Name != but {
+		if !differs(c.Name) || slices.Contains(table.Key, c.Name) {
 			columns = append(columns, c)
 			names = append(names, c.Name)
 		}
 	}
-	got := map[string][]string{}
+	distinct = map[string][]string{}
+	seen := map[string]bool{}
 	for _, row := range query(t, store, fmt.Sprintf("SELECT %s FROM %s WHERE %s", strings.Join(names, ", "), from, where)) {
-		var key, rest []string
+		var whole, key, rest []string
 		for i, cell := range row {
 			text := names[i] + "=" + textOf(t, columns[i].Type, cell)
-			if slices.Contains(table.Key, names[i]) {
-				key = append(key, text)
-			} else {
+			switch inKey := slices.Contains(table.Key, names[i]); {
+			case !inKey:
 				rest = append(rest, text)
+			case !differs(names[i]):
+				key = append(key, text)
+				fallthrough
+			default:
+				whole = append(whole, text)
 			}
 		}
+		if name := strings.Join(whole, " "); seen[name] {
+			twice = append(twice, name)
+		} else {
+			seen[name] = true
+		}
 		name, text := strings.Join(key, " "), strings.Join(rest, " ")
-		if !slices.Contains(got[name], text) {
-			got[name] = append(got[name], text)
+		if !slices.Contains(distinct[name], text) {
+			distinct[name] = append(distinct[name], text)
 		}
 	}
-	for _, rows := range got {
+	for _, rows := range distinct {
 		slices.Sort(rows)
 	}
-	return got
+	return distinct, twice
 }
 
 // textOf gives one text for what is equal.
@@ -162,6 +180,23 @@ func logged(t *testing.T, store warehouse.Warehouse) map[string]int64 {
 		counts[fmt.Sprint(row[0], " ", row[1])] = row[2].(int64)
 	}
 	return counts
+}
+
+// received gives the set of the messages of the scenario that the event log has,
+// byte for byte.
+func received(t *testing.T, store warehouse.Warehouse) map[string]bool {
+	t.Helper()
+	all := map[string]bool{}
+	for _, row := range query(t, store, "SELECT data FROM event_log.events WHERE broker = 'iot/iot' AND type = '"+mesh.TelemetryReceived+"'") {
+		messages, err := mesh.DecodeMessages([]byte(row[0].(string)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			all[string(m.Payload)] = true
+		}
+	}
+	return all
 }
 
 func query(t *testing.T, store warehouse.Warehouse, sql string) (rows [][]any) {
