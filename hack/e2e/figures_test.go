@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,6 +40,7 @@ func TestFigures(t *testing.T) {
 	if err != nil || rounds < 1 {
 		t.Skip("E2E_FIGURES=5 measures for about ten minutes, with five rounds of a cold start")
 	}
+	alone(t)
 	f := newFigures(t)
 	f.coldStarts(t, rounds)
 	f.latency(t, "cluster", f.client)
@@ -135,27 +137,36 @@ func (f *figures) stored(t *testing.T, from mesh.Instant, readings int, every ti
 	defer tick.Stop()
 	sql := fmt.Sprintf("SELECT reading_id, observed_at, recorded_at FROM iot_analytics_internal.readings WHERE device_id = '%s' AND observed_at >= TIMESTAMP '%s'", figuresDevice, from)
 	for deadline := time.Now().Add(patience); ; <-tick.C {
-		ids := map[string]bool{}
-		last, at = time.Time{}, map[mesh.Instant]time.Time{}
+		type stored struct {
+			observed mesh.Instant
+			recorded time.Time
+		}
+		first := map[string]stored{} // a delivery again stores again what was there before
 		for _, row := range query(t, f.store, sql) {
-			if id := row[0].(string); !ids[id] { // stored again by a delivery again it was there before
-				ids[id] = true
-			}
-			observed, recorded := mesh.At(row[1].(time.Time)), row[2].(time.Time)
-			if recorded.After(at[observed]) {
-				at[observed] = recorded
-			}
-			if recorded.After(last) {
-				last = recorded
+			id, one := row[0].(string), stored{mesh.At(row[1].(time.Time)), row[2].(time.Time)}
+			if before, ok := first[id]; !ok || one.recorded.Before(before.recorded) {
+				first[id] = one
 			}
 		}
-		if len(ids) == readings {
+		if len(first) == readings {
+			at = map[mesh.Instant]time.Time{}
+			for _, one := range first {
+				at[one.observed] = later(at[one.observed], one.recorded)
+				last = later(last, one.recorded)
+			}
 			return last, at
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d readings are stored after %v", len(ids), readings, patience)
+			t.Fatalf("%d of %d readings are stored after %v", len(first), readings, patience)
 		}
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // ask sends a request once. What is measured is not to be sent twice.
@@ -365,7 +376,7 @@ func (f *figures) throughput(t *testing.T, messages int) {
 	create(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+namespace+", labels: {"+mine+": e2e}}\n---\n"+onCluster)
 	kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=60s", "-n", namespace, "broker,trigger", "--all")
 
-	set, err := manifest.Load(manifest.Folder{Name: "figures", FS: fstest.MapFS{"chain.yaml": {Data: []byte(chainYAML(namespace, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))))}}})
+	set, err := manifest.Load(manifest.Folder{Name: "figures", FS: fstest.MapFS{"chain.yaml": {Data: []byte(chainYAML(namespace, netip.AddrPortFrom(netip.MustParseAddr(cmp.Or(listenAt(), "127.0.0.1")), uint16(port))))}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +385,7 @@ func (f *figures) throughput(t *testing.T, messages int) {
 		t.Fatal(err)
 	}
 	defer m.Close(t.Context())
-	url := "http://" + manifest.IngressHost + "/" + namespace + "/chain"
+	url := brokerURL + namespace + "/chain"
 	var real, here []float64
 	for range 3 { // in turn
 		real = append(real, c.rate(t, f.client, url))

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,8 +37,9 @@ func kubectl(t *testing.T, stdin string, args ...string) string {
 	return out
 }
 
-// mine labels what a test makes on the cluster: the next run takes away what a
-// killed one has left, and nothing that somebody else put there.
+// mine labels all that tests make on the cluster, namespaces too. By it hack/e2e.sh
+// takes away what a test leaves that is killed, and nothing that somebody else put
+// there.
 const mine = "telemesh.dev/made-by"
 
 // create makes objects that end with the test.
@@ -46,11 +49,22 @@ func create(t *testing.T, manifests string) {
 	t.Cleanup(func() { kubectl(t, manifests, "delete", "--ignore-not-found", "-f", "-") })
 }
 
-// serve answers requests of pods until the test ends. It listens on all
-// addresses of the machine, since the one that pods reach may be another's.
+// listenAt is where this process listens for pods: at the address that they reach,
+// or at all if that is another machine's, as a router's that leads here.
+var listenAt = sync.OnceValue(func() string {
+	host := os.Getenv("E2E_HOST")
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return ""
+	}
+	l.Close()
+	return host
+})
+
+// serve answers requests of pods until the test ends.
 func serve(t *testing.T, handler http.Handler) (port int) {
 	t.Helper()
-	listener, err := net.Listen("tcp", ":0")
+	listener, err := net.Listen("tcp", net.JoinHostPort(listenAt(), "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +79,22 @@ func serve(t *testing.T, handler http.Handler) (port int) {
 		<-ended
 	})
 	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// alone waits until nothing else of a run uses the cluster: E2E_ALONE names the file
+// that is there then.
+func alone(t *testing.T) {
+	t.Helper()
+	file := os.Getenv("E2E_ALONE")
+	if file == "" {
+		return
+	}
+	until(t, 10*time.Minute, "the end of the tests that run beside", func() string {
+		if _, err := os.Stat(file); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 }
 
 // until asks again and again what is missing, and fails the test if something

@@ -97,8 +97,7 @@ func TestPreflight(t *testing.T) {
 		t.Errorf("exit status %d before all is applied, want 1", code)
 	}
 
-	kubectl(t, "", "delete", "namespace", air, "--ignore-not-found") // of a run that was killed
-	kubectl(t, "", "create", "namespace", air)
+	kubectl(t, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": %q, "labels": {%q: "e2e"}}}`, air, mine), "create", "-f", "-")
 	t.Cleanup(func() { kubectl(t, "", "delete", "namespace", air, "--wait=false") })
 	kubectl(t, "", "apply", "-Rf", dir)
 	until(t, time.Minute, "the mistakes", func() string {

@@ -126,6 +126,17 @@ func requests(messages [][]byte) (all []request) {
 	return all
 }
 
+// sent is the set of the messages of requests.
+func sent(requests []request) map[string]bool {
+	all := map[string]bool{}
+	for _, r := range requests {
+		for _, message := range r {
+			all[string(message)] = true
+		}
+	}
+	return all
+}
+
 // windesheim gives the messages of a recording, in its order, which is that of
 // time.
 func windesheim(t *testing.T) (messages [][]byte) {

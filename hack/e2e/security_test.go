@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
 
 	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -28,21 +28,14 @@ import (
 // and when it is switched off again it works, too.
 //
 // It changes settings of the whole cluster, so that it runs where E2E_SECURE is set,
-// and puts them back. E2E_BESIDE is a process that uses the cluster, too: it is let end.
+// and puts them back.
 func TestSecured(t *testing.T) {
 	needCluster(t)
 	if os.Getenv("E2E_SECURE") == "" {
 		t.Skip("it changes settings of the whole cluster: E2E_SECURE=1 lets it")
 	}
 	d := onCluster(t)
-	if pid, err := strconv.Atoi(os.Getenv("E2E_BESIDE")); err == nil {
-		until(t, 10*time.Minute, "the end of the process beside", func() string {
-			if syscall.Kill(pid, 0) == nil {
-				return "it runs"
-			}
-			return ""
-		})
-	}
+	alone(t)
 	const device, school, office = "secured-1", "secured-school", "secured-office"
 	known := metadata{placements: []mesh.Placement{{DeviceID: device, TenantID: school, Building: "T", Room: "T5.38", Version: 1, ValidFrom: at(t, "2022-10-01T00:00:00Z")}}}
 	known.tell(t, d.client)
@@ -166,15 +159,14 @@ func (d *deployed) secure(t *testing.T) (insecure func()) {
 		}
 		return string(text)
 	}
-	putBack := putBackAtEnd(t, patch(before.Data["authentication-oidc"], before.Data["default-authorization-mode"]), overlay)
+	putBack := d.putBackAtEnd(t, patch(before.Data["authentication-oidc"], before.Data["default-authorization-mode"]), overlay)
 	insecure = sync.OnceFunc(func() {
 		t.Helper()
 		putBack()
 		until(t, time.Minute, "no EventPolicy", func() string {
 			var left string
 			for _, b := range d.set.Brokers {
-				// Those that Knative made itself it leaves behind, or makes once more.
-				kubectl(t, "", "delete", "eventpolicy", "-n", b.Namespace, "-l", "eventing.knative.dev/broker-name="+b.Name)
+				kubectl(t, "", append([]string{"delete"}, policiesOf(b)...)...)
 				left += kubectl(t, "", "get", "eventpolicy", "-n", b.Namespace, "-o", "name")
 			}
 			return left
@@ -195,31 +187,54 @@ func (d *deployed) secure(t *testing.T) (insecure func()) {
 	return insecure
 }
 
+// policiesOf names the EventPolicies that Knative makes for the channel of a Broker.
+// When it asks nobody any more it leaves them behind, or makes them once more, and
+// the Broker is not Ready.
+func policiesOf(b *manifest.Broker) []string {
+	return []string{"eventpolicy", "-n", b.Namespace, "-l", "eventing.knative.dev/broker-name=" + b.Name}
+}
+
 // putBackAtEnd starts a process that waits for the end of this one, however it
-// comes, and then puts back what is the whole cluster's. What it gives does not
-// wait for that.
-func putBackAtEnd(t *testing.T, patch, overlay string) (putBack func()) {
+// comes, and then puts back what is the whole cluster's, and the mesh. What it gives
+// does not wait for that.
+func (d *deployed) putBackAtEnd(t *testing.T, patch, overlay string) (putBack func()) {
 	t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", `cat
+	var policies string
+	for _, b := range d.set.Brokers {
+		policies += "kubectl delete --ignore-not-found " + strings.Join(policiesOf(b), " ") + "\n"
+	}
+	cmd := exec.Command("sh", append([]string{"-c", `told=$(cat)
 		kubectl patch --type merge -p "$1" "$3" "$4" "$5" "$6"
 		status=$?
-		kubectl delete --ignore-not-found -f "$2" && exit $status`, "sh", patch, overlay}, features...)...)
+		kubectl delete --ignore-not-found -f "$2" || status=$?
+		[ -z "$told" ] || exit $status
+		for again in 1 2 3 4 5; do
+			` + policies + `
+			sleep 1
+		done`, "sh", patch, overlay}, features...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what ends this process need not end that one
 	open, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said strings.Builder
-	cmd.Stdout, cmd.Stderr = &said, &said
+	// A pipe would break with the end of this process, and kubectl with it.
+	said, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	return func() {
 		t.Helper()
+		fmt.Fprintln(open, "the test deletes the EventPolicies of channels itself")
 		open.Close()
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("put back the settings of the cluster: %v\n%s", err, said.String())
+			text, _ := os.ReadFile(said.Name())
+			t.Errorf("put back the settings of the cluster: %v\n%s", err, text)
 		}
+		said.Close()
 	}
 }
 

@@ -85,17 +85,12 @@ var accountKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.Ge
 // New starts a server, which ends with the test.
 func New(tb testing.TB) *Server {
 	tb.Helper()
-	return newAt(tb, "127.0.0.1", "127.0.0.1")
+	return NewAt(tb, "127.0.0.1", "127.0.0.1")
 }
 
 // NewAt starts a server that others than this machine reach at a host. It listens
-// on all addresses.
-func NewAt(tb testing.TB, host string) *Server {
-	tb.Helper()
-	return newAt(tb, "", host)
-}
-
-func newAt(tb testing.TB, listen, host string) *Server {
+// on an address of this machine, on all if that is empty.
+func NewAt(tb testing.TB, listen, host string) *Server {
 	tb.Helper()
 	key, err := accountKey()
 	if err != nil {
