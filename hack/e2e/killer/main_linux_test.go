@@ -60,6 +60,7 @@ func TestKillAmidRequest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer unix.Close(fd)
 			p := process{cmd.Process.Pid, fd}
 			client := http.Client{Transport: &http.Transport{DisableKeepAlives: !kept}}
 			defer client.CloseIdleConnections()
@@ -98,6 +99,37 @@ func TestKillAmidRequest(t *testing.T) {
 				t.Errorf("the process ended with %v, want SIGKILL", err)
 			}
 		})
+	}
+}
+
+// A process may end between the signal and the look at it, and be a zombie as long
+// as nobody waits for it.
+func TestEndedProcess(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run", "^$")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	p := process{cmd.Process.Pid, fd}
+	if ended, err := p.ended(time.Minute); err != nil || !ended {
+		t.Fatalf("ended = %t, %v, want true", ended, err)
+	}
+	start := time.Now()
+	if n, err := p.killAmidRequest(time.Minute); n != 0 || err == nil || !strings.Contains(err.Error(), "ended by itself") {
+		t.Errorf("a zombie: killed amid %d requests, %v, want an error that it has ended", n, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.killAmidRequest(time.Minute); n != 0 || !errors.Is(err, unix.ESRCH) {
+		t.Errorf("a process that is no more: killed amid %d requests, %v, want %v", n, err, unix.ESRCH)
+	}
+	if d := time.Since(start); d > 30*time.Second {
+		t.Errorf("it took %v to see that a process had ended", d)
 	}
 }
 
