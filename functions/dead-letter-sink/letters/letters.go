@@ -31,6 +31,7 @@ package letters
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -38,6 +39,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/function"
@@ -71,7 +73,8 @@ func Start(ports function.Ports) (*function.Function, error) {
 
 // New makes the handler. ingress is the address of the Brokers' ingress.
 func New(w warehouse.Warehouse, client *http.Client, ingress string, log *slog.Logger) (function.Handler, error) {
-	r, err := newRedriver(w, client, ingress)
+	memory := newMemory()
+	r, err := newRedriver(w, client, ingress, memory)
 	if err != nil {
 		return nil, err
 	}
@@ -84,18 +87,40 @@ func New(w warehouse.Warehouse, client *http.Client, ingress string, log *slog.L
 		}
 		l := deadletter.New(in, path, time.Now())
 		// On in-memory channels the request ends when who posted the event goes away.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
-		defer cancel()
-		err := deadletter.Put(ctx, w, &l)
-		switch {
-		case err != nil && logged.add(l.ID):
-			log.Error("dead letter not stored: this is all that is left of it, unless another attempt stores it",
-				"letter", l.ID, "path", path, "permanent", mesh.IsPermanent(err), "error", err, "event", whole(in))
-		case err == nil && logged.remove(l.ID):
-			log.Info("dead letter stored after all", "letter", l.ID)
-		}
-		return nil, err
+		ctx = context.WithoutCancel(ctx)
+		return nil, memory.hold(ctx, l.Size, func() error {
+			ctx, cancel := context.WithTimeout(ctx, recordWithin)
+			defer cancel()
+			err := deadletter.Put(ctx, w, &l)
+			switch {
+			case err != nil && logged.add(l.ID):
+				log.Error("dead letter not stored: this is all that is left of it, unless another attempt stores it",
+					"letter", l.ID, "path", path, "permanent", mesh.IsPermanent(err), "error", err, "event", whole(in))
+			case err == nil && logged.remove(l.ID):
+				log.Info("dead letter stored after all", "letter", l.ID)
+			}
+			return err
+		})
 	}, nil
+}
+
+// memory bounds the bytes of data that are made rows of, read from rows, or logged at
+// once: that takes up to seven times as much. One letter may be as large as Brokers
+// take.
+type memory struct{ free *semaphore.Weighted }
+
+const maxMemory = 64 << 20
+
+func newMemory() memory { return memory{semaphore.NewWeighted(maxMemory)} }
+
+// hold waits until there is room for some bytes, and does what takes them.
+func (m memory) hold(ctx context.Context, size int64, do func() error) error {
+	size = min(size, maxMemory)
+	if err := m.free.Acquire(ctx, size); err != nil {
+		return fmt.Errorf("wait for letters that are large: %w", err)
+	}
+	defer m.free.Release(size)
+	return do()
 }
 
 // recent is a bounded set: the oldest goes when there are too many, and then counts as
