@@ -36,7 +36,7 @@ func (c *clusterBrokers) flags(cmd *cobra.Command) {
 // poster is the account that Brokers let in for this: it posts there anyway.
 var poster = manifest.Ref{Namespace: "platform", Name: "dead-letter-sink"}
 
-const otherwise = "--kubeconfig and --context name the cluster; or give --brokers the address of the Brokers' ingress"
+const otherwise = "--kubeconfig and --context name the cluster and who asks it; Brokers that ask nobody are reached at --brokers, too"
 
 // post hands an event over to the Broker of a namespace, which has its name.
 func (c *clusterBrokers) post(ctx context.Context, namespace string, e event.Event) error {
@@ -48,7 +48,7 @@ func (c *clusterBrokers) post(ctx context.Context, namespace string, e event.Eve
 		}
 		err = postPatiently(ctx, http.DefaultClient, u.JoinPath(namespace, namespace).String(), e)
 		if isRefused(err) {
-			return hint(fmt.Errorf("Broker %s asks who posts (status %d), and --brokers shows it nobody", broker, function.Status(err)),
+			return hint(fmt.Errorf("post to Broker %s: status %d: it asks who posts, and --brokers shows it nobody", broker, function.Status(err)),
 				"leave --brokers out: through the cluster it is shown ServiceAccount %s", poster)
 		}
 		return err
@@ -59,7 +59,7 @@ func (c *clusterBrokers) post(ctx context.Context, namespace string, e event.Eve
 	}
 	err = postPatiently(ctx, b.Client, b.URL, e)
 	if isRefused(err) {
-		return hint(fmt.Errorf("Broker %s does not let ServiceAccount %s post %s (status %d)", broker, poster, e.Type(), function.Status(err)),
+		return hint(fmt.Errorf("post to Broker %s: status %d: it does not let ServiceAccount %s post %s", broker, function.Status(err), poster, e.Type()),
 			"an EventPolicy of that Broker lets it, as those in config/overlays/secure do")
 	}
 	return err

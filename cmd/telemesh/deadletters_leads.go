@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -34,7 +35,7 @@ func leadsOf(set manifest.Set) leads {
 // The address that the letter names is not taken by itself: a sender can choose it.
 func (all leads) of(l *deadletter.Letter) (address string, moved bool, err error) {
 	if l.Namespace == "" {
-		return "", false, fmt.Errorf("who delivered the letter did not say of which namespace it is: there is no Broker to ask")
+		return "", false, errors.New("who delivered the letter did not say of which namespace it is: there is no Broker to ask")
 	}
 	const yourself = "post the event to it yourself, and discard the letter"
 	triggers := all[l.Namespace]
@@ -60,9 +61,9 @@ func (all leads) of(l *deadletter.Letter) (address string, moved bool, err error
 	address, is := triggers[l.Trigger]
 	switch {
 	case !is:
-		return "", false, fmt.Errorf("Trigger %s/%s is not there any more: make it again, or discard the letter", l.Namespace, l.Trigger)
+		return "", false, fmt.Errorf("there is no Trigger %s/%s any more: make it again, or discard the letter", l.Namespace, l.Trigger)
 	case address == "":
-		return "", false, fmt.Errorf("Trigger %s/%s leads nowhere: is it ready?", l.Namespace, l.Trigger)
+		return "", false, fmt.Errorf("no address of the subscriber of Trigger %s/%s: is it ready?", l.Namespace, l.Trigger)
 	}
 	return address, l.Destination != "" && !sameAddress(address, l.Destination) && !repliedTo(l), nil
 }
