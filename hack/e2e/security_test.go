@@ -88,6 +88,12 @@ func TestSecured(t *testing.T) {
 		got := fmt.Sprint(query(t, d.store, "SELECT namespace, trigger, status FROM event_log_internal.dead_letters WHERE event_id = '"+unreadable.ID()+"'"))
 		return strings.TrimPrefix(got, letter)
 	})
+	// It is asked for with a token, and brought to the function again.
+	id := fmt.Sprint(query(t, d.store, "SELECT letter_id FROM event_log_internal.dead_letters WHERE event_id = '"+unreadable.ID()+"'")[0][0])
+	warehouse := kubectl(t, "", "get", "configmap", "warehouse", "-n", "platform", "-o", "jsonpath={.data.url}")
+	if out, failed := telemesh(t, warehouse, "deadletters", "redrive", id); !failed || !strings.Contains(out, id[:12]+"  failed  400 ") {
+		t.Errorf("a letter is redriven to a function that still cannot read it, it failed: %t", failed)
+	}
 
 	start = time.Now()
 	if got := postAs(t, d.client, token(t, "sheet-source", "iot/iot"), "iot/iot", moved); got != http.StatusAccepted {
