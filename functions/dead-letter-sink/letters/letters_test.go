@@ -436,6 +436,19 @@ func TestNothingIsLostSilently(t *testing.T) {
 	}
 }
 
+// A letter is stored also when who brings it goes away: nobody brings it again.
+func TestStoredWhenTheRequestEnds(t *testing.T) {
+	db := duckdbtest.Open(t)
+	ctx, cancel := context.WithCancel(function.WithPath(t.Context(), "/iot/a"))
+	cancel()
+	if _, err := handler(t, db, newCluster(t))(ctx, dead("e", subscriber, 400, "", nil)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(open(t, db)); n != 1 {
+		t.Errorf("%d letters are open, want 1", n)
+	}
+}
+
 // Many letters that are not stored do not fill the memory with their ids: the oldest is
 // forgotten, and logged again.
 func TestLoggedLettersAreBounded(t *testing.T) {
