@@ -2,7 +2,7 @@
 // when it is asked to.
 //
 //	any event to /NAMESPACE/TRIGGER or /NAMESPACE → event_log_internal.dead_letters
-//	redrive.requested to /                        → the subscribers that failed,
+//	redrive.requested to /                        → the subscribers that it names,
 //	                                                event_log_internal.dead_letter_outcomes
 //
 // A dead letter is stored whatever it is, and the same one once. Only then is it
@@ -18,9 +18,9 @@
 // any more, or that there is not. A letter that a request has led to an outcome for is
 // not delivered again for it, so that a request may come twice. A request that is a
 // dead letter itself is not made again: its letters are open still. A subscriber may
-// get an event twice, as ever, when the function dies between the delivery and its
-// record, when the outcome cannot be recorded, or when two processes are at the same
-// letter at once.
+// get an event twice, as ever: when the function dies between the delivery and its
+// record, when the outcome cannot be recorded, when the subscriber takes longer than
+// what is left of the request's time, or when two processes are at the same letter.
 //
 // The asker says where the event goes, because a letter cannot: a sender can choose
 // the address that it says has failed, and it goes stale. Who may post

@@ -31,13 +31,16 @@ const (
 	// inMemory is how many bytes of data of letters are read by one query; a letter
 	// that has more is read alone.
 	inMemory = 8 << 20
-	// beginWithin is for how long a request begins to deliver letters: it answers
-	// before its Service's timeoutSeconds end it, unless a subscriber takes long. What
-	// is left is for the next attempt.
-	beginWithin = 9 * time.Minute
-	// deliverWithin is how long a subscriber may take: longer than any Service may,
-	// as the Triggers of those that take long have it.
-	deliverWithin = 11 * time.Minute
+	// beginWithin is for how long a request begins to deliver letters, of the ten
+	// minutes that its Service's timeoutSeconds leave it: those that it has begun have
+	// six. What is left is for the next attempt.
+	beginWithin = 4 * time.Minute
+	// deliverWithin is how long a subscriber may take: longer than any Service may, and
+	// shorter than a request and the grace after it.
+	deliverWithin = 10*time.Minute + 30*time.Second
+	// grace is for how long letters stay with their subscribers when the request has
+	// ended, before they are left to the next attempt: what ends the process waits for it.
+	grace = time.Minute
 	// recordWithin is how long the warehouse may take.
 	recordWithin = 2 * time.Minute
 	// maxReply bounds a reply: no Broker takes more.
@@ -56,6 +59,7 @@ type redriver struct {
 	client    *http.Client
 	ingress   url.URL
 	memory    memory
+	grace     time.Duration
 	claims    claims
 }
 
@@ -68,7 +72,7 @@ func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string, m m
 	own.Timeout = 0 // a subscriber has deliverWithin
 	// Who answers with another address is not where the letter was to go.
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &redriver{warehouse: w, client: &own, ingress: url.URL{Scheme: u.Scheme, Host: u.Host}, memory: m}, nil
+	return &redriver{warehouse: w, client: &own, ingress: url.URL{Scheme: u.Scheme, Host: u.Host}, memory: m, grace: grace}, nil
 }
 
 // redrive delivers the letters that a request names, and records what came of each.
@@ -81,6 +85,8 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 	for _, l := range request.Letters {
 		subscribers[l.ID] = l.Subscriber
 	}
+	life, end := outlive(ctx, r.grace)
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, beginWithin)
 	defer cancel()
 	// What an attempt before has begun goes on after its request was given up.
@@ -121,7 +127,11 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			return r.record(ctx, in, l.ID, r.deliver(ctx, l, subscribers[l.ID]))
+			outcome := r.deliver(life, l, subscribers[l.ID])
+			if outcome.Outcome == deadletter.Failed && life.Err() != nil { // it is nothing that came of the letter
+				return fmt.Errorf("deliver dead letter %s: %w", l.ID, life.Err())
+			}
+			return r.record(ctx, in, l.ID, outcome)
 		}))
 	}
 	if ctx.Err() != nil {
@@ -164,6 +174,22 @@ func (r *redriver) record(ctx context.Context, request event.Event, id string, o
 		return fmt.Errorf("record that dead letter %s is %s: %w", id, o.Outcome, err)
 	}
 	return nil
+}
+
+// outlive gives a context that is done a while after another is.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(by):
+			end()
+		case <-life.Done():
+		}
+	})
+	return life, func() {
+		stop()
+		end()
+	}
 }
 
 // each does something with all of some things, a few at once, and gives all errors.
@@ -306,10 +332,9 @@ type answer struct {
 func (a answer) failed() bool { return a.status < 200 || a.status > 299 }
 
 // post sends an event as Knative does, and reads the answer by its rules: it is an
-// event or empty (knative.dev/eventing/pkg/broker/filter). It goes on when the request
-// is given up: the subscriber may have taken the event.
+// event or empty (knative.dev/eventing/pkg/broker/filter).
 func (r *redriver) post(ctx context.Context, to string, e event.Event, header http.Header) answer {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deliverWithin)
+	ctx, cancel := context.WithTimeout(ctx, deliverWithin)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, nil)
 	if err != nil {
