@@ -12,7 +12,8 @@
 #                        listens at E2E_HOST, and the files are those of this machine. Of a node that is a container, as
 #                        kind's are, this takes the network alone, not the files
 #   E2E_TOKEN            a token of the Secret ingest-tokens, where namespace iot has one; else one is made up
-#   E2E_KEEP             not empty: leave the mesh on the cluster, for the next run to find it built and applied
+#   E2E_KEEP             not empty: leave the mesh on the cluster, for the next run to find it built and applied;
+#                        a run without it takes it away
 #   E2E_SECURE           not empty: switch on what docs/security.md says, which is the whole cluster's, and off again
 #   E2E_FIGURES          measure, too, with so many rounds of a cold start: five take about ten minutes
 #
