@@ -2,6 +2,8 @@ package bigquery_test
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +60,7 @@ func TestDeadLetters(t *testing.T) {
 			t.Errorf("%s: letter (-want +got):\n%s", name, diff)
 		}
 	}
-	for name, outcome := range map[string]string{"small": deadletter.Failed, "none": deadletter.Discarded, "long text": deadletter.Redriven} {
+	for name, outcome := range map[string]string{"small": deadletter.Failed, "none": deadletter.Discarded, "long text": deadletter.Redriven, "long binary": deadletter.Closed} {
 		o := deadletter.Outcome{LetterID: ids[name], Outcome: outcome, RequestSource: "/test", RequestID: "1", DoneAt: mesh.At(time.Now())}
 		for _, store := range []warehouse.Warehouse{w, w, again} {
 			if err := deadletter.Record(t.Context(), store, o); err != nil {
@@ -78,6 +80,10 @@ func TestDeadLetters(t *testing.T) {
 	}
 	if n, err := deadletter.Count(t.Context(), w); n != 2 || err != nil {
 		t.Errorf("Count = %d, %v, want 2", n, err)
+	}
+	ends, err := deadletter.Ends(t.Context(), w, slices.Collect(maps.Values(ids)))
+	if err != nil || len(ends) != 2 || ends[ids["none"]].Outcome != deadletter.Discarded || ends[ids["long text"]].Outcome != deadletter.Redriven {
+		t.Errorf("Ends = %v, %v, want those of the two that are closed", ends, err)
 	}
 	if history, err := deadletter.History(t.Context(), w, ids["none"]); len(history) != 1 || err != nil {
 		t.Errorf("History = %v, %v, want one outcome, which was stored thrice", history, err)
@@ -107,6 +113,9 @@ func runDeadLetters(t *testing.T, w warehouse.Warehouse) {
 	_, err := deadletter.Count(t.Context(), w)
 	if err == nil {
 		_, err = deadletter.Find(t.Context(), w, l.ID[:8])
+	}
+	if err == nil {
+		_, err = deadletter.Ends(t.Context(), w, []string{l.ID})
 	}
 	if err == nil {
 		_, err = deadletter.Get(t.Context(), w, l.ID)
