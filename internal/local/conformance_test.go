@@ -1,8 +1,10 @@
 package local
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"testing"
 	"testing/fstest"
 
@@ -16,13 +18,19 @@ import (
 // embedded runs the Brokers of the suite in a mesh, behind TCP.
 type embedded struct{}
 
-func (embedded) Serve(t *testing.T, h http.Handler) string {
-	s := httptest.NewServer(h)
+func (embedded) Serve(t *testing.T, port int, h http.Handler) (address string, stop func()) {
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		t.Error(err)
+		return "", func() {}
+	}
+	s := &httptest.Server{Listener: listener, Config: &http.Server{Handler: h}}
+	s.Start()
 	t.Cleanup(s.Close)
-	return s.URL
+	return s.URL, s.Close
 }
 
-func (embedded) Exceptions() []conformance.Claim { return nil }
+func (embedded) Exceptions() map[conformance.Claim]conformance.Exception { return nil }
 
 const conformanceNamespace = "conformance"
 

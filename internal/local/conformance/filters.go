@@ -3,6 +3,7 @@ package conformance
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,7 +90,7 @@ var filterCases = []filterCase{
 }
 
 // manyTriggers is how many a Broker has at least.
-const manyTriggers = 100
+const manyTriggers = 60
 
 // filters has a Trigger for each filter, all of one Broker, and sends each
 // different event once.
@@ -103,8 +104,8 @@ func filters(s *setup) func(*testing.T) {
 		cases[i].event = about
 	}
 	s.t.Run("data sets", func(t *testing.T) {
-		cases = append(cases, knativeTables(t)...)
-		cases = append(cases, subscriptionsExamples(t)...)
+		cases = append(cases, together("knative", knativeTables(t))...)
+		cases = append(cases, together("subscriptions", subscriptionsExamples(t))...)
 		cases = append(cases, tck(t)...)
 	})
 	got := s.serve(nil)
@@ -153,17 +154,31 @@ func filters(s *setup) func(*testing.T) {
 		for _, c := range cases {
 			id(c)
 		}
-		b.post(t, events...)
-		b.settle(t)
-		passed := map[string]bool{}
-		for _, r := range got.all() {
-			passed[r.path+" "+fmt.Sprint(r.event.Extensions()["suite"])] = true
-		}
-		for _, c := range cases {
-			if passed[path(c)+" "+id(c)] != c.passes {
-				filter, _ := json.Marshal(append(c.filters, filter{}))
-				t.Errorf("%s: passes is %v, want %v: %s of %v", c.name, !c.passes, c.passes, filter, c.event)
+		// Knative's channels in memory may say that a Trigger is ready seconds before
+		// they deliver to it. What comes of an event that is posted again is the same.
+		var faults []string
+		for range 5 {
+			b.post(t, events...)
+			b.settle(t)
+			passed := map[string]bool{}
+			for _, r := range got.all() {
+				passed[r.path+" "+fmt.Sprint(r.event.Extensions()["suite"])] = true
 			}
+			faults = nil
+			missing := false
+			for _, c := range cases {
+				if passes := passed[path(c)+" "+id(c)]; passes != c.passes {
+					missing = missing || c.passes
+					filter, _ := json.Marshal(append(slices.Clone(c.filters), filter{}))
+					faults = append(faults, fmt.Sprintf("%s: passes is %v, want %v: %s of %v", c.name, passes, c.passes, filter[:min(len(filter), 500)], c.event))
+				}
+			}
+			if !missing {
+				break
+			}
+		}
+		for _, fault := range faults {
+			t.Error(fault)
 		}
 		t.Logf("%d cases, %d Triggers, %d events", len(cases), len(triggers), len(events))
 	}
@@ -190,6 +205,26 @@ func set(t testing.TB, e *event.Event, name, value string) {
 	default:
 		e.SetExtension(name, value)
 	}
+}
+
+// together has the filters of a list in one: a Trigger costs a cluster more than an
+// event does. The extension testcase says whose case an event is. Attributes of the
+// legacy filter cannot be nested, and stay by themselves.
+func together(list string, cases []filterCase) []filterCase {
+	var parts []filter
+	for i, c := range cases {
+		if c.filter == nil {
+			cases[i].event = maps.Clone(c.event)
+			cases[i].event["testcase"] = list + strconv.Itoa(i)
+			parts = append(parts, all(append([]filter{exact("testcase", list+strconv.Itoa(i))}, c.filters...)...))
+		}
+	}
+	for i, c := range cases {
+		if c.filter == nil {
+			cases[i].filters = []filter{anyOf(parts...)}
+		}
+	}
+	return cases
 }
 
 // knativeTables are the tables of Knative's own tests of its filters.
@@ -255,9 +290,8 @@ func subscriptionsExamples(t *testing.T) (cases []filterCase) {
 	return cases
 }
 
-// tck is the conformance kit of CESQL. Its expressions stand in one filter per
-// file: a Trigger costs a cluster more than an event does. The extension
-// testcase says which of them is evaluated.
+// tck is the conformance kit of CESQL. Its expressions stand in one expression per
+// file. The extension testcase says which of them is evaluated.
 func tck(t *testing.T) (cases []filterCase) {
 	for _, name := range tckFiles(t) {
 		var parts []string
@@ -350,7 +384,7 @@ func read(t *testing.T, name string, out any) {
 }
 
 // refused holds which Triggers are none.
-func refused(t *testing.T, target Target, except map[Claim]bool) {
+func refused(t *testing.T, target Target, except map[Claim]Exception) {
 	to := at(t, "http://example.com/")
 	filtered := func(filters ...filter) func(*eventingv1.TriggerSpec) {
 		return func(s *eventingv1.TriggerSpec) { s.Filters = filters }

@@ -369,7 +369,7 @@ func overtaking(s *setup) func(*testing.T) {
 func fanOut(s *setup) func(*testing.T) {
 	got := s.serve(nil)
 	b := s.broker(nil)
-	const triggers, events = 8, 20
+	const triggers, events = 4, 20
 	for i := range triggers {
 		b.trigger(strconv.Itoa(i), got.address+"/"+strconv.Itoa(i), ofType("t"+strconv.Itoa(i%2)))
 	}

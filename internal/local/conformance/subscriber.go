@@ -37,7 +37,7 @@ type subscriber struct {
 // otherwise; attempt counts the requests with the event to the path.
 func (s *setup) serve(answer func(w http.ResponseWriter, got received, attempt int)) *subscriber {
 	out := &subscriber{answer: answer}
-	out.address = s.target.Serve(s.t, out)
+	out.address, _ = s.target.Serve(s.t, 0, out)
 	return out
 }
 
