@@ -261,6 +261,7 @@ func TestClusterGivesWhatOneProcessGives(t *testing.T) {
 		t.Errorf("messages: sent (-), logged (+):\n%s", diff)
 	}
 
+	d.wakes(t)
 	d.feed(t, senders, s.bursts[1])
 	want[1].Stored = nil
 	d.equals(t, want[1].tables)

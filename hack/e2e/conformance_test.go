@@ -142,7 +142,7 @@ func deleteLeft(t *testing.T) {
 func (k *knative) Exceptions() map[conformance.Claim]conformance.Exception { return k.except }
 
 func (k *knative) Serve(t *testing.T, port int, h http.Handler) (address string, stop func()) {
-	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	listener, err := net.Listen("tcp", net.JoinHostPort(listenAt(), strconv.Itoa(port)))
 	if err != nil {
 		t.Error(err)
 		return "", func() {}
