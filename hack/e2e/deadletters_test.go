@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -91,10 +92,6 @@ func TestDeadLetters(t *testing.T) {
 	warehouse := kubectl(t, "", "get", "configmap", "warehouse", "-n", "platform", "-o", "jsonpath={.data.url}")
 	s := &subscribers{broken: true, got: map[string][]event.Event{}}
 	port := serve(t, s)
-	family := "IPv4"
-	if d.host.Is6() {
-		family = "IPv6"
-	}
 	var triggers strings.Builder
 	for name, eventType := range map[string]string{
 		"first": "com.example.deadletters", "second": "com.example.deadletters", "replies": "com.example.deadletters.replied",
@@ -122,30 +119,18 @@ spec:
     uri: /%[1]s
 `, name, mine, eventType)
 	}
-	// kube-proxy passes over ports that have no name in an EndpointSlice.
-	create(t, fmt.Sprintf(`apiVersion: v1
-kind: Service
-metadata:
-  name: e2e-subscribers
-  namespace: platform
-  labels: {%[1]s: e2e}
-spec:
-  ports:
-    - {name: http, port: 80, targetPort: %[2]d}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: e2e-subscribers
-  namespace: platform
-  labels: {%[1]s: e2e, kubernetes.io/service-name: e2e-subscribers}
-addressType: %[3]s
-ports:
-  - {name: http, port: %[2]d}
-endpoints:
-  - addresses: [%[4]q]
-%[5]s`, mine, port, family, d.host, triggers.String()))
+	t.Cleanup(func() { // what is created ends before this: the other tests are not to have it behind each event
+		until(t, patience, "the Triggers gone", func() string {
+			out := kubectl(t, "", "get", "subscriptions.messaging.knative.dev", "-n", "iot", "-o", "name")
+			if strings.Contains(out, "e2e-") {
+				return out
+			}
+			return behind(t, "iot")
+		})
+	})
+	create(t, d.serviceYAML("e2e-subscribers", servicePort{"http", 80, strconv.Itoa(port)})+triggers.String())
 	kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=60s", "-n", "iot", "trigger/e2e-first", "trigger/e2e-second", "trigger/e2e-replies")
+	until(t, patience, "the Triggers seen", func() string { return behind(t, "iot") })
 
 	until(t, patience, "the way to the subscribers", func() string {
 		resp, err := d.client.Get("http://e2e-subscribers.platform.svc.cluster.local/")
@@ -166,7 +151,7 @@ endpoints:
 	for i := range 256 {
 		given.DataEncoded = append(given.DataEncoded, byte(i))
 	}
-	if err := function.Post(t.Context(), d.client, "http://broker-ingress.knative-eventing.svc.cluster.local/iot/iot", given); err != nil {
+	if err := function.Post(t.Context(), d.client, brokerURL+"iot/iot", given); err != nil {
 		t.Fatal(err)
 	}
 	type letter struct {
@@ -245,7 +230,7 @@ endpoints:
 
 	// A function of the mesh that cannot read its event.
 	broken := mesh.NewEvent(mesh.TelemetryReceived, "/e2e/deadletters", []byte(`{"messages":5}`), given.ID())
-	if err := function.Post(t.Context(), d.client, "http://broker-ingress.knative-eventing.svc.cluster.local/iot/iot", broken); err != nil {
+	if err := function.Post(t.Context(), d.client, brokerURL+"iot/iot", broken); err != nil {
 		t.Fatal(err)
 	}
 	var line string

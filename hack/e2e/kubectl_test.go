@@ -49,6 +49,28 @@ func create(t *testing.T, manifests string) {
 	t.Cleanup(func() { kubectl(t, manifests, "delete", "--ignore-not-found", "-f", "-") })
 }
 
+// behind names the in-memory channels of a namespace that have not seen their latest
+// subscribers. Such a one says that new ones are ready and does not deliver to them,
+// and still delivers to those that are gone.
+func behind(t *testing.T, namespace string) string {
+	t.Helper()
+	out, err := runKubectl("", "get", "inmemorychannels", "-n", namespace, "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.metadata.generation} {.status.observedGeneration}{"\n"}{end}`)
+	if err != nil {
+		if strings.Contains(err.Error(), "doesn't have a resource type") {
+			return ""
+		}
+		t.Fatal(err)
+	}
+	var all []string
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) != 3 || f[1] != f[2] {
+			all = append(all, "InMemoryChannel "+strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
 // listenAt is where this process listens for pods: at the address that they reach,
 // or at all if that is another machine's, as a router's that leads here.
 var listenAt = sync.OnceValue(func() string {
