@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// eventReadings and eventBytes bound an event, as a source bounds what the
+	// EventReadings and eventBytes bound an event, as a source bounds what the
 	// readings came in.
-	eventReadings = 500
+	EventReadings = 500
 	eventBytes    = 512 << 10
 	// heldBytes bounds what waits for more of its tenant.
 	heldBytes = 16 << 20
@@ -68,7 +68,7 @@ func (e *Events) Add(ctx context.Context, r *mesh.JoinedReading) error {
 	b.n++
 	b.bytes += size
 	e.bytes += size
-	if b.n == eventReadings {
+	if b.n == EventReadings {
 		return e.post(ctx, r.TenantID, b)
 	}
 	if e.bytes > heldBytes {

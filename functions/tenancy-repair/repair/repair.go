@@ -138,6 +138,21 @@ func (h handler) recorded(ctx context.Context, in event.Event) ([]event.Event, e
 	}
 	events := repair.Events{In: in, Function: name, Version: index.Version(),
 		Held: mesh.TelemetryEnriched, Nobody: mesh.TelemetryUnassigned, Post: h.post}
+	// An attempt at this change that was killed may have told iot-telemetry of its
+	// last event alone, where Brokers do not store events. It posted one after the
+	// other, so what it had stored last of each tenant is sent again, once.
+	before := map[string][]mesh.JoinedReading{}
+	again := func() error {
+		for _, tenant := range slices.Sorted(maps.Keys(before)) {
+			for i := range before[tenant] {
+				if err := events.Add(ctx, &before[tenant][i]); err != nil {
+					return err
+				}
+			}
+		}
+		clear(before)
+		return nil
+	}
 	moved := moves{}
 	done := mesh.Repaired{Version: index.Version()}
 	device := ""
@@ -146,7 +161,16 @@ func (h handler) recorded(ctx context.Context, in event.Event) ([]event.Event, e
 			return nil, err
 		}
 		was := rows[len(rows)-1].TenantID // the rows are ordered by what counts
-		for _, r := range restamped(rows, index) {
+		add, added := restamped(rows, index)
+		for _, r := range added {
+			before[r.TenantID] = last(append(before[r.TenantID], r))
+		}
+		if len(add) > 0 {
+			if err := again(); err != nil {
+				return nil, err
+			}
+		}
+		for _, r := range add {
 			if r.DeviceID != device || done.Rows == 0 {
 				device = r.DeviceID
 				done.Devices++
@@ -158,11 +182,22 @@ func (h handler) recorded(ctx context.Context, in event.Event) ([]event.Event, e
 			}
 		}
 	}
+	if err := again(); err != nil {
+		return nil, err
+	}
 	if err := events.Close(ctx); err != nil {
 		return nil, err
 	}
 	done.Moves = moved.list()
 	return append(part.Rest(name), mesh.Derive(in, name, mesh.TenancyRepaired, "", mesh.Encode(done))), nil
+}
+
+// last gives the readings that an event has room for, of those that came last.
+func last(readings []mesh.JoinedReading) []mesh.JoinedReading {
+	if len(readings) < 2*repair.EventReadings {
+		return readings
+	}
+	return append(readings[:0], readings[len(readings)-repair.EventReadings:]...)
 }
 
 // changed gives the intervals of the placements' devices whose assignment is of
@@ -208,20 +243,22 @@ func earlier(a, b *mesh.JoinedReading) int {
 
 // restamped gives the rows of one reading that have to be added, so that
 // everything that was measured is there with the tenancy that the index says,
-// as it came first.
-func restamped(rows []mesh.JoinedReading, index *tenancy.Index) (add []mesh.JoinedReading) {
+// as it came first; and those that were added so before.
+func restamped(rows []mesh.JoinedReading, index *tenancy.Index) (add, added []mesh.JoinedReading) {
 	tenant, version := index.At(rows[0].DeviceID, rows[0].ObservedAt)
 	if len(rows) == 1 { // as nearly all are
 		if rows[0].TenantID != tenant || rows[0].AssignmentVersion != version {
 			rows[0].TenantID, rows[0].AssignmentVersion = tenant, version
-			return rows
+			return rows, nil
 		}
-		return nil
+		return nil, nil
 	}
 	first, stamped := map[measured]*mesh.JoinedReading{}, map[measured]*mesh.JoinedReading{}
 	var order []measured
+	corrected := false
 	for i := range rows {
 		r := &rows[i]
+		corrected = corrected || r.AssignmentVersion != version
 		m := measuredBy(&r.Reading)
 		if known := first[m]; known == nil {
 			order = append(order, m)
@@ -237,13 +274,16 @@ func restamped(rows []mesh.JoinedReading, index *tenancy.Index) (add []mesh.Join
 	}
 	for _, m := range order {
 		if known := stamped[m]; known != nil && earlier(known, first[m]) <= 0 {
+			if corrected {
+				added = append(added, *known)
+			}
 			continue
 		}
 		r := *first[m]
 		r.TenantID, r.AssignmentVersion = tenant, version
 		add = append(add, r)
 	}
-	return add
+	return add, added
 }
 
 // moves counts rows by the tenant they were of and the one they are of now.

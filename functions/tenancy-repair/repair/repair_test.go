@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -300,6 +301,49 @@ func TestRepairKeepsWhatWasMeasured(t *testing.T) {
 	}
 }
 
+// A repair that is killed while it posts may have told iot-telemetry alone: done
+// again, it tells everybody of all readings, and writes none twice.
+func TestKilledRepairTellsAllAgain(t *testing.T) {
+	w := newWorld(t)
+	w.do(w.place(mesh.Placement{DeviceID: "d", TenantID: "a", Version: 1}))
+	var readings []mesh.Reading
+	for at := range mesh.Instant(700) {
+		readings = append(readings, reading("d", at))
+	}
+	w.do(w.enrich(w.index(), readings...)...)
+	recorded, err := w.sink(t.Context(), w.place(mesh.Placement{DeviceID: "d", TenantID: "b", Version: 2}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := errors.New("killed")
+	w.post = func(ctx context.Context, e event.Event) error {
+		_, err := w.sink(ctx, e)
+		return errors.Join(err, killed)
+	}
+	if _, err := w.repair(t.Context(), recorded[0]); !errors.Is(err, killed) {
+		t.Fatalf("the first attempt: %v, want that it was killed", err)
+	}
+	if n := w.count("iot_telemetry.readings WHERE tenant_id = 'b'"); n != 500 {
+		t.Fatalf("%d readings are the other tenant's after the first attempt, want those of one event", n)
+	}
+	told := map[string]bool{}
+	w.post = func(ctx context.Context, e event.Event) error {
+		list, err := mesh.DecodeReadings(e.Data())
+		for _, r := range list {
+			told[r.ReadingID] = r.TenantID == "b"
+		}
+		w.queue = append(w.queue, e)
+		return err
+	}
+	w.do(recorded...)
+	if len(told) != len(readings) || slices.Contains(slices.Collect(maps.Values(told)), false) {
+		t.Errorf("%d readings were told again, want all %d as the other tenant's", len(told), len(readings))
+	}
+	if rows, done := w.count("iot_telemetry_internal.readings"), w.done[len(w.done)-1].Rows; rows != 1400 || done != 200 {
+		t.Errorf("%d rows are stored and %d told as corrected, want 1400 and the 200 that were not before", rows, done)
+	}
+}
+
 // Of what came twice, the first is shown also where the second one was stored
 // with the new tenant before the repair had run.
 func TestRepairOvertaken(t *testing.T) {
@@ -532,8 +576,9 @@ func TestRepairGoesOn(t *testing.T) {
 	if stored, of := w.count("iot_telemetry_internal.readings"), w.count("iot_telemetry.readings WHERE tenant_id = 'b'"); stored != 2*n || of != n {
 		t.Errorf("%d rows are stored, %d shown of the new tenant, want %d and %d", stored, of, 2*n, n)
 	}
-	if rows := w.done[len(w.done)-1].Rows; rows != n-2*15*500 {
-		t.Errorf("the last attempt tells of %d rows, want %d", rows, n-2*15*500)
+	// Each attempt sends the last event of the one before again.
+	if rows := w.done[len(w.done)-1].Rows; rows != n-(15+14)*500 {
+		t.Errorf("the last attempt tells of %d rows, want %d", rows, n-(15+14)*500)
 	}
 }
 
