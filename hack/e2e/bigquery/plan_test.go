@@ -426,7 +426,13 @@ func TestDestroy(t *testing.T) {
 	for _, c := range p.Left {
 		left = append(left, c.Kind+" "+c.Name)
 	}
-	want := []string{"view event_log.events", "view event_log_internal.events", "table event_log_internal.events_appended", "dataset event_log", "dataset event_log_internal"}
+	want := []string{
+		"view event_log.events",
+		"view event_log_internal.dead_letter_outcomes", "table event_log_internal.dead_letter_outcomes_appended",
+		"view event_log_internal.dead_letters", "table event_log_internal.dead_letters_appended",
+		"view event_log_internal.events", "table event_log_internal.events_appended",
+		"dataset event_log", "dataset event_log_internal",
+	}
 	if diff := cmp.Diff(want, left); diff != "" {
 		t.Errorf("left (-want +got):\n%s", diff)
 	}
