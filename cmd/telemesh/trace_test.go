@@ -348,7 +348,8 @@ func TestTraceAmongOthers(t *testing.T) {
 	deliver(t, in, mesh.TelemetryReceived, "/test", mesh.EncodeMessages([]mesh.Message{{
 		ID: "m", Source: "/files", ContentType: "text/csv", ReceivedAt: instantOf(t, "2026-03-02T00:00:00Z"), Payload: csv.Bytes(),
 	}}), "1")
-	id := mesh.ReadingID("d", "co2", (first+600)*1_000_000)
+	// The last one: by the time that it is stored, all three were accepted.
+	id := mesh.ReadingID("d", "co2", (first+readings-1)*1_000_000)
 	// made is how often each type of event is in the story, by its tenant. What
 	// joins need not know the last change yet, nor the same in each event: at
 	// least one of the events has the reading, and they are none of others.

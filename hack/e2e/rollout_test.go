@@ -46,19 +46,9 @@ var chain = []manifest.Ref{
 // woken is how many of the chain are woken by corrections.
 const woken = 3
 
-// spared are not killed. In-memory channels deliver an event to all its Triggers for as
-// long as its poster waits: of what a killed tenancy-repair has posted, or one that
-// a killed iot-metadata-sink has woken, iot-telemetry may have stored what
-// iot-analytics never gets. A repair compares with what iot-telemetry stores, and
-// does not make that event again. README says so.
-var spared = []manifest.Ref{
-	{Namespace: "iot", Name: "tenancy-repair"},
-	{Namespace: "iot", Name: "iot-metadata-sink"},
-}
-
 // TestFunctionsEndUnderLoad has devices send on and sheets be corrected while each
-// function of the chain gets a new revision, whose predecessor ends, and all but two
-// are then killed while they handle a request. E2E_KILLER is the image of hack/e2e/killer.
+// function of the chain gets a new revision, whose predecessor ends, and is then
+// killed while it handles a request. E2E_KILLER is the image of hack/e2e/killer.
 //
 // Not killed is the Broker: what its channels hold in memory ends with their
 // process, and is none of the functions' to keep.
@@ -209,9 +199,6 @@ func kill(t *testing.T, l *load, pods *pods) {
 	killers := newKillers(t)
 	amid := 0
 	for i, ref := range chain {
-		if slices.Contains(spared, ref) {
-			continue
-		}
 		began := time.Now()
 		requests, tries := 0, 0
 		one := func() {
@@ -233,7 +220,7 @@ func kill(t *testing.T, l *load, pods *pods) {
 		amid += requests
 		t.Logf("%s killed with %d requests in its hands after %v", ref, requests, since(began))
 	}
-	t.Logf("%d processes killed with %d requests in their hands in %v; requests sent again meanwhile: %d", len(chain)-len(spared), amid, since(start), l.repeated.Load()-repeated)
+	t.Logf("%d processes killed with %d requests in their hands in %v; requests sent again meanwhile: %d", len(chain), amid, since(start), l.repeated.Load()-repeated)
 }
 
 // killers is a pod of hack/e2e/killer on each node that needs one.
@@ -328,7 +315,10 @@ func (k *killers) kill(t *testing.T, p pod) (requests int, missing string) {
 // without end.
 type load struct {
 	client *http.Client
-	cancel context.CancelFunc
+	// Of all requests: in-memory channels deliver what comes of an event as long as
+	// its poster waits, which may be longer than the subtest that posted it takes.
+	ctx    context.Context
+	cancel context.CancelFunc // of those who send, not of what they sent
 	busy   sync.WaitGroup
 
 	requests, repeated atomic.Int64
@@ -365,7 +355,7 @@ func loadDevice(i int) string { return fmt.Sprint(loadPrefix, i) }
 // newLoad tells who holds the devices.
 func newLoad(t *testing.T, d *deployed) *load {
 	t.Helper()
-	l := &load{client: d.client}
+	l := &load{client: d.client, ctx: t.Context()}
 	var m metadata
 	for i := range loadDevices {
 		l.holders = append(l.holders, loadPrefix+"school")
@@ -387,13 +377,11 @@ func (l *load) start(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	l.cancel = cancel
 	t.Cleanup(l.stop)
-	// What was begun is accepted after that.
-	requests := t.Context()
 	for range singleSenders {
-		l.every(ctx, sendEvery, func() { l.send(requests, l.next(1)) })
+		l.every(ctx, sendEvery, func() { l.send(l.next(1)) })
 	}
 	for range batchSenders {
-		l.every(ctx, sendEvery, func() { l.send(requests, l.next(batchMessages)) })
+		l.every(ctx, sendEvery, func() { l.send(l.next(batchMessages)) })
 	}
 }
 
@@ -416,7 +404,7 @@ func (l *load) every(ctx context.Context, interval time.Duration, do func()) {
 func (l *load) whileCorrecting(t *testing.T, do func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	l.every(ctx, correctEvery, func() { l.correct(t.Context()) })
+	l.every(ctx, correctEvery, l.correct)
 	do()
 }
 
@@ -457,20 +445,20 @@ func again(ctx context.Context, do func() error) {
 	}
 }
 
-func (l *load) send(ctx context.Context, body []byte) {
+func (l *load) send(body []byte) {
 	l.requests.Add(1)
 	tries := 0
-	again(ctx, func() error {
+	again(l.ctx, func() error {
 		tries++
 		if tries > 1 {
 			l.repeated.Add(1)
 		}
-		return l.post(ctx, bytes.NewReader(body))
+		return l.post(bytes.NewReader(body))
 	})
 }
 
-func (l *load) post(ctx context.Context, body io.Reader) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, ingestURL, body)
+func (l *load) post(body io.Reader) error {
+	req, err := http.NewRequestWithContext(l.ctx, http.MethodPost, ingestURL, body)
 	if err != nil {
 		return err
 	}
@@ -498,7 +486,7 @@ func (l *load) sendSlowly(t *testing.T) (end func()) {
 	body, rest := io.Pipe()
 	answered := make(chan error, 1)
 	l.requests.Add(1)
-	go func() { answered <- l.post(t.Context(), body) }()
+	go func() { answered <- l.post(body) }()
 	if _, err := rest.Write(messages[:split]); err != nil {
 		t.Fatal(err)
 	}
@@ -512,7 +500,7 @@ func (l *load) sendSlowly(t *testing.T) (end func()) {
 }
 
 // correct gives the middle minutes of the next device to the other tenant.
-func (l *load) correct(ctx context.Context) {
+func (l *load) correct() {
 	l.mu.Lock()
 	device, round := l.corrections%loadDevices, l.corrections/loadDevices
 	l.corrections++
@@ -520,7 +508,7 @@ func (l *load) correct(ctx context.Context) {
 	data := mesh.Encode(mesh.Placements{Placements: []mesh.Placement{l.holder(device, int64(round)+2)}})
 	l.mu.Unlock()
 	e := mesh.NewEvent(mesh.PlacementsChanged, "/telemesh/hack/e2e", data, mesh.PlacementsChanged, string(data))
-	again(ctx, func() error { return function.Post(ctx, l.client, brokerURL+"iot/iot", e) })
+	again(l.ctx, func() error { return function.Post(l.ctx, l.client, brokerURL+"iot/iot", e) })
 }
 
 // want is what the output ports have to show, by device and time: whose it is,
