@@ -11,7 +11,7 @@ import (
 	"github.com/cloudevents/sdk-go/sql/v2/parser"
 	"github.com/cloudevents/sdk-go/v2/event"
 
-	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // expression is a CloudEvents SQL expression as the filters of Triggers have
@@ -119,8 +119,8 @@ func conjuncts(tree gen.IExpressionContext) []string {
 		}
 		for i := range 2 {
 			column := comparedColumns[strings.ToLower(tree.Expression(i).GetText())]
-			if value, ok := literal(tree.Expression(1 - i)); ok && column != "" {
-				return []string{column + " = " + repair.Text(value)}
+			if value, ok := literalOf(tree.Expression(1 - i)); ok && column != "" {
+				return []string{column + " = " + literal.Text(value)}
 			}
 		}
 	case *gen.InExpressionContext:
@@ -130,19 +130,19 @@ func conjuncts(tree gen.IExpressionContext) []string {
 		}
 		var values []string
 		for _, each := range tree.SetExpression().(*gen.SetExpressionContext).AllExpression() {
-			value, ok := literal(each)
+			value, ok := literalOf(each)
 			if !ok {
 				return nil
 			}
-			values = append(values, repair.Text(value))
+			values = append(values, literal.Text(value))
 		}
 		return []string{column + " IN (" + strings.Join(values, ", ") + ")"}
 	}
 	return nil
 }
 
-// literal gives a string literal that has nothing to unescape.
-func literal(tree gen.IExpressionContext) (string, bool) {
+// literalOf gives a string literal that has nothing to unescape.
+func literalOf(tree gen.IExpressionContext) (string, bool) {
 	s := tree.GetText()
 	if len(s) < 2 || s[0] != '\'' && s[0] != '"' || s[len(s)-1] != s[0] || !utf8.ValidString(s) {
 		return "", false

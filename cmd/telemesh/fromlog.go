@@ -26,8 +26,8 @@ import (
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // fromLog is events of event_log.events that are sent again.
@@ -263,12 +263,12 @@ const (
 
 // find asks the log what it has of the interval.
 func (r *refeed) find(ctx context.Context, w warehouse.Warehouse) (err error) {
-	where := append(r.match.conditions(), "received_at < "+repair.Time(r.until))
+	where := append(r.match.conditions(), "received_at < "+literal.Time(r.until))
 	if r.since != "" {
-		where = append(where, "received_at >= "+repair.Time(r.from))
+		where = append(where, "received_at >= "+literal.Time(r.from))
 	}
 	if r.broker != "" {
-		where = append(where, "broker = "+repair.Text(r.broker))
+		where = append(where, "broker = "+literal.Text(r.broker))
 	}
 	r.condition = strings.Join(where, " AND ")
 	r.days, r.total, err = readDays(ctx, w, r.condition)
@@ -287,7 +287,7 @@ func (r *refeed) send(ctx context.Context, w warehouse.Warehouse) error {
 	for _, day := range r.days {
 		begin := mesh.At(day)
 		sql := fmt.Sprintf("SELECT %s FROM event_log.events WHERE received_at >= %s AND received_at < %s AND %s ORDER BY received_at, broker, source, event_id",
-			sink.LogColumns, repair.Time(begin), repair.Time(mesh.At(day.AddDate(0, 0, 1))), r.condition)
+			sink.LogColumns, literal.Time(begin), literal.Time(mesh.At(day.AddDate(0, 0, 1))), r.condition)
 		if err := r.sendDay(ctx, w, sql, bar); err != nil {
 			return err
 		}

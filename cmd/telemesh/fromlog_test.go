@@ -20,9 +20,9 @@ import (
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
@@ -327,7 +327,7 @@ func TestConditionsOfCESQL(t *testing.T) {
 			}
 			some++
 			row := fmt.Sprintf("SELECT %s AS type, %s AS source, %s AS event_id, nullif(%s, '') AS subject",
-				repair.Text(e.Type()), repair.Text(e.Source()), repair.Text(e.ID()), repair.Text(e.Subject()))
+				literal.Text(e.Type()), literal.Text(e.Source()), literal.Text(e.ID()), literal.Text(e.Subject()))
 			if n, err := scalar(t.Context(), warehouse.Warehouse(db), "SELECT count(*) FROM ("+row+") WHERE "+conditions); err != nil || n != 1 {
 				t.Errorf("%s matches %v, its conditions leave it out, %v", expression, e, err)
 			}

@@ -22,8 +22,8 @@ import (
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
@@ -64,7 +64,7 @@ func (k messageKey) name() string {
 }
 
 func (k messageKey) condition() string {
-	return fmt.Sprintf("(received_at = %s AND source = %s AND message_id = %s)", repair.Time(k.receivedAt), repair.Text(k.source), repair.Text(k.id))
+	return fmt.Sprintf("(received_at = %s AND source = %s AND message_id = %s)", literal.Time(k.receivedAt), literal.Text(k.source), literal.Text(k.id))
 }
 
 // rejected is a row of messages.
@@ -166,7 +166,7 @@ func (s *selection) where() string {
 		const special, instead = `\%_`, "\ue000\ue001\ue002"
 		pattern := strings.NewReplacer(`\`, "\ue000", `%`, "\ue001", `_`, "\ue002", `*`, `%`).Replace(s.cause)
 		conditions = append(conditions, fmt.Sprintf("TRANSLATE(LOWER(cause), %s, %s) LIKE LOWER(%s)",
-			repair.Text(special), repair.Text(instead), repair.Text("%"+pattern+"%")))
+			literal.Text(special), literal.Text(instead), literal.Text("%"+pattern+"%")))
 	}
 	for column, value := range map[string]string{"reader": s.reader, "device_id": s.device} {
 		switch value {
@@ -174,7 +174,7 @@ func (s *selection) where() string {
 		case "-":
 			conditions = append(conditions, column+" IS NULL")
 		default:
-			conditions = append(conditions, column+" = "+repair.Text(value))
+			conditions = append(conditions, column+" = "+literal.Text(value))
 		}
 	}
 	return strings.Join(conditions, " AND ")

@@ -22,9 +22,9 @@ import (
 	"github.com/telemesh/telemesh/internal/local"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
@@ -378,7 +378,7 @@ func (r *retry) again(ctx context.Context, attempts []*attempt) error {
 	}
 	return r.wait(ctx, func() (int, error) {
 		stored, err := scalar(ctx, r.warehouse, fmt.Sprintf("SELECT count(*) FROM iot_telemetry_internal.rejected WHERE event_source = %s AND event_id IN (%s)",
-			repair.Text(retrySource), strings.Join(ids, ",")))
+			literal.Text(retrySource), strings.Join(ids, ",")))
 		return len(done) - int(stored), err
 	})
 }
@@ -399,7 +399,7 @@ func (r *retry) inEvents(ctx context.Context, attempts []*attempt, eventType str
 		if err := r.post(ctx, e); err != nil {
 			return nil, err
 		}
-		ids, attempts = append(ids, repair.Text(e.ID())), attempts[n:]
+		ids, attempts = append(ids, literal.Text(e.ID())), attempts[n:]
 	}
 	return ids, nil
 }
@@ -428,7 +428,7 @@ func (r *retry) count(ctx context.Context, attempts []*attempt) (missing int, er
 	}
 	for _, a := range attempts {
 		for id := range a.readings {
-			if ids = append(ids, repair.Text(id)); len(ids) == most {
+			if ids = append(ids, literal.Text(id)); len(ids) == most {
 				if err := ask(); err != nil {
 					return 0, err
 				}

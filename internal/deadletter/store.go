@@ -10,8 +10,8 @@ import (
 
 	"github.com/telemesh/telemesh/internal/eventlog"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 const (
@@ -106,7 +106,7 @@ func Count(ctx context.Context, store warehouse.Warehouse) (int64, error) {
 // Find gives the ids that begin with a prefix, of letters open or not; of many, some.
 func Find(ctx context.Context, store warehouse.Warehouse, prefix string) (ids []string, err error) {
 	rows, err := store.Query(ctx, fmt.Sprintf("SELECT DISTINCT letter_id FROM %s WHERE STARTS_WITH(letter_id, %s) ORDER BY letter_id LIMIT 10",
-		lettersTable, repair.Text(prefix)))
+		lettersTable, literal.Text(prefix)))
 	if err != nil {
 		return nil, fmt.Errorf("find dead letter %s: %w", prefix, err)
 	}
@@ -126,7 +126,7 @@ func texts(ids []string) string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		b.WriteString(repair.Text(id))
+		b.WriteString(literal.Text(id))
 	}
 	return b.String()
 }
@@ -231,7 +231,7 @@ ORDER BY letter_id, part`, eventlog.Columns, letterColumns, lettersTable, texts(
 // before since: what the query reads is bounded by it.
 func Outcomes(ctx context.Context, store warehouse.Warehouse, since mesh.Instant, source string, ids ...string) (map[string]Outcome, error) {
 	all, err := outcomes(ctx, store, fmt.Sprintf("done_at >= %s AND request_source = %s AND request_id IN (%s)",
-		repair.Time(since), repair.Text(source), texts(ids)))
+		literal.Time(since), literal.Text(source), texts(ids)))
 	return byLetter(all), err
 }
 
@@ -252,7 +252,7 @@ func Ends(ctx context.Context, store warehouse.Warehouse, ids []string) (map[str
 
 // History gives what became of a letter, one after the other.
 func History(ctx context.Context, store warehouse.Warehouse, id string) ([]Outcome, error) {
-	return outcomes(ctx, store, fmt.Sprintf("letter_id = %s AND outcome <> '%s'", repair.Text(id), Closed))
+	return outcomes(ctx, store, fmt.Sprintf("letter_id = %s AND outcome <> '%s'", literal.Text(id), Closed))
 }
 
 func outcomes(ctx context.Context, store warehouse.Warehouse, condition string) (out []Outcome, err error) {

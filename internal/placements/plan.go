@@ -11,9 +11,9 @@ import (
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/sheet"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // Plan is what a sheet would change.
@@ -221,9 +221,9 @@ func countSQL(moves []Move, first int) string {
 		}
 		to := "TIMESTAMP '9999-12-31 23:59:59.999999+00'"
 		if m.To != nil {
-			to = repair.Time(*m.To)
+			to = literal.Time(*m.To)
 		}
-		fmt.Fprintf(&list, "SELECT %d AS n, %s AS device_id, %s AS since, %s AS until", first+i, repair.Text(m.DeviceID), repair.Time(m.From), to)
+		fmt.Fprintf(&list, "SELECT %d AS n, %s AS device_id, %s AS since, %s AS until", first+i, literal.Text(m.DeviceID), literal.Time(m.From), to)
 	}
 	return "SELECT m.n, COUNT(*) AS readings FROM (" + list.String() + ") AS m JOIN iot_telemetry.readings AS r" +
 		" ON r.device_id = m.device_id AND r.observed_at >= m.since AND r.observed_at < m.until GROUP BY m.n"

@@ -25,9 +25,9 @@ import (
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/tenancy"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // Report is what was compared, and what does not hold.
@@ -177,7 +177,7 @@ func query(ctx context.Context, w warehouse.Warehouse, sql string, each func(row
 // statement whose first column is the key that rows are named by.
 func (p *proof) compare(name, says, expected, found string, parts ...string) error {
 	if p.tenant != "" {
-		where := " WHERE tenant_id = " + repair.Text(p.tenant)
+		where := " WHERE tenant_id = " + literal.Text(p.tenant)
 		expected, found = "SELECT * FROM ("+expected+")"+where, "SELECT * FROM ("+found+")"+where
 	}
 	check := Check{Name: name, Says: says}
@@ -372,7 +372,7 @@ func (p *proof) rows() error {
 	check := Check{Name: "index", Says: "the functions' index gives each row its tenant and its assignment_version; its id is that of its device, metric and instant"}
 	where := ""
 	if p.tenant != "" {
-		where = " WHERE device_id IN (SELECT device_id FROM iot_metadata_internal.placements WHERE tenant_id = " + repair.Text(p.tenant) + ") OR tenant_id = " + repair.Text(p.tenant)
+		where = " WHERE device_id IN (SELECT device_id FROM iot_metadata_internal.placements WHERE tenant_id = " + literal.Text(p.tenant) + ") OR tenant_id = " + literal.Text(p.tenant)
 	}
 	d := digests{}
 	err := p.query(`SELECT reading_id, device_id, observed_at, tenant_id, assignment_version, CAST(value AS VARCHAR), value_string, metric

@@ -21,6 +21,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // The tables that Rows reads: every row as it was appended. The output ports
@@ -118,10 +119,10 @@ func (s *scan) next(ctx context.Context) (more bool, err error) {
 func (s *scan) read(ctx context.Context, limit int) error {
 	where := s.where
 	if s.begun {
-		device, at := Text(s.from.DeviceID), Time(s.from.ObservedAt)
+		device, at := literal.Text(s.from.DeviceID), literal.Time(s.from.ObservedAt)
 		if s.within {
 			where = fmt.Sprintf("(%s) AND device_id = %s AND observed_at >= %s AND (observed_at > %[3]s OR reading_id >= %[4]s)",
-				where, device, at, Text(s.from.ReadingID))
+				where, device, at, literal.Text(s.from.ReadingID))
 		} else {
 			where = fmt.Sprintf("(%s) AND device_id > %s", where, device)
 		}
@@ -307,19 +308,19 @@ func condition(ranges []Range, same bool) string {
 	var names, intervals []string
 	from, to := Forever, Always
 	for _, r := range ranges {
-		device := Text(r.Device)
+		device := literal.Text(r.Device)
 		if len(names) == 0 || names[len(names)-1] != device {
 			names = append(names, device)
 		}
-		intervals = append(intervals, fmt.Sprintf("SELECT %s AS d, %s AS f, %s AS t", device, Time(max(r.From, earliest)), Time(min(r.To, latest))))
+		intervals = append(intervals, fmt.Sprintf("SELECT %s AS d, %s AS f, %s AS t", device, literal.Time(max(r.From, earliest)), literal.Time(min(r.To, latest))))
 		from, to = min(from, r.From), max(to, r.To)
 	}
 	where := "device_id IN (" + strings.Join(names, ", ") + ")"
 	if from != Always {
-		where += " AND observed_at >= " + Time(from)
+		where += " AND observed_at >= " + literal.Time(from)
 	}
 	if to != Forever {
-		where += " AND observed_at < " + Time(to)
+		where += " AND observed_at < " + literal.Time(to)
 	}
 	if !same {
 		where += " AND EXISTS (SELECT 1 FROM (" + strings.Join(intervals, " UNION ALL ") + ") AS i WHERE i.d = device_id AND observed_at >= i.f AND observed_at < i.t)"

@@ -12,7 +12,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // parts is what events of a type have to do with a reading.
@@ -120,7 +120,7 @@ func (w *walk) follow(ctx context.Context, events []*Event) error {
 			causes = append(causes, fmt.Sprintf("(%s AND %s)", is(mesh.ExtCauseID, e.ID), is(mesh.ExtCauseSource, e.Source)))
 		}
 		in.from -= skew
-		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND (%s)", repair.Text(mesh.TelemetryRejected), strings.Join(causes, " OR ")))
+		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND (%s)", literal.Text(mesh.TelemetryRejected), strings.Join(causes, " OR ")))
 		if err != nil {
 			return err
 		}
@@ -221,7 +221,7 @@ func (w *walk) repairs(ctx context.Context, table string, row Row) ([]*Event, er
 		ids = append(ids, e.cause().id)
 	}
 	causes, err := w.log.find(ctx, until(row.Instant(contract.RecordedAt)), false, fmt.Sprintf("event_id IN (%s) AND (type IN (%s) OR type = %s AND NOT %s)",
-		distinct(ids), list([]string{mesh.TelemetryOutdated, mesh.AnalyticsOutdated}), repair.Text(mesh.PlacementsRecorded), has(w.story.DeviceID)))
+		distinct(ids), list([]string{mesh.TelemetryOutdated, mesh.AnalyticsOutdated}), literal.Text(mesh.PlacementsRecorded), has(w.story.DeviceID)))
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +287,7 @@ func (w *walk) ends(ctx context.Context) error {
 	if len(causes) == 0 {
 		return nil
 	}
-	ends, err := w.log.find(ctx, in, false, fmt.Sprintf("type = %s AND %s", repair.Text(mesh.TenancyRepaired), is(mesh.ExtCauseID, causes...)))
+	ends, err := w.log.find(ctx, in, false, fmt.Sprintf("type = %s AND %s", literal.Text(mesh.TenancyRepaired), is(mesh.ExtCauseID, causes...)))
 	for _, e := range ends {
 		if w.events[e.cause()] != nil {
 			w.events[e.key()] = e
@@ -306,7 +306,7 @@ func distinct(all []string) string {
 func list(all []string) string {
 	out := make([]string, len(all))
 	for i, s := range all {
-		out[i] = repair.Text(s)
+		out[i] = literal.Text(s)
 	}
 	return strings.Join(out, ", ")
 }

@@ -10,8 +10,8 @@ import (
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // Event is an event as the log has it.
@@ -62,10 +62,10 @@ func until(recorded mesh.Instant) window { return window{to: recorded + skew} }
 func (w window) String() string {
 	bounds := []string{"TRUE"}
 	if w.from != 0 {
-		bounds = append(bounds, "received_at >= "+repair.Time(w.from))
+		bounds = append(bounds, "received_at >= "+literal.Time(w.from))
 	}
 	if w.to != 0 {
-		bounds = append(bounds, "received_at <= "+repair.Time(w.to))
+		bounds = append(bounds, "received_at <= "+literal.Time(w.to))
 	}
 	return strings.Join(bounds, " AND ")
 }
@@ -138,7 +138,7 @@ func has(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>&/`, r) }) {
 		return "data IS NOT NULL"
 	}
-	return fmt.Sprintf("STRPOS(data, %s) > 0", repair.Text(`"`+s+`"`))
+	return fmt.Sprintf("STRPOS(data, %s) > 0", literal.Text(`"`+s+`"`))
 }
 
 // extension is the value of an extension in SQL, without quotes: DuckDB gives it

@@ -11,7 +11,7 @@ import (
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // Message is a message that brought the reading.
@@ -77,7 +77,7 @@ func (s *Story) messages(ctx context.Context, log eventLog, parser *device.Parse
 			{m.ReceivedAt - skew, m.ReceivedAt + nearby},
 			{m.ReceivedAt - skew, stored + skew},
 			until(stored),
-		}, "type = "+repair.Text(mesh.TelemetryReceived)+" AND "+has(m.ID), func(e *Event) bool {
+		}, "type = "+literal.Text(mesh.TelemetryReceived)+" AND "+has(m.ID), func(e *Event) bool {
 			all, err := mesh.DecodeMessages(e.data)
 			if err != nil {
 				return false // telemetry-flatten refused it

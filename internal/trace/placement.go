@@ -6,9 +6,9 @@ import (
 	"slices"
 
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/tenancy"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // Placement is a version of a placement that is, or was, for the instant of the
@@ -35,7 +35,7 @@ type Placement struct {
 func (s *Story) placements(ctx context.Context, w warehouse.Warehouse, log eventLog) error {
 	s.Placements = []Placement{}
 	rows, err := w.Query(ctx, fmt.Sprintf("SELECT %s FROM %s WHERE device_id = %s AND valid_from <= %s ORDER BY recorded_at, valid_from, version",
-		tenancy.Columns, Internal("iot_metadata.placements"), repair.Text(s.DeviceID), repair.Time(s.ObservedAt)))
+		tenancy.Columns, Internal("iot_metadata.placements"), literal.Text(s.DeviceID), literal.Time(s.ObservedAt)))
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (s *Story) placements(ctx context.Context, w warehouse.Warehouse, log event
 			step = step[:to]
 		}
 		from += len(step)
-		n, err := query(ctx, w, fmt.Sprintf("SELECT count(*) AS n FROM %s WHERE recorded_at <= %s", Internal("iot_metadata.placements"), repair.Time(step[0].RecordedAt)))
+		n, err := query(ctx, w, fmt.Sprintf("SELECT count(*) AS n FROM %s WHERE recorded_at <= %s", Internal("iot_metadata.placements"), literal.Time(step[0].RecordedAt)))
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (s *Story) holder(counts map[mesh.Instant]*Placement) (tenant string) {
 // broughtBy finds the event that brought a version of a placement.
 func (s *Story) broughtBy(ctx context.Context, log eventLog, p *Placement) (*Event, error) {
 	return log.first(ctx, []window{{p.RecordedAt - nearby, p.RecordedAt + skew}, until(p.RecordedAt)},
-		"type = "+repair.Text(mesh.PlacementsChanged)+" AND "+has(p.DeviceID), func(e *Event) bool {
+		"type = "+literal.Text(mesh.PlacementsChanged)+" AND "+has(p.DeviceID), func(e *Event) bool {
 			data, err := mesh.Decode[mesh.Placements](e.data)
 			if err != nil {
 				return false // the sink refused it

@@ -19,8 +19,8 @@ import (
 
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // Story is all that is known of a reading.
@@ -123,7 +123,7 @@ func Find(ctx context.Context, w warehouse.Warehouse, id string) ([]string, erro
 }
 
 func begins(column, prefix string) string {
-	return fmt.Sprintf("starts_with(%s, %s)", column, repair.Text(prefix))
+	return fmt.Sprintf("starts_with(%s, %s)", column, literal.Text(prefix))
 }
 
 // Tell gives the story of a reading that is stored. The parser reads its
@@ -156,9 +156,9 @@ func Tell(ctx context.Context, w warehouse.Warehouse, parser *device.Parser, rea
 // port reads what a port shows of the reading, and what is behind it.
 func (s *Story) port(ctx context.Context, w warehouse.Warehouse, table string) (Port, error) {
 	p := Port{Table: table, State: Absent, Revisions: []Revision{}}
-	where := "reading_id = " + repair.Text(s.ReadingID)
+	where := "reading_id = " + literal.Text(s.ReadingID)
 	if s.DeviceID != "" {
-		where += " AND observed_at = " + repair.Time(s.ObservedAt) // what both ports and their partitions go by
+		where += " AND observed_at = " + literal.Time(s.ObservedAt) // what both ports and their partitions go by
 	}
 	rows, err := query(ctx, w, fmt.Sprintf("SELECT * FROM %s WHERE %s", Internal(table), where))
 	if err != nil || len(rows) == 0 {

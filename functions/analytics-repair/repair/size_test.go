@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/telemesh/telemesh/internal/repair"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // No statement is longer than a warehouse takes, whatever has happened in many
@@ -13,7 +13,7 @@ import (
 func TestConditionsAreShort(t *testing.T) {
 	var f finder
 	for i := range 2000 {
-		f.alternatives = append(f.alternatives, alternative{"room", repair.Text(fmt.Sprint(i)), strings.Repeat("r.last_action_at IS NULL OR ", 700) + "FALSE"})
+		f.alternatives = append(f.alternatives, alternative{"room", literal.Text(fmt.Sprint(i)), strings.Repeat("r.last_action_at IS NULL OR ", 700) + "FALSE"})
 	}
 	all := f.conditions()
 	rooms := 0

@@ -13,6 +13,7 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // touched finds the readings whose surroundings may not be those that are known,
@@ -130,20 +131,20 @@ func (f *finder) conditions() (all []string) {
 func (f *finder) customer(id string, known *join.Known) {
 	where := "r.customer_name IS NOT NULL"
 	if name := known.CustomerName(id); name != "" {
-		where = "r.customer_name IS DISTINCT FROM " + repair.Text(name)
+		where = "r.customer_name IS DISTINCT FROM " + literal.Text(name)
 	}
-	f.alternatives = append(f.alternatives, alternative{"tenant_id", repair.Text(id), where})
+	f.alternatives = append(f.alternatives, alternative{"tenant_id", literal.Text(id), where})
 }
 
 // action looks for readings after a was taken, there, that have no later action.
 func (f *finder) action(a *mesh.Action) {
-	at := repair.Time(a.TakenAt)
+	at := literal.Time(a.TakenAt)
 	where := fmt.Sprintf("r.observed_at >= %s AND (r.last_action_at IS NULL OR r.last_action_at <= %[1]s)", at)
 	if a.DeviceID != "" {
-		f.alternatives = append(f.alternatives, alternative{"device_id", repair.Text(a.DeviceID), where})
+		f.alternatives = append(f.alternatives, alternative{"device_id", literal.Text(a.DeviceID), where})
 	}
 	if a.Room != "" {
-		f.alternatives = append(f.alternatives, alternative{"room", repair.Text(a.Room), inBuilding(a.Building) + " AND " + where})
+		f.alternatives = append(f.alternatives, alternative{"room", literal.Text(a.Room), inBuilding(a.Building) + " AND " + where})
 	}
 }
 
@@ -151,7 +152,7 @@ func inBuilding(building string) string {
 	if building == "" {
 		return "r.building IS NULL"
 	}
-	return "r.building = " + repair.Text(building)
+	return "r.building = " + literal.Text(building)
 }
 
 // placements looks for readings of the devices with another place, and for
@@ -171,7 +172,7 @@ func (f *finder) placements(placements []mesh.Placement, known *join.Known) {
 	}
 	for rest := placements; len(rest) > 0; {
 		device, from := rest[0].DeviceID, rest[0].ValidFrom
-		if text := repair.Text(device); len(f.devices) == 0 || f.devices[len(f.devices)-1] != text {
+		if text := literal.Text(device); len(f.devices) == 0 || f.devices[len(f.devices)-1] != text {
 			f.devices = append(f.devices, text)
 		}
 		// The versions of one key: who held what during any of them.
@@ -230,9 +231,9 @@ const maxActions = 50
 // [from, to), or does now: those whose last action was taken then and is none of
 // its own, and those that lack one of its own.
 func (f *finder) handedOver(h holding, known *join.Known, from, to mesh.Instant) {
-	there, own := alternative{"device_id", repair.Text(h.device), ""}, known.ActionsAt(h.tenant, h.device)
+	there, own := alternative{"device_id", literal.Text(h.device), ""}, known.ActionsAt(h.tenant, h.device)
 	if h.room != "" {
-		there, own = alternative{"room", repair.Text(h.room), inBuilding(h.building) + " AND "}, known.ActionsIn(h.tenant, h.building, h.room)
+		there, own = alternative{"room", literal.Text(h.room), inBuilding(h.building) + " AND "}, known.ActionsIn(h.tenant, h.building, h.room)
 	}
 	// Of those taken at one instant the last counts.
 	var last []*mesh.Action
@@ -245,29 +246,29 @@ func (f *finder) handedOver(h holding, known *join.Known, from, to mesh.Instant)
 			last = append(last, a)
 		}
 	}
-	within := "r.last_action_at >= " + repair.Time(from)
+	within := "r.last_action_at >= " + literal.Time(from)
 	if to != repair.Forever {
-		within += " AND r.last_action_at < " + repair.Time(to)
+		within += " AND r.last_action_at < " + literal.Time(to)
 	}
 	wrong := []string{within}
 	if len(last) > maxActions {
-		wrong = append(wrong, "r.last_action_at IS NULL", "r.last_action_at < "+repair.Time(last[len(last)-1].TakenAt))
+		wrong = append(wrong, "r.last_action_at IS NULL", "r.last_action_at < "+literal.Time(last[len(last)-1].TakenAt))
 	} else if len(last) > 0 {
 		var is, newest strings.Builder
 		for i, a := range last {
-			at := repair.Time(a.TakenAt)
+			at := literal.Time(a.TakenAt)
 			if i > 0 {
 				is.WriteString(" OR ")
 			}
-			fmt.Fprintf(&is, "r.last_action_at = %s AND r.last_action = %s", at, repair.Text(a.Action))
-			fmt.Fprintf(&newest, " WHEN r.observed_at >= %s THEN %[1]s", repair.Time(last[len(last)-1-i].TakenAt))
+			fmt.Fprintf(&is, "r.last_action_at = %s AND r.last_action = %s", at, literal.Text(a.Action))
+			fmt.Fprintf(&newest, " WHEN r.observed_at >= %s THEN %[1]s", literal.Time(last[len(last)-1-i].TakenAt))
 		}
 		wrong = []string{
-			fmt.Sprintf("r.last_action_at IS NULL AND r.observed_at >= %s", repair.Time(last[0].TakenAt)),
+			fmt.Sprintf("r.last_action_at IS NULL AND r.observed_at >= %s", literal.Time(last[0].TakenAt)),
 			fmt.Sprintf("r.last_action_at < CASE%s END", newest.String()),
 			fmt.Sprintf("%s AND NOT (%s)", within, is.String()),
 		}
 	}
-	there.where += fmt.Sprintf("r.tenant_id = %s AND r.observed_at >= %s AND (%s)", repair.Text(h.tenant), repair.Time(from), strings.Join(wrong, " OR "))
+	there.where += fmt.Sprintf("r.tenant_id = %s AND r.observed_at >= %s AND (%s)", literal.Text(h.tenant), literal.Time(from), strings.Join(wrong, " OR "))
 	f.alternatives = append(f.alternatives, there)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/repair"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
 // metadata is how rows of a source are found again: all versions of them that
@@ -120,7 +121,7 @@ func (m metadata[D, R]) replyTo(ctx context.Context, w warehouse.Warehouse, in e
 func (m metadata[D, R]) find(ctx context.Context, w warehouse.Warehouse, firsts []string, do func(row *R, recorded mesh.Instant)) error {
 	texts := make([]string, len(firsts))
 	for i := range firsts {
-		texts[i] = repair.Text(firsts[i])
+		texts[i] = literal.Text(firsts[i])
 	}
 	answer, err := w.Query(ctx, fmt.Sprintf("SELECT recorded_at, %s FROM %s WHERE %s IN (%s) ORDER BY recorded_at",
 		strings.Join(m.columns, ", "), m.table, m.columns[0], strings.Join(texts, ", ")))
@@ -156,7 +157,7 @@ func (m metadata[D, R]) find(ctx context.Context, w warehouse.Warehouse, firsts 
 
 // version is how many rows were recorded until an instant.
 func (m metadata[D, R]) version(ctx context.Context, w warehouse.Warehouse, until mesh.Instant) (version int64, err error) {
-	answer, err := w.Query(ctx, fmt.Sprintf("SELECT COUNT(*) AS version FROM %s WHERE recorded_at <= %s", m.table, repair.Time(until)))
+	answer, err := w.Query(ctx, fmt.Sprintf("SELECT COUNT(*) AS version FROM %s WHERE recorded_at <= %s", m.table, literal.Time(until)))
 	if err != nil {
 		return 0, err
 	}

@@ -1,4 +1,5 @@
-package repair
+// Package literal writes values in SQL so that GoogleSQL and DuckDB read the same.
+package literal
 
 import (
 	"fmt"
@@ -7,10 +8,10 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
-// Text writes a string in SQL so that GoogleSQL and DuckDB read the same. They
-// disagree on quotes, backslashes and line ends in a literal: these are put
-// together from code points. GoogleSQL has no CHR(0), and DuckDB no escape; the
-// length of '\t' tells which of the two reads the statement.
+// Text writes a string. The two disagree on quotes, backslashes and line ends in
+// a literal: these are put together from code points. GoogleSQL has no CHR(0),
+// and DuckDB no escape; the length of '\t' tells which of them reads the
+// statement.
 func Text(s string) string {
 	var parts []string
 	from := 0
