@@ -41,6 +41,20 @@ var ErrNotWrapped = errors.New(`no JSON object with the member "message"`)
 
 var errEmpty = errors.New("the Pub/Sub message has neither data nor attributes")
 
+// reason says where in a JSON value what is wrong. The text of the library's
+// error is another one in some processes, on purpose, and a message is rejected
+// for the same cause each time.
+func reason(err error) error {
+	e, ok := errors.AsType[*json.SemanticError](err)
+	switch {
+	case !ok:
+		return fmt.Errorf(": %w", err)
+	case e.Err != nil:
+		return fmt.Errorf("%s: %w", e.JSONPointer, e.Err)
+	}
+	return fmt.Errorf("%s: a JSON %v, want a %v", e.JSONPointer, e.JSONKind, e.GoType)
+}
+
 // ParsePush reads the body of a wrapped push. Of the two spellings of a member
 // that Pub/Sub sends, messageId and message_id, one is enough.
 func ParsePush(body []byte) (Message, error) {
@@ -62,12 +76,12 @@ func ParsePush(body []byte) (Message, error) {
 		OrderingKeyOld string            `json:"ordering_key"`
 	}
 	if err := json.Unmarshal(push.Message, &in); err != nil {
-		return Message{}, fmt.Errorf("read Pub/Sub push: message: %w", err)
+		return Message{}, fmt.Errorf("read Pub/Sub push: message%w", reason(err))
 	}
 	m := Message{ID: in.MessageID, Data: in.Data, Attributes: in.Attributes, PublishTime: in.PublishTime, OrderingKey: in.OrderingKey}
 	if len(push.Subscription) > 0 {
 		if err := json.Unmarshal(push.Subscription, &m.Subscription); err != nil {
-			return Message{}, fmt.Errorf("read Pub/Sub push: subscription: %w", err)
+			return Message{}, fmt.Errorf("read Pub/Sub push: subscription%w", reason(err))
 		}
 	}
 	if m.ID == "" {
