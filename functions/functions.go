@@ -5,6 +5,10 @@
 package functions
 
 import (
+	"embed"
+	"io/fs"
+	"path"
+
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
 	analyticsrepair "github.com/telemesh/telemesh/functions/analytics-repair/repair"
 	assignment "github.com/telemesh/telemesh/functions/assignment-port/port"
@@ -20,6 +24,7 @@ import (
 	"github.com/telemesh/telemesh/functions/tenant-enrich/enrich"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/portal"
 )
 
 // Table is the functions by the folder of their main.
@@ -31,6 +36,7 @@ var Table = map[string]function.Start{
 	"dead-letter-sink":  letters.Start,
 	"mqtt-source":       mqtt.Start,
 	"output-port":       port.Start,
+	"portal":            portal.Start,
 	"pubsub-source":     pubsub.Start,
 	"sheet-source":      sheet.Start,
 	"telemetry-flatten": flatten.Start,
@@ -38,4 +44,20 @@ var Table = map[string]function.Start{
 	"tenancy-repair":    tenancy.Start,
 	"tenant-enrich":     enrich.Start,
 	"warehouse-sink":    sink.Start,
+}
+
+//go:embed all:portal/kodata
+var kodata embed.FS
+
+// Data is the folder kodata of a function; nil: it has none.
+func Data(name string) fs.FS {
+	folder := path.Join(name, "kodata")
+	if _, err := fs.Stat(kodata, folder); err != nil {
+		return nil
+	}
+	data, err := fs.Sub(kodata, folder)
+	if err != nil {
+		panic(err) // of a name that is no path
+	}
+	return data
 }

@@ -25,3 +25,8 @@ need_build() {
     exit 1
   fi
 }
+
+need_node() {
+  need node nodejs "the portal's scripts are bundled with it"
+  need npm npm "the portal's scripts are bundled with what it installs"
+}

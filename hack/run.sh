@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 . hack/need.sh
 need_build
 
+hack/portal.sh
 mkdir -p .cache
 echo "building telemesh (the first time takes some minutes)" >&2
 CGO_ENABLED=1 go build -trimpath -o .cache/telemesh ./cmd/telemesh

@@ -158,7 +158,7 @@ func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 		return nil, err
 	}
 	in.config = local.Config{
-		Dir: filepath.Join(o.data, "broker"), Manifests: set, Functions: functions.Table,
+		Dir: filepath.Join(o.data, "broker"), Manifests: set, Functions: functions.Table, Data: functions.Data,
 		Warehouse: in.warehouse, Set: overrides, Log: in.log,
 	}
 	if err := in.start(ctx); err != nil {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mqtt"
-	"github.com/telemesh/telemesh/internal/portal"
 )
 
 func upCommand() *cobra.Command {
@@ -80,7 +79,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			if err := in.mesh.StartSources(); err != nil {
 				return err
 			}
-			page, err := serveOn(on, portal.Handler(in.status(ingest.address, broker.address)))
+			page, err := serveOn(on, in.mesh.Service("platform", "portal"))
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ package function
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 
@@ -42,6 +43,7 @@ type Ports struct {
 	Client    *http.Client        // for Services by their cluster address
 	Warehouse warehouse.Warehouse // nil: the one that WAREHOUSE_URL names
 	Log       *slog.Logger
+	Data      fs.FS // the folder kodata of its main, as ko ships it; nil: there is none
 }
 
 // Start makes a function.

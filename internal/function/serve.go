@@ -28,6 +28,7 @@ type serving struct {
 	Port string   `envconfig:"PORT" default:"8080"`
 	Sink string   `envconfig:"K_SINK"` // where several events of one handler call go, or the ingress alone
 	Wake []string `envconfig:"WAKE"`   // addresses of the Services that what goes to Sink leads to, to be woken along with it
+	Data string   `envconfig:"KO_DATA_PATH"`
 }
 
 // Main runs a function as a process: it serves on PORT until SIGTERM or an
@@ -58,7 +59,11 @@ func run(ctx context.Context, log *slog.Logger, start Start) error {
 		return err
 	}
 	client := &http.Client{Transport: transport, Timeout: time.Minute}
-	fn, err := start(Ports{Client: client, Log: log})
+	ports := Ports{Client: client, Log: log}
+	if cfg.Data != "" {
+		ports.Data = os.DirFS(cfg.Data)
+	}
+	fn, err := start(ports)
 	if err != nil {
 		return err
 	}

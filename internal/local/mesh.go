@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -27,6 +28,7 @@ type Config struct {
 	Dir       string // of the event store; belongs to one process at a time
 	Manifests manifest.Set
 	Functions map[string]function.Start          // by folder of functions/, as in image ko://…/functions/NAME
+	Data      func(name string) fs.FS            // the folder kodata of a function, or nil; nil: none has one
 	Warehouse warehouse.Warehouse                // for the functions; nil: the one that their environment names
 	Set       map[manifest.Ref]map[string]string // by Service: variables instead of or besides its env
 	Log       *slog.Logger                       // nil: nothing is logged

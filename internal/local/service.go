@@ -109,9 +109,11 @@ func (m *Mesh) functionOf(w *manifest.Workload) (function.Start, error) {
 
 // begin starts a function as workload w, with its environment.
 func (m *Mesh) begin(w *manifest.Workload, env map[string]string, start function.Start, log *slog.Logger) (*function.Function, error) {
-	fn, err := withEnv(env, func() (*function.Function, error) {
-		return start(function.Ports{Client: m.client, Warehouse: m.cfg.Warehouse, Log: log})
-	})
+	ports := function.Ports{Client: m.client, Warehouse: m.cfg.Warehouse, Log: log}
+	if m.cfg.Data != nil {
+		ports.Data = m.cfg.Data(w.Function())
+	}
+	fn, err := withEnv(env, func() (*function.Function, error) { return start(ports) })
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", w.Object(), err)
 	}

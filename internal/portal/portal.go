@@ -1,228 +1,161 @@
-// Package portal shows what the mesh does as a web page: what the brokers
-// accepted, how far the triggers are, what the tables hold, how the air is,
-// and what could not be delivered.
+// Package portal shows the air, the mesh and its data as web pages: to tenants
+// their rooms, to the teams the data products, what flows between them and what
+// could not be delivered.
 //
-// The page is rendered on the server, needs no script, and loads nothing: a
-// Content Security Policy allows its one style sheet and nothing else.
+// The pages are rendered on the server and work without a script, but for the
+// charts, whose bundle is made of web/ and comes with the function's data. Who
+// may ask for what stands in the table of routes, and nowhere else; what they
+// see of it is for package access to say.
 package portal
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
+	"errors"
 	"fmt"
-	"html/template"
+	"io/fs"
+	"log/slog"
 	"net/http"
-	"strconv"
-	"strings"
-	"time"
+
+	"github.com/telemesh/telemesh/internal/access"
 )
 
-// Source tells how things stand. It is asked once per page.
-type Source interface {
-	Status(ctx context.Context) (Status, error)
+// Portal serves the pages.
+type Portal struct {
+	data   *access.Data
+	assets *assets
+	log    *slog.Logger
+	// viewer tells who asks, by the session or the token of a request; false:
+	// nobody who is logged in.
+	viewer func(*http.Request) (access.Viewer, bool, error)
 }
 
-// Status is how things stand at an instant.
-type Status struct {
-	At          time.Time // when it was taken; ages are counted from it
-	Since       time.Time // when the mesh was started; zero: not shown
-	Ingest      string    // URL to POST messages to
-	Data        string    // where the data is kept; empty: not shown
-	Brokers     []Broker
-	Triggers    []Trigger
-	Tables      []Table
-	Rooms       []Room
-	Failures    []Failure    // the latest, newest first
-	DeadLetters []DeadLetter // the latest, newest first
-	// AllDeadLetters is how many there are.
-	AllDeadLetters int
+// Config is what a Portal is made of.
+type Config struct {
+	Data   *access.Data
+	Bundle fs.FS // assets/*.js of web/; nil, or without them: pages have no charts
+	Viewer func(*http.Request) (access.Viewer, bool, error)
+	Log    *slog.Logger
 }
 
-// Broker is what a broker took in.
-type Broker struct {
-	Name     string // iot/iot
-	Ingress  string // URL to POST events to
-	Accepted int64  // events
-	Refused  int64  // requests, for good
+// New makes a portal.
+func New(cfg Config) (*Portal, error) {
+	a, err := newAssets(cfg.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	return &Portal{data: cfg.Data, assets: a, log: cfg.Log, viewer: cfg.Viewer}, nil
 }
 
-// Trigger is how far the deliveries of a trigger are, in events.
-type Trigger struct {
-	Name, Broker, Subscriber string
-	Pending                  int64
-	InFlight                 int64 // of the pending ones, with the subscriber now
-	Delivered, Retried       int64
-	DeadLettered             int64
-}
+// who is the least that a route asks of who comes.
+type who int
 
-// Table is an output port.
-type Table struct {
-	Name   string // iot_telemetry.readings
-	Rows   int64
-	Newest time.Time // the latest observed_at; zero: none, or the table has no such column
-}
-
-// Room is the latest CO2 that was measured in a room.
-type Room struct {
-	Tenant, Building, Floor, Room string
-	CO2                           float64 // ppm
-	OutsideCO2                    float64 // ppm; 0: not known
-	ObservedAt                    time.Time
-}
-
-// Failure is one attempt to deliver an event that failed. Another may follow.
-type Failure struct {
-	At      time.Time
-	Trigger string
-	EventID string
-	Type    string // of the event
-	Status  int    // of HTTP, or what it would have been
-	Text    string
-}
-
-// DeadLetter is an event that could not be delivered.
-type DeadLetter struct {
-	ID      string // what `telemesh deadletters show` takes
-	Trigger string
-	Type    string // of the event
-	Cause   string
-	At      time.Time
-}
-
-var (
-	//go:embed status.css
-	style string
-	//go:embed status.html
-	markup string
-
-	page = template.Must(template.New("status").Funcs(template.FuncMap{
-		"count":   count,
-		"total":   func(n int) string { return count(int64(n)) },
-		"age":     age,
-		"utc":     utc,
-		"ppm":     func(v float64) string { return count(int64(v + 0.5)) },
-		"air":     judge,
-		"subject": subject,
-		"style":   func() template.CSS { return template.CSS(style) },
-	}).Parse(markup))
-
-	// The browser applies the style element whose text has this hash, and
-	// loads and runs nothing else.
-	policy = "default-src 'none'; style-src 'sha256-" + hash(style) + "'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+const (
+	anyone   who = iota // also who is not logged in
+	signedIn            // every user
+	team                // who sees the data of all tenants
+	admins
 )
 
-func hash(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return base64.StdEncoding.EncodeToString(sum[:])
+func (w who) lets(v access.Viewer) bool {
+	switch w {
+	case anyone:
+		return true
+	case signedIn:
+		return v.Role != ""
+	case team:
+		return v.Team()
+	}
+	return v.Role == access.Admin
 }
 
-// Handler serves the status page at /. It answers 503, with the page saying
-// why, while source cannot tell how things stand.
-func Handler(source Source) http.Handler {
+// route is a page or an answer for programs.
+type route struct {
+	pattern string // of http.ServeMux
+	who     who
+	serve   func(w http.ResponseWriter, r *http.Request, v access.Viewer) error
+}
+
+// routes is all that the portal serves. Those of an area stand with its pages.
+func (p *Portal) routes() []route {
+	return []route{
+		{"GET /{$}", signedIn, p.home},
+		{"GET /assets/{name}", anyone, p.assets.serve},
+		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
+	}
+}
+
+func (p *Portal) home(w http.ResponseWriter, r *http.Request, _ access.Viewer) error {
+	http.Redirect(w, r, "/air", http.StatusSeeOther)
+	return nil
+}
+
+// Handler serves the portal.
+func (p *Portal) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		status, err := source.Status(r.Context())
-		code := http.StatusOK
-		view := struct {
-			Status
-			Cause string
-		}{Status: status}
-		if err != nil {
-			code, view.Cause = http.StatusServiceUnavailable, err.Error()
-		}
-		var b bytes.Buffer
-		if err := page.Execute(&b, view); err != nil {
-			http.Error(w, fmt.Sprintf("render the status: %v", err), http.StatusInternalServerError)
-			return
-		}
-		h := w.Header()
-		h.Set("Content-Type", "text/html; charset=utf-8")
-		h.Set("Content-Security-Policy", policy)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cache-Control", "no-store")
-		w.WriteHeader(code)
-		w.Write(b.Bytes()) // a client that is gone needs no answer
+	for _, each := range p.routes() {
+		mux.HandleFunc(each.pattern, func(w http.ResponseWriter, r *http.Request) { p.enter(w, r, each) })
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		p.enter(w, r, route{"", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return errNotFound }})
 	})
-	return mux
+	// What another site makes a browser send is refused: it carries the session.
+	return secured(http.NewCrossOriginProtection().Handler(mux))
 }
 
-// count prints n with a thin space between thousands.
-func count(n int64) string {
-	s := strconv.FormatInt(n, 10)
-	sign := ""
-	if n < 0 {
-		sign, s = "−", s[1:]
-	}
-	var b strings.Builder
-	b.WriteString(sign)
-	for i, digit := range s {
-		if i > 0 && (len(s)-i)%3 == 0 {
-			b.WriteRune('\u202f')
-		}
-		b.WriteRune(digit)
-	}
-	return b.String()
-}
-
-// age prints how long before now t is, in one unit.
-func age(t, now time.Time) string {
-	d := now.Sub(t)
+// enter serves a route to who may come, and says to others what they lack.
+func (p *Portal) enter(w http.ResponseWriter, r *http.Request, to route) {
+	v, known, err := p.viewer(r)
 	switch {
-	case t.IsZero():
-		return ""
-	case d <= -time.Minute:
-		return "ahead by " + span(-d) // a device whose clock is wrong
-	case d < time.Second:
-		return "now"
+	case err != nil:
+	case to.who.lets(v) && (known || to.who == anyone):
+		err = to.serve(w, r, v)
+	case known:
+		err = fmt.Errorf("this page is not for the role %s: %w", v.Role, access.ErrForbidden)
+	case forPeople(r) && r.Method == http.MethodGet:
+		http.Redirect(w, r, "/login?"+next(r), http.StatusSeeOther)
+	default:
+		err = errUnauthorized
 	}
-	return span(d) + " ago"
+	if err != nil {
+		p.fail(w, r, v, err)
+	}
 }
 
-func span(d time.Duration) string {
+// The errors that a request is answered with, besides access.ErrForbidden. What
+// else fails is the portal's fault, and its text is for the log.
+var (
+	errNotFound     = errors.New("there is no such page")
+	errUnauthorized = errors.New("log in first")
+)
+
+// badRequest is an error whose text says what to send instead.
+type badRequest string
+
+func (e badRequest) Error() string { return string(e) }
+
+func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, err error) {
+	status, text := http.StatusInternalServerError, "Something went wrong here. It is in the log of the portal."
+	var bad badRequest
 	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%d min", d/time.Minute)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", d/time.Hour)
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+		return // nobody waits for it
+	case errors.Is(err, errNotFound):
+		status, text = http.StatusNotFound, err.Error()
+	case errors.Is(err, errUnauthorized):
+		status, text = http.StatusUnauthorized, err.Error()
+	case errors.Is(err, access.ErrForbidden):
+		status, text = http.StatusForbidden, err.Error()
+	case errors.As(err, &bad):
+		status, text = http.StatusBadRequest, bad.Error()
+	default:
+		p.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
-	return fmt.Sprintf("%d days", d/(24*time.Hour))
-}
-
-func utc(t time.Time) string {
-	if t.IsZero() {
-		return ""
+	if !forPeople(r) {
+		problem(w, status, text)
+		return
 	}
-	return t.UTC().Format("2006-01-02 15:04:05 UTC")
-}
-
-// verdict is how good the air is, for people and for the style sheet.
-type verdict struct{ Class, Word string }
-
-// judge compares with EN 16798-1, which gives CO2 above outside for occupied
-// rooms: category I ends at 550 ppm, II at 800, III at 1350.
-func judge(r Room) verdict {
-	outside := r.OutsideCO2
-	if outside == 0 {
-		outside = 420 // about the global mean
+	w.Header().Del("Content-Type")
+	if err := p.page(w, r, v, status, "error", http.StatusText(status), text); err != nil {
+		p.log.Error("error page not rendered", "error", err)
 	}
-	switch above := r.CO2 - outside; {
-	case above <= 550:
-		return verdict{"good", "good"}
-	case above <= 800:
-		return verdict{"fair", "fair"}
-	case above <= 1350:
-		return verdict{"poor", "air the room"}
-	}
-	return verdict{"bad", "open the windows"}
-}
-
-// subject is the part of an event type that tells it from the others.
-func subject(eventType string) string {
-	return strings.TrimSuffix(strings.TrimPrefix(eventType, "dev.telemesh."), ".v1")
 }

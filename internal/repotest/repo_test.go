@@ -307,8 +307,8 @@ func TestPods(t *testing.T) {
 		if min := scale[autoscaling.MinScaleAnnotationKey]; min != "" {
 			t.Errorf("%s: %s: %s is %s: it does not scale to zero", s.Workload.Where, s.Object(), autoscaling.MinScaleAnnotationKey, min)
 		}
-		if local := s.Service.Labels["networking.knative.dev/visibility"] == "cluster-local"; local == (s.Name == "telemetry-ingest") {
-			t.Errorf("%s: %s: cluster-local is %v: devices reach telemetry-ingest, and nobody else anything", s.Workload.Where, s.Object(), local)
+		if local := s.Service.Labels["networking.knative.dev/visibility"] == "cluster-local"; local == (s.Name == "telemetry-ingest" || s.Name == "portal") {
+			t.Errorf("%s: %s: cluster-local is %v: devices reach telemetry-ingest, people the portal, and nobody else anything", s.Workload.Where, s.Object(), local)
 		}
 	}
 	for _, d := range set.Deployments {
