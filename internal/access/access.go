@@ -43,6 +43,10 @@ type Viewer struct {
 // Team says whether the viewer sees the data of all tenants.
 func (v Viewer) Team() bool { return v.Role == Admin || v.Role == Analyst }
 
+// SeesAll says whether the viewer sees the data of all tenants, and now has not
+// chosen one of them.
+func (v Viewer) SeesAll() bool { return v.Team() && v.only == "" }
+
 // MaySee says whether the viewer sees the data of a tenant.
 func (v Viewer) MaySee(tenant string) bool {
 	if tenant == "" || v.only != "" && v.only != tenant {
@@ -120,7 +124,7 @@ func (d *Data) rows(v Viewer, table string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("no product has a table %q", table)
 	}
-	if v.Team() && v.only == "" {
+	if v.SeesAll() {
 		return table, nil
 	}
 	if column == "" {

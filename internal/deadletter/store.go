@@ -19,6 +19,11 @@ const (
 	outcomesTable = "event_log_internal.dead_letter_outcomes"
 )
 
+// Reader answers SQL, as a warehouse does.
+type Reader interface {
+	Query(ctx context.Context, sql string) (*warehouse.Rows, error)
+}
+
 // Put stores a letter, and returns once it is durable.
 func Put(ctx context.Context, store warehouse.Warehouse, l *Letter) error {
 	rows, err := l.rows()
@@ -54,7 +59,6 @@ const ends = "outcome IN ('" + Redriven + "', '" + Discarded + "')"
 // it was recorded last. Where a Broker says when it accepted an event, its letter is
 // recorded once.
 func openSQL(what, condition string) string {
-	columns := strings.Replace(eventlog.Columns, "data,", "CAST(NULL AS STRING) AS data,", 1)
 	return fmt.Sprintf(`WITH letters AS (
 	SELECT %s, %s
 	FROM %s
@@ -69,26 +73,26 @@ func openSQL(what, condition string) string {
 SELECT %s
 FROM letters LEFT JOIN ended ON ended.letter_id = letters.letter_id
 WHERE ended.ended_at IS NULL OR ended.ended_at < letters.recorded_at
-`, columns, letterColumns, lettersTable, condition, outcomesTable, ends, what)
+`, eventlog.Attributes, letterColumns, lettersTable, condition, outcomesTable, ends, what)
 }
 
 // Open yields the letters that are open, oldest first, without their data.
-func Open(ctx context.Context, store warehouse.Warehouse) iter.Seq2[Letter, error] {
+func Open(ctx context.Context, store Reader) iter.Seq2[Letter, error] {
 	return letters(ctx, store, openSQL("letters.*", "TRUE")+"ORDER BY letters.recorded_at, letters.letter_id")
 }
 
 // OpenOf yields those of the ids that are open, without their data.
-func OpenOf(ctx context.Context, store warehouse.Warehouse, ids []string) iter.Seq2[Letter, error] {
+func OpenOf(ctx context.Context, store Reader, ids []string) iter.Seq2[Letter, error] {
 	return letters(ctx, store, openSQL("letters.*", "letter_id IN ("+texts(ids)+")"))
 }
 
 // Latest yields up to n letters that are open, newest first, without their data.
-func Latest(ctx context.Context, store warehouse.Warehouse, n int) iter.Seq2[Letter, error] {
+func Latest(ctx context.Context, store Reader, n int) iter.Seq2[Letter, error] {
 	return letters(ctx, store, openSQL("letters.*", "TRUE")+fmt.Sprintf("ORDER BY letters.recorded_at DESC, letters.letter_id LIMIT %d", n))
 }
 
 // Count says how many letters are open.
-func Count(ctx context.Context, store warehouse.Warehouse) (int64, error) {
+func Count(ctx context.Context, store Reader) (int64, error) {
 	rows, err := store.Query(ctx, openSQL("COUNT(*)", "TRUE"))
 	if err != nil {
 		return 0, fmt.Errorf("count dead letters: %w", err)
@@ -104,7 +108,7 @@ func Count(ctx context.Context, store warehouse.Warehouse) (int64, error) {
 }
 
 // Find gives the ids that begin with a prefix, of letters open or not; of many, some.
-func Find(ctx context.Context, store warehouse.Warehouse, prefix string) (ids []string, err error) {
+func Find(ctx context.Context, store Reader, prefix string) (ids []string, err error) {
 	rows, err := store.Query(ctx, fmt.Sprintf("SELECT DISTINCT letter_id FROM %s WHERE STARTS_WITH(letter_id, %s) ORDER BY letter_id LIMIT 10",
 		lettersTable, literal.Text(prefix)))
 	if err != nil {
@@ -131,7 +135,7 @@ func texts(ids []string) string {
 	return b.String()
 }
 
-func letters(ctx context.Context, store warehouse.Warehouse, sql string) iter.Seq2[Letter, error] {
+func letters(ctx context.Context, store Reader, sql string) iter.Seq2[Letter, error] {
 	return func(yield func(Letter, error) bool) {
 		rows, err := store.Query(ctx, sql)
 		if err != nil {
@@ -176,7 +180,7 @@ func read(row []any) (l Letter, err error) {
 var ErrNone = errors.New("no such dead letter")
 
 // Get gives a letter with its data, open or not, or ErrNone.
-func Get(ctx context.Context, store warehouse.Warehouse, id string) (Letter, error) {
+func Get(ctx context.Context, store Reader, id string) (Letter, error) {
 	whole, err := Whole(ctx, store, []string{id})
 	switch {
 	case err != nil:
@@ -195,7 +199,7 @@ type Read struct {
 
 // Whole gives letters with their data, open or not, by one query: they are in memory
 // together.
-func Whole(ctx context.Context, store warehouse.Warehouse, ids []string) (whole []Read, err error) {
+func Whole(ctx context.Context, store Reader, ids []string) (whole []Read, err error) {
 	// Of a letter that came again the parts are those of the last time; a row may be
 	// there twice.
 	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT %s, %s
@@ -229,7 +233,7 @@ ORDER BY letter_id, part`, eventlog.Columns, letterColumns, lettersTable, texts(
 
 // Outcomes gives what requests of a source led to so far, by letter. None was made
 // before since: what the query reads is bounded by it.
-func Outcomes(ctx context.Context, store warehouse.Warehouse, since mesh.Instant, source string, ids ...string) (map[string]Outcome, error) {
+func Outcomes(ctx context.Context, store Reader, since mesh.Instant, source string, ids ...string) (map[string]Outcome, error) {
 	all, err := outcomes(ctx, store, fmt.Sprintf("done_at >= %s AND request_source = %s AND request_id IN (%s)",
 		literal.Time(since), literal.Text(source), texts(ids)))
 	return byLetter(all), err
@@ -245,17 +249,17 @@ func byLetter(all []Outcome) map[string]Outcome {
 }
 
 // Ends gives what closed letters the last time, by letter.
-func Ends(ctx context.Context, store warehouse.Warehouse, ids []string) (map[string]Outcome, error) {
+func Ends(ctx context.Context, store Reader, ids []string) (map[string]Outcome, error) {
 	all, err := outcomes(ctx, store, fmt.Sprintf("letter_id IN (%s) AND %s", texts(ids), ends))
 	return byLetter(all), err
 }
 
 // History gives what became of a letter, one after the other.
-func History(ctx context.Context, store warehouse.Warehouse, id string) ([]Outcome, error) {
+func History(ctx context.Context, store Reader, id string) ([]Outcome, error) {
 	return outcomes(ctx, store, fmt.Sprintf("letter_id = %s AND outcome <> '%s'", literal.Text(id), Closed))
 }
 
-func outcomes(ctx context.Context, store warehouse.Warehouse, condition string) (out []Outcome, err error) {
+func outcomes(ctx context.Context, store Reader, condition string) (out []Outcome, err error) {
 	// A row may be there twice.
 	rows, err := store.Query(ctx, fmt.Sprintf(`SELECT DISTINCT letter_id, outcome, destination, status, cause, request_source, request_id, done_at
 FROM %s

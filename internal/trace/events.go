@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/eventlog"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
@@ -117,7 +118,7 @@ func (w *walk) follow(ctx context.Context, events []*Event) error {
 		for _, e := range events {
 			w.events[e.key()] = e
 			in.from = min(in.from, e.at())
-			causes = append(causes, fmt.Sprintf("(%s AND %s)", is(mesh.ExtCauseID, e.ID), is(mesh.ExtCauseSource, e.Source)))
+			causes = append(causes, fmt.Sprintf("(%s AND %s)", eventlog.ExtensionIs(mesh.ExtCauseID, e.ID), eventlog.ExtensionIs(mesh.ExtCauseSource, e.Source)))
 		}
 		in.from -= skew
 		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND (%s)", literal.Text(mesh.TelemetryRejected), strings.Join(causes, " OR ")))
@@ -193,16 +194,16 @@ func (w *walk) explains(table string, row Row) bool {
 // which of them it was.
 func (w *walk) repairs(ctx context.Context, table string, row Row) ([]*Event, error) {
 	tenant := row.Text("tenant_id")
-	of := extension(mesh.ExtTenant) + " IS NULL"
+	of := eventlog.Extension(mesh.ExtTenant) + " IS NULL"
 	if tenant != "" {
-		of = is(mesh.ExtTenant, tenant)
+		of = eventlog.ExtensionIs(mesh.ExtTenant, tenant)
 	}
 	from, before := w.story.versions(table, row)
 	// The message was received before anybody could correct what came of it.
 	in := window{row.Instant("received_at") - skew, row.Instant(contract.RecordedAt) + skew}
 	found, err := w.log.find(ctx, in, false, fmt.Sprintf("type IN (%s) AND source IN (%s) AND %s AND CAST(%s AS INT64) BETWEEN %d AND %d",
 		list(outcomes[table]), list([]string{mesh.Source("tenancy-repair"), mesh.Source("analytics-repair"), mesh.Source("analytics-join")}),
-		of, extension(mesh.ExtVersion), from, before-1))
+		of, eventlog.Extension(mesh.ExtVersion), from, before-1))
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +222,7 @@ func (w *walk) repairs(ctx context.Context, table string, row Row) ([]*Event, er
 		ids = append(ids, e.cause().id)
 	}
 	causes, err := w.log.find(ctx, until(row.Instant(contract.RecordedAt)), false, fmt.Sprintf("event_id IN (%s) AND (type IN (%s) OR type = %s AND NOT %s)",
-		distinct(ids), list([]string{mesh.TelemetryOutdated, mesh.AnalyticsOutdated}), literal.Text(mesh.PlacementsRecorded), has(w.story.DeviceID)))
+		eventlog.Distinct(ids), list([]string{mesh.TelemetryOutdated, mesh.AnalyticsOutdated}), literal.Text(mesh.PlacementsRecorded), has(w.story.DeviceID)))
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +257,7 @@ func (w *walk) back(ctx context.Context) error {
 			return nil
 		}
 		for _, in := range []window{near, until(near.to)} {
-			found, err := w.log.find(ctx, in, false, fmt.Sprintf("event_id IN (%s)", distinct(ids)))
+			found, err := w.log.find(ctx, in, false, fmt.Sprintf("event_id IN (%s)", eventlog.Distinct(ids)))
 			if err != nil {
 				return err
 			}
@@ -287,19 +288,13 @@ func (w *walk) ends(ctx context.Context) error {
 	if len(causes) == 0 {
 		return nil
 	}
-	ends, err := w.log.find(ctx, in, false, fmt.Sprintf("type = %s AND %s", literal.Text(mesh.TenancyRepaired), is(mesh.ExtCauseID, causes...)))
+	ends, err := w.log.find(ctx, in, false, fmt.Sprintf("type = %s AND %s", literal.Text(mesh.TenancyRepaired), eventlog.ExtensionIs(mesh.ExtCauseID, causes...)))
 	for _, e := range ends {
 		if w.events[e.cause()] != nil {
 			w.events[e.key()] = e
 		}
 	}
 	return err
-}
-
-// distinct is the strings that differ, in SQL.
-func distinct(all []string) string {
-	slices.Sort(all)
-	return list(slices.Compact(all))
 }
 
 // list is strings in SQL.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/telemesh/telemesh/internal/eventlog"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -86,8 +87,8 @@ func TestIs(t *testing.T) {
 		{[]string{"a", `b"`}, id + " IS NOT NULL"},
 		{[]string{`a\b`}, id + " IS NOT NULL"},
 	} {
-		if got := is("causeid", tt.values...); got != tt.want {
-			t.Errorf("is(causeid, %q) = %s, want %s", tt.values, got, tt.want)
+		if got := eventlog.ExtensionIs("causeid", tt.values...); got != tt.want {
+			t.Errorf("eventlog.ExtensionIs(causeid, %q) = %s, want %s", tt.values, got, tt.want)
 		}
 	}
 }

@@ -141,23 +141,6 @@ func has(s string) string {
 	return fmt.Sprintf("STRPOS(data, %s) > 0", literal.Text(`"`+s+`"`))
 }
 
-// extension is the value of an extension in SQL, without quotes: DuckDB gives it
-// with those that it has in JSON, and GoogleSQL without.
-func extension(name string) string {
-	return fmt.Sprintf(`REPLACE(JSON_VALUE(extensions, '$.%s'), '"', '')`, name)
-}
-
-// is is a condition that an extension has one of some values, true also of others
-// where DuckDB may give one of these with escapes.
-func is(name string, values ...string) string {
-	for _, v := range values {
-		if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
-			return extension(name) + " IS NOT NULL"
-		}
-	}
-	return fmt.Sprintf("%s IN (%s)", extension(name), distinct(values))
-}
-
 // query runs a statement and gives all its rows.
 func query(ctx context.Context, w warehouse.Warehouse, sql string) ([]Row, error) {
 	answer, err := w.Query(ctx, sql)
