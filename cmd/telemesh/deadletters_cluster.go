@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/telemesh/telemesh/internal/cluster"
+	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/manifest"
 )
@@ -46,8 +47,8 @@ func (c *clusterBrokers) post(ctx context.Context, namespace string, e event.Eve
 		if err != nil {
 			return err
 		}
-		err = postPatiently(ctx, http.DefaultClient, u.JoinPath(namespace, namespace).String(), e)
-		if isRefused(err) {
+		err = function.PostPatiently(ctx, http.DefaultClient, u.JoinPath(namespace, namespace).String(), e)
+		if function.IsRefused(err) {
 			return hint(fmt.Errorf("post to Broker %s: status %d: it asks who posts, and --brokers shows it nobody", broker, function.Status(err)),
 				"leave --brokers out: through the cluster it is shown ServiceAccount %s", poster)
 		}
@@ -57,8 +58,8 @@ func (c *clusterBrokers) post(ctx context.Context, namespace string, e event.Eve
 	if err != nil {
 		return hint(err, otherwise)
 	}
-	err = postPatiently(ctx, b.Client, b.URL, e)
-	if isRefused(err) {
+	err = function.PostPatiently(ctx, b.Client, b.URL, e)
+	if function.IsRefused(err) {
 		return hint(fmt.Errorf("post to Broker %s: status %d: it does not let ServiceAccount %s post %s", broker, function.Status(err), poster, e.Type()),
 			"an EventPolicy of that Broker lets it, as those in config/overlays/secure do")
 	}
@@ -75,7 +76,7 @@ func (c *clusterBrokers) ingress() (*url.URL, error) {
 
 // leads gives where the Triggers of namespaces lead: as the cluster says, or where
 // that is not asked, the manifests.
-func (c *clusterBrokers) leads(ctx context.Context, namespaces []string) (leads, error) {
+func (c *clusterBrokers) leads(ctx context.Context, namespaces []string) (deadletter.Leads, error) {
 	if c.address != "" {
 		if _, err := c.ingress(); err != nil {
 			return nil, err
@@ -88,7 +89,7 @@ func (c *clusterBrokers) leads(ctx context.Context, namespaces []string) (leads,
 	if err := c.connect(); err != nil {
 		return nil, hint(err, otherwise)
 	}
-	out := leads{}
+	out := deadletter.Leads{}
 	for _, namespace := range namespaces {
 		var err error
 		if out[namespace], err = c.cluster.Subscribers(ctx, namespace); err != nil {

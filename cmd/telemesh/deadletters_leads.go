@@ -1,22 +1,13 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"net/url"
-	"slices"
-	"strings"
-
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/manifest"
 )
 
-// leads is where Triggers lead now, by namespace and name; empty: nowhere.
-type leads map[string]map[string]string
-
-// leadsOf says it by manifests.
-func leadsOf(set manifest.Set) leads {
-	out := leads{}
+// leadsOf says where Triggers lead, by manifests.
+func leadsOf(set manifest.Set) deadletter.Leads {
+	out := deadletter.Leads{}
 	for _, t := range set.Triggers {
 		address := ""
 		if target, err := manifest.Resolve(t.Spec.Subscriber, t.Namespace); err == nil {
@@ -28,63 +19,4 @@ func leadsOf(set manifest.Set) leads {
 		out[t.Namespace][t.Name] = address
 	}
 	return out
-}
-
-// of gives the address that the event of a letter goes to: where its Trigger leads
-// now, which another subscriber than the one that failed may stand at (moved).
-// The address that the letter names is not taken by itself: a sender can choose it.
-func (all leads) of(l *deadletter.Letter) (address string, moved bool, err error) {
-	if l.Namespace == "" {
-		return "", false, errors.New("who delivered the letter did not say of which namespace it is: there is no Broker to ask")
-	}
-	const yourself = "post the event to it yourself, and discard the letter"
-	triggers := all[l.Namespace]
-	if l.Trigger == "" {
-		if l.Destination == "" {
-			return "", false, fmt.Errorf("the letter names neither its Trigger nor the subscriber that failed: if you know whom to deliver to, %s", yourself)
-		}
-		var names []string
-		for name, leadsTo := range triggers {
-			if sameAddress(leadsTo, l.Destination) {
-				names, address = append(names, name), leadsTo
-			}
-		}
-		if len(names) == 1 {
-			return address, false, nil
-		}
-		if len(names) == 0 {
-			return "", false, fmt.Errorf("the letter does not name its Trigger, and none of namespace %s leads to %s: if you know whom to deliver to, %s", l.Namespace, l.Destination, yourself)
-		}
-		slices.Sort(names)
-		return "", false, fmt.Errorf("the letter does not name its Trigger, and several lead to %s (%s): if you know whom to deliver to, %s", l.Destination, strings.Join(names, ", "), yourself)
-	}
-	address, is := triggers[l.Trigger]
-	switch {
-	case !is:
-		return "", false, fmt.Errorf("there is no Trigger %s/%s any more: make it again, or discard the letter", l.Namespace, l.Trigger)
-	case address == "":
-		return "", false, fmt.Errorf("no address of the subscriber of Trigger %s/%s: is it ready?", l.Namespace, l.Trigger)
-	}
-	return address, l.Destination != "" && !sameAddress(address, l.Destination) && !repliedTo(l), nil
-}
-
-// repliedTo says whether what failed is the Broker, which did not take what the
-// subscriber replied.
-func repliedTo(l *deadletter.Letter) bool {
-	u, err := url.Parse(l.Destination)
-	return err == nil && manifest.TargetOf(u).Broker == manifest.Ref{Namespace: l.Namespace, Name: l.Namespace}
-}
-
-// sameAddress says whether two addresses are of the same subscriber. A Broker has
-// one at each ingress.
-func sameAddress(a, b string) bool {
-	u, err := url.Parse(a)
-	v, failed := url.Parse(b)
-	if err != nil || failed != nil {
-		return a == b
-	}
-	if broker := manifest.TargetOf(u).Broker; broker != (manifest.Ref{}) {
-		return broker == manifest.TargetOf(v).Broker
-	}
-	return strings.TrimSuffix(a, "/") == strings.TrimSuffix(b, "/")
 }

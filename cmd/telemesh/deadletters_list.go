@@ -186,7 +186,7 @@ func deadlettersList() *cobra.Command {
 					if n++; n == 1 {
 						fmt.Fprintln(table, "ID\tAT\tTRIGGER\tBY\tCAUSE")
 					}
-					_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", shownName(d.ID), d.At, orDash(d.Trigger), orDash(plain(d.By)), statusAndCause(d.Status, d.Cause))
+					_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", shownName(d.ID), d.At, orDash(d.Trigger), orDash(plain(d.By)), statusAndCause(int64(d.Status), d.Cause))
 					return err
 				})
 				if n == 0 && err == nil {
@@ -204,7 +204,7 @@ func deadlettersList() *cobra.Command {
 // shownName is an id as it is shown in a line.
 func shownName(id string) string { return id[:min(len(id), shownID)] }
 
-func statusAndCause(status int, cause string) string {
+func statusAndCause(status int64, cause string) string {
 	text := short(cause)
 	if status != 0 {
 		text = strings.TrimSpace(fmt.Sprint(status, " ", text))

@@ -2,15 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
-	"strconv"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -18,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/telemesh/telemesh/internal/deadletter"
+	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -66,8 +62,7 @@ Exits 1 if any letter was not delivered.`,
 			through.manifests = o.manifests
 			defer through.close()
 			return withPostbox(ctx, &at, func(p postbox) error {
-				r := &redrive{postbox: p, leads: through.leads, post: through.post, firstLook: firstQuery, patience: wait}
-				return r.run(ctx, ids, all, cmd.OutOrStdout())
+				return newRedrive(p, through.leads, through.post, firstQuery, wait).run(ctx, ids, all, cmd.OutOrStdout())
 			})
 		},
 	}
@@ -88,11 +83,12 @@ func (o *options) redrive(ctx context.Context, ids []string, all bool, wait time
 	}
 	defer func() { err = errors.Join(err, in.close()) }()
 	return o.withLetters(ctx, func(l letters) error {
-		r := &redrive{postbox: postbox{in.warehouse, l}, firstLook: firstLook, patience: wait, idle: in.idle}
-		r.leads = func(ctx context.Context, _ []string) (leads, error) { return in.leads(ctx) }
-		r.post = func(ctx context.Context, namespace string, e event.Event) error {
-			return postPatiently(ctx, in.client, in.brokers+namespace+"/"+namespace, e)
+		leads := func(ctx context.Context, _ []string) (deadletter.Leads, error) { return in.leads(ctx) }
+		post := func(ctx context.Context, namespace string, e event.Event) error {
+			return function.PostPatiently(ctx, in.client, in.brokers+namespace+"/"+namespace, e)
 		}
+		r := newRedrive(postbox{in.warehouse, l}, leads, post, firstLook, wait)
+		r.idle = in.idle
 		return r.run(ctx, ids, all, out)
 	})
 }
@@ -105,108 +101,71 @@ func brokenOff(ctx context.Context, err error) error {
 	return err
 }
 
-// redrive asks for dead letters to be delivered again, and waits.
+// redrive has dead letters delivered again: those of the warehouse by an event, those
+// that the embedded broker keeps by it.
 type redrive struct {
+	deadletter.Redrive
 	postbox
-	leads     func(ctx context.Context, namespaces []string) (leads, error)    // of these at least
-	post      func(ctx context.Context, namespace string, e event.Event) error // to the Broker of a namespace
-	idle      func(context.Context) error                                      // until the mesh has nothing to do; of letters that it keeps
-	firstLook time.Duration                                                    // for outcomes, after a request
-	patience  time.Duration
-	table     *tabwriter.Writer
-	counts    counts
+	idle  func(context.Context) error // until the mesh has nothing to do; of letters that it keeps
+	table *tabwriter.Writer
 }
 
-// counts are how many letters came to what.
-type counts struct {
-	redriven, failed int
-	before           int // that were not open any more
-	discarded        int // of these
-	waiting, unasked int
+// newRedrive has letters delivered by a mesh: post hands an event over to the Broker of
+// a namespace, leads says where its Triggers lead.
+func newRedrive(p postbox, leads func(context.Context, []string) (deadletter.Leads, error), post func(context.Context, string, event.Event) error, firstLook, patience time.Duration) *redrive {
+	return &redrive{postbox: p, Redrive: deadletter.Redrive{
+		Warehouse: p.warehouse, Source: requestSource, Leads: leads, Post: post, FirstLook: firstLook, Patience: patience,
+	}}
 }
 
-func (c counts) String() string {
-	out := fmt.Sprintf("%d redriven, %d failed", c.redriven, c.failed)
-	for _, more := range []struct {
-		n    int
-		what string
-	}{{c.before, "closed before"}, {c.waiting, "without an outcome yet"}, {c.unasked, "not asked for"}} {
-		if more.n > 0 {
-			out += fmt.Sprintf(", %d %s", more.n, more.what)
-		}
-	}
-	return out
-}
-
-// err says that letters are not delivered, if any are.
-func (c counts) err() error {
-	n := c.failed + c.discarded + c.waiting + c.unasked
+// undelivered says that letters are not delivered, if any are.
+func undelivered(c deadletter.Counts) error {
+	n, all := c.Undelivered()
 	if n == 0 {
 		return nil
 	}
 	hints := "what failed stays open"
-	if c.discarded > 0 {
+	if c.Discarded > 0 {
 		hints += ", what was discarded does not"
 	}
-	if c.waiting > 0 {
+	if c.Waiting > 0 {
 		hints += "; what has no outcome yet may get one"
 	}
-	return hint(fmt.Errorf("%d of %d dead letters are not delivered", n, n+c.redriven+c.before-c.discarded), "%s; `telemesh deadletters show ID` says all about it", hints)
+	return hint(fmt.Errorf("%d of %d dead letters are not delivered", n, all), "%s; `telemesh deadletters show ID` says all about it", hints)
 }
 
-const (
-	// A request is answered when all its letters are delivered, where Brokers keep no
-	// events: there are as many in it as are delivered at once.
-	lettersOfRequest = 8
-	requestsAtOnce   = 4
-	// How often outcomes are looked for, from a request on, and of one that takes
-	// long. Each time costs a query, which BigQuery is paid for.
-	firstLook, firstQuery, lastLook = 100 * time.Millisecond, time.Second, 10 * time.Second
-	// clocks is how much that of this machine may differ from those of the cluster.
-	clocks = time.Hour
-)
+// How long after a request outcomes are looked for first. Each time costs a query,
+// which BigQuery is paid for.
+const firstLook, firstQuery = 100 * time.Millisecond, time.Second
 
 func (r *redrive) run(ctx context.Context, ids []string, all bool, out io.Writer) error {
 	r.table = tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	r.Say, r.Looked = r.line, r.table.Flush
 	letters, kept, err := r.choose(ctx, ids, all)
 	if err == nil {
-		err = r.ask(ctx, letters)
+		err = r.Ask(ctx, letters)
 	}
 	if err == nil {
 		err = r.again(ctx, kept)
 	}
 	err = errors.Join(err, r.table.Flush())
-	if err == nil || r.counts != (counts{}) {
-		fmt.Fprintln(out, r.counts)
+	if err == nil || r.Counts != (deadletter.Counts{}) {
+		fmt.Fprintln(out, r.Counts)
 	}
 	if err != nil {
 		return brokenOff(ctx, err)
 	}
-	return r.counts.err()
+	return undelivered(r.Counts)
 }
 
-// say says what came of a letter, and counts it.
-func (r *redrive) say(id, outcome string, status int, cause string) {
-	switch outcome {
-	case deadletter.Redriven:
-		r.counts.redriven++
-	case noOutcome:
-		r.counts.waiting++
-	default:
-		r.counts.failed++
-	}
-	r.line(id, outcome, status, cause)
-}
-
-func (r *redrive) line(id, outcome string, status int, cause string) {
+// line writes what came of a letter.
+func (r *redrive) line(id, outcome string, status int64, cause string) {
 	if status == 0 && cause == "" {
 		fmt.Fprintf(r.table, "%s\t%s\n", shownName(id), outcome)
 		return
 	}
 	fmt.Fprintf(r.table, "%s\t%s\t%s\n", shownName(id), outcome, statusAndCause(status, cause))
 }
-
-const noOutcome = "no outcome yet"
 
 // choose gives the letters of the warehouse, and those that the embedded broker
 // keeps. What cannot be redriven is said.
@@ -249,7 +208,7 @@ func (r *redrive) choose(ctx context.Context, ids []string, all bool) (letters [
 		if r.keeps(id) {
 			d, err := r.kept.get(ctx, id)
 			if err != nil {
-				r.say(id, "unknown", 0, err.Error())
+				r.Tell(id, "unknown", 0, err.Error())
 				continue
 			}
 			kept = append(kept, d)
@@ -257,7 +216,7 @@ func (r *redrive) choose(ctx context.Context, ids []string, all bool) (letters [
 		}
 		whole, err := r.find(ctx, id)
 		if errors.Is(err, deadletter.ErrNone) {
-			r.say(id, "unknown", 0, err.Error())
+			r.Tell(id, "unknown", 0, err.Error())
 			continue
 		}
 		if err != nil {
@@ -283,7 +242,7 @@ func (r *redrive) choose(ctx context.Context, ids []string, all bool) (letters [
 			closed = append(closed, id)
 		}
 	}
-	return letters, kept, r.closed(ctx, closed)
+	return letters, kept, r.Closed(ctx, closed)
 }
 
 // isRequest says whether a letter that the embedded broker keeps is a request to
@@ -301,190 +260,13 @@ func isRequest(d shown) (bool, error) {
 	return e.Type == mesh.RedriveRequested, nil
 }
 
-// closed says what became of letters that are not open any more. Those that were
-// redriven are no failure.
-func (r *redrive) closed(ctx context.Context, ids []string) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	ends, err := deadletter.Ends(ctx, r.warehouse, ids)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		end := ends[id]
-		r.counts.before++
-		if end.Outcome == deadletter.Discarded {
-			r.counts.discarded++
-		}
-		r.line(id, end.Outcome, 0, "before, at "+end.DoneAt.String())
-	}
-	return nil
-}
-
-// request is some letters of one namespace that are asked for together.
-type request struct {
-	namespace string
-	letters   []mesh.RedriveLetter
-	waiting   map[string]string // letters without an outcome, and what is to be said of one that is redriven
-	err       error             // why the Broker did not take it
-}
-
-func (q *request) event(id string) event.Event {
-	e := mesh.NewEvent(mesh.RedriveRequested, requestSource, mesh.Encode(mesh.Redrive{Letters: q.letters}))
-	e.SetID(id)
-	return e
-}
-
-// requests makes requests of letters. Those that nobody can be asked for are said.
-func (r *redrive) requests(ctx context.Context, letters []deadletter.Letter) (out []*request, err error) {
-	if len(letters) == 0 {
-		return nil, nil
-	}
-	namespaces := map[string]*request{} // the last of each
-	for _, l := range letters {
-		if l.Namespace != "" {
-			namespaces[l.Namespace] = nil
-		}
-	}
-	all, err := r.leads(ctx, slices.Sorted(maps.Keys(namespaces)))
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range letters {
-		address, moved, err := all.of(&l)
-		if err != nil {
-			r.say(l.ID, deadletter.Failed, 0, err.Error())
-			continue
-		}
-		told := ""
-		if moved {
-			told = fmt.Sprintf("to %s, where Trigger %s/%s leads now", address, l.Namespace, l.Trigger)
-		}
-		q := namespaces[l.Namespace]
-		if q == nil || len(q.letters) == lettersOfRequest {
-			q = &request{namespace: l.Namespace, waiting: map[string]string{}}
-			namespaces[l.Namespace] = q
-			out = append(out, q)
-		}
-		q.letters = append(q.letters, mesh.RedriveLetter{ID: l.ID, Subscriber: address})
-		q.waiting[l.ID] = told
-	}
-	return out, nil
-}
-
-// ask has letters of the warehouse delivered by dead-letter-sink. A Broker that keeps
-// no events answers when all letters of a request are delivered, so that outcomes are
-// looked for meanwhile.
-func (r *redrive) ask(ctx context.Context, letters []deadletter.Letter) error {
-	requests, err := r.requests(ctx, letters)
-	if err != nil {
-		return err
-	}
-	since, run := mesh.At(time.Now().Add(-clocks)), rand.Text()
-	open := map[string]*request{}
-	next := 0
-	defer func() {
-		for _, q := range open {
-			r.counts.waiting += len(q.waiting)
-		}
-		for _, q := range requests[next:] {
-			r.counts.unasked += len(q.waiting)
-		}
-	}()
-	var posting sync.WaitGroup
-	defer posting.Wait()
-	posts, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		id  string
-		err error
-	}
-	answers := make(chan answer, len(requests))
-	var refused error // the first that was; nothing more is asked for then
-	look, progress := r.firstLook, time.Now()
-	for {
-		for refused == nil && next < len(requests) && len(open) < requestsAtOnce {
-			id, q := run+"-"+strconv.Itoa(next), requests[next]
-			open[id] = q
-			next++
-			look, progress = r.firstLook, time.Now()
-			posting.Go(func() { answers <- answer{id, r.post(posts, q.namespace, q.event(id))} })
-		}
-		if len(open) == 0 {
-			return refused
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case a := <-answers:
-			look = r.firstLook
-			if a.err == nil || open[a.id] == nil {
-				continue
-			}
-			// What it led to all the same is looked for once more.
-			open[a.id].err = a.err
-			if refused == nil {
-				refused = a.err
-			}
-		case <-time.After(look):
-			look = min(2*look, lastLook)
-		}
-		outcomes, err := deadletter.Outcomes(ctx, r.warehouse, since, requestSource, slices.Sorted(maps.Keys(open))...)
-		if err != nil {
-			return err
-		}
-		var closed []string
-		for _, o := range outcomes {
-			q := open[o.RequestID]
-			told, waits := q.waiting[o.LetterID]
-			if !waits {
-				continue
-			}
-			delete(q.waiting, o.LetterID)
-			progress = time.Now()
-			switch o.Outcome {
-			case deadletter.Closed: // by somebody else, after it was chosen
-				closed = append(closed, o.LetterID)
-			case deadletter.Redriven:
-				r.say(o.LetterID, o.Outcome, 0, told)
-			default:
-				r.say(o.LetterID, o.Outcome, int(o.Status), o.Cause)
-			}
-		}
-		if err := r.closed(ctx, closed); err != nil {
-			return err
-		}
-		for id, q := range open {
-			if q.err != nil {
-				r.counts.unasked += len(q.waiting)
-			} else if len(q.waiting) > 0 {
-				continue
-			}
-			delete(open, id)
-		}
-		if time.Since(progress) > r.patience {
-			for _, q := range open {
-				for _, id := range slices.Sorted(maps.Keys(q.waiting)) {
-					r.say(id, noOutcome, 0, fmt.Sprintf("nothing came of it in %s: does Trigger dead-letter-redrive bring events to dead-letter-sink?", r.patience))
-				}
-			}
-			clear(open)
-			return refused
-		}
-		if err := r.table.Flush(); err != nil {
-			return err
-		}
-	}
-}
-
 // again gives letters that the embedded broker keeps to their Triggers. What fails
 // again is a new dead letter.
 func (r *redrive) again(ctx context.Context, kept []shown) error {
 	var given []shown
 	for _, d := range kept {
 		if err := r.kept.redrive(ctx, d.ID); err != nil {
-			r.say(d.ID, deadletter.Failed, 0, err.Error())
+			r.Tell(d.ID, deadletter.Failed, 0, err.Error())
 			continue
 		}
 		given = append(given, d)
@@ -492,7 +274,7 @@ func (r *redrive) again(ctx context.Context, kept []shown) error {
 	if len(given) == 0 {
 		return nil
 	}
-	some, cancel := context.WithTimeout(ctx, r.patience)
+	some, cancel := context.WithTimeout(ctx, r.Patience)
 	defer cancel()
 	if err := r.idle(some); err != nil && (some.Err() == nil || ctx.Err() != nil) {
 		return err
@@ -514,11 +296,11 @@ func (r *redrive) again(ctx context.Context, kept []shown) error {
 			return err
 		}
 		if again, is := failed[id]; is {
-			r.say(d.ID, deadletter.Failed, again.Status, again.Cause)
+			r.Tell(d.ID, deadletter.Failed, int64(again.Status), again.Cause)
 		} else if some.Err() != nil {
-			r.say(d.ID, noOutcome, 0, fmt.Sprintf("the mesh is busy since %s", r.patience))
+			r.Tell(d.ID, deadletter.NoOutcome, 0, fmt.Sprintf("the mesh is busy since %s", r.Patience))
 		} else {
-			r.say(d.ID, deadletter.Redriven, 0, "")
+			r.Tell(d.ID, deadletter.Redriven, 0, "")
 		}
 	}
 	return nil

@@ -80,12 +80,12 @@ func redriven(mesh.RedriveLetter) deadletter.Outcome {
 	return deadletter.Outcome{Outcome: deadletter.Redriven}
 }
 
-// newRedrive is a redrive whose Triggers lead where they led.
-func newRedrive(w warehouse.Warehouse, post func(context.Context, string, event.Event) error) *redrive {
-	return &redrive{
-		postbox: postbox{warehouse: w}, post: post, firstLook: time.Millisecond, patience: time.Minute,
-		leads: func(context.Context, []string) (leads, error) { return leads{"iot": {"first": firstAddress}}, nil },
+// redriveOf is a redrive whose Triggers lead where they led.
+func redriveOf(w warehouse.Warehouse, post func(context.Context, string, event.Event) error) *redrive {
+	leads := func(context.Context, []string) (deadletter.Leads, error) {
+		return deadletter.Leads{"iot": {"first": firstAddress}}, nil
 	}
+	return newRedrive(postbox{warehouse: w}, leads, post, time.Millisecond, time.Minute)
 }
 
 func hintOf(err error) string {
@@ -104,7 +104,7 @@ func TestRedriveDoesNotWaitForItsPosts(t *testing.T) {
 	}
 	sink := &asked{warehouse: w, outcome: redriven}
 	var out bytes.Buffer
-	err := newRedrive(w, func(ctx context.Context, namespace string, e event.Event) error {
+	err := redriveOf(w, func(ctx context.Context, namespace string, e event.Event) error {
 		if err := sink.post(ctx, namespace, e); err != nil {
 			return err
 		}
@@ -116,8 +116,8 @@ func TestRedriveDoesNotWaitForItsPosts(t *testing.T) {
 	}
 	var got []string
 	for _, letters := range sink.requests {
-		if len(letters) > lettersOfRequest {
-			t.Errorf("a request of %d letters, want %d at most", len(letters), lettersOfRequest)
+		if len(letters) > deadletter.LettersOfRequest {
+			t.Errorf("a request of %d letters, want %d at most", len(letters), deadletter.LettersOfRequest)
 		}
 		for _, l := range letters {
 			got = append(got, l.ID)
@@ -163,7 +163,7 @@ func TestRedriveOutcomes(t *testing.T) {
 			check := func(ids []string) {
 				t.Helper()
 				var out bytes.Buffer
-				err := newRedrive(w, sink.post).run(t.Context(), ids, ids == nil, &out)
+				err := redriveOf(w, sink.post).run(t.Context(), ids, ids == nil, &out)
 				if !strings.HasPrefix(out.String(), id[:shownID]+"  "+test.line) || !strings.HasSuffix(out.String(), "\n"+test.counts+"\n") {
 					t.Errorf("redrive says\n%swant %q and %q", &out, test.line, test.counts)
 				}
@@ -184,18 +184,18 @@ func TestRedriveOutcomes(t *testing.T) {
 
 func TestRedriveInterrupted(t *testing.T) {
 	w := emptyWarehouse(t)
-	for n := range lettersOfRequest*requestsAtOnce + 3 {
+	for n := range deadletter.LettersOfRequest*deadletter.RequestsAtOnce + 3 {
 		dead(t, w, "/iot/first", firstAddress, "com.example.a", n)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var begun sync.WaitGroup
-	begun.Add(requestsAtOnce)
+	begun.Add(deadletter.RequestsAtOnce)
 	go func() {
 		begun.Wait()
 		cancel()
 	}()
 	var out bytes.Buffer
-	err := newRedrive(w, func(ctx context.Context, _ string, _ event.Event) error {
+	err := redriveOf(w, func(ctx context.Context, _ string, _ event.Event) error {
 		begun.Done()
 		<-ctx.Done()
 		return ctx.Err()
@@ -211,8 +211,8 @@ func TestRedriveInterrupted(t *testing.T) {
 func TestRedriveGivesUpWaiting(t *testing.T) {
 	w := emptyWarehouse(t)
 	id := dead(t, w, "/iot/first", firstAddress, "com.example.a", 1)
-	r := newRedrive(w, func(context.Context, string, event.Event) error { return nil })
-	r.patience = 5 * time.Millisecond
+	r := redriveOf(w, func(context.Context, string, event.Event) error { return nil })
+	r.Patience = 5 * time.Millisecond
 	var out bytes.Buffer
 	err := r.run(t.Context(), []string{id}, false, &out)
 	if !strings.Contains(out.String(), "no outcome yet  nothing came of it in 5ms") || !strings.HasSuffix(out.String(), "\n0 redriven, 0 failed, 1 without an outcome yet\n") {
@@ -226,7 +226,7 @@ func TestRedriveGivesUpWaiting(t *testing.T) {
 // After a Broker that does not take a request no other is asked.
 func TestRedriveThatIsRefused(t *testing.T) {
 	w := emptyWarehouse(t)
-	const n = lettersOfRequest*requestsAtOnce + 1
+	const n = deadletter.LettersOfRequest*deadletter.RequestsAtOnce + 1
 	for i := range n {
 		dead(t, w, "/iot/first", firstAddress, "com.example.a", i)
 	}
@@ -251,14 +251,14 @@ func TestRedriveThatIsRefused(t *testing.T) {
 			through := clusterBrokers{address: ingress.URL}
 			defer through.close()
 			var out bytes.Buffer
-			err := newRedrive(w, through.post).run(t.Context(), nil, true, &out)
+			err := redriveOf(w, through.post).run(t.Context(), nil, true, &out)
 			if err == nil || !strings.Contains(err.Error(), test.err) || !strings.Contains(hintOf(err), test.hint) || strings.Contains(err.Error()+hintOf(err), "/oidc") {
 				t.Errorf("redrive = %v (%s), want %q (%q)", err, hintOf(err), test.err, test.hint)
 			}
 			if want := fmt.Sprintf("0 redriven, 0 failed, %d not asked for\n", n); out.String() != want {
 				t.Errorf("redrive says\n%swant\n%s", &out, want)
 			}
-			if len(paths) == 0 || len(paths) > requestsAtOnce || paths[0] != "/iot/iot" {
+			if len(paths) == 0 || len(paths) > deadletter.RequestsAtOnce || paths[0] != "/iot/iot" {
 				t.Errorf("posted to %q, want /iot/iot, each request once at most", paths)
 			}
 		})
@@ -306,8 +306,8 @@ users: [{name: me, user: {}}]
 	dead(t, w, "/iot/first", firstAddress, "com.example.a", 1)
 	through := clusterBrokers{kubeconfig: kubeconfig}
 	defer through.close()
-	r := newRedrive(w, through.post)
-	r.leads = through.leads
+	r := redriveOf(w, through.post)
+	r.Leads = through.leads
 	var out bytes.Buffer
 	err := r.run(t.Context(), nil, true, &out)
 	if err == nil || !strings.Contains(err.Error(), "you may not make tokens of ServiceAccount platform/dead-letter-sink") || !strings.Contains(hintOf(err), "who asks it") {
@@ -332,7 +332,7 @@ func TestRedriveAllLeavesRequestsOut(t *testing.T) {
 	dead(t, w, "/iot/dead-letter-redrive", firstAddress, mesh.RedriveRequested, 2)
 	sink := &asked{warehouse: w, outcome: redriven}
 	var out bytes.Buffer
-	if err := newRedrive(w, sink.post).run(t.Context(), nil, true, &out); err != nil {
+	if err := redriveOf(w, sink.post).run(t.Context(), nil, true, &out); err != nil {
 		t.Error(err)
 	}
 	if diff := cmp.Diff([][]mesh.RedriveLetter{{{ID: id, Subscriber: firstAddress}}}, sink.requests); diff != "" {
@@ -350,7 +350,7 @@ func TestRedriveOfWhatLeadsNowhere(t *testing.T) {
 	good := dead(t, w, "/iot/first", firstAddress, "com.example.a", 2)
 	sink := &asked{warehouse: w, outcome: redriven}
 	var out bytes.Buffer
-	if err := newRedrive(w, sink.post).run(t.Context(), []string{gone, good}, false, &out); err == nil {
+	if err := redriveOf(w, sink.post).run(t.Context(), []string{gone, good}, false, &out); err == nil {
 		t.Error("redrive of a letter whose Trigger is gone gave no error")
 	}
 	for _, want := range []string{gone[:shownID] + "  failed  there is no Trigger iot/gone any more", good[:shownID] + "  redriven", "\n1 redriven, 1 failed\n"} {
@@ -366,7 +366,7 @@ func TestWhereLettersGo(t *testing.T) {
 		broker = "http://broker-ingress.knative-eventing.svc.cluster.local/"
 		kafka  = "http://kafka-broker-ingress.knative-eventing.svc.cluster.local/"
 	)
-	all := leads{"iot": {"first": firstAddress, "second": second, "also-second": second, "crm": kafka + "crm/crm", "new": ""}, "crm": {"third": firstAddress}}
+	all := deadletter.Leads{"iot": {"first": firstAddress, "second": second, "also-second": second, "crm": kafka + "crm/crm", "new": ""}, "crm": {"third": firstAddress}}
 	for _, test := range []struct {
 		letter  deadletter.Letter
 		want    string
@@ -394,7 +394,7 @@ func TestWhereLettersGo(t *testing.T) {
 		{deadletter.Letter{Namespace: "iot"}, "", false, "names neither its Trigger nor the subscriber"},
 		{deadletter.Letter{Destination: firstAddress}, "", false, "no Broker to ask"},
 	} {
-		got, moved, err := all.of(&test.letter)
+		got, moved, err := all.Of(&test.letter)
 		if got != test.want || moved != test.moved || (err == nil) != (test.problem == "") || err != nil && !strings.Contains(err.Error(), test.problem) {
 			t.Errorf("of(%s/%s, failed at %q) = %q, moved %t, %v, want %q, moved %t, error %q", test.letter.Namespace, test.letter.Trigger, test.letter.Destination, got, moved, err, test.want, test.moved, test.problem)
 		}

@@ -24,7 +24,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
+	"github.com/telemesh/telemesh/internal/cesql"
 	"github.com/telemesh/telemesh/internal/deadletter"
+	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/literal"
@@ -111,9 +113,9 @@ func (f *fromLog) target() (url string, err error) {
 
 // replay sends the events and says what became of them.
 func (f *fromLog) replay(ctx context.Context, o *options, s sheets, out io.Writer) (err error) {
-	match, err := parseCESQL(f.expression)
+	match, err := cesql.Parse(f.expression)
 	if err != nil {
-		return err
+		return hint(fmt.Errorf("CESQL expression %q: %w", f.expression, err), "for example \"type = 'dev.telemesh.telemetry.received.v1' AND subject LIKE 'building-1/%%'\"")
 	}
 	since, until, err := f.interval(time.Now())
 	if err != nil {
@@ -240,7 +242,7 @@ func (r *running) outcome(ctx context.Context, o *options) (now outcome, err err
 // refeed is a replay of the log on its way.
 type refeed struct {
 	*fromLog
-	match       *expression
+	match       *cesql.Expression
 	from, until mesh.Instant
 	client      *http.Client
 	url         func(broker string) string // of a Broker, by that which had an event
@@ -263,7 +265,7 @@ const (
 
 // find asks the log what it has of the interval.
 func (r *refeed) find(ctx context.Context, w warehouse.Warehouse) (err error) {
-	where := append(r.match.conditions(), "received_at < "+literal.Time(r.until))
+	where := append(r.match.Conditions(), "received_at < "+literal.Time(r.until))
 	if r.since != "" {
 		where = append(where, "received_at >= "+literal.Time(r.from))
 	}
@@ -348,7 +350,7 @@ func (r *refeed) sendDay(ctx context.Context, w warehouse.Warehouse, sql string,
 		switch {
 		case r.seen.before(e.Source(), e.ID()):
 			continue // at another Broker, or posted again
-		case !r.match.matches(e.Event):
+		case !r.match.Matches(e.Event):
 			r.other++
 			continue
 		case e.LeftOut > 0:
@@ -374,7 +376,7 @@ func (r *refeed) post(ctx context.Context, batch []sink.Logged) error {
 		posts.Go(func() error {
 			at := r.url(e.Broker)
 			ctx := safely(ctx, &e.Event)
-			err := postPatiently(ctx, r.client, at, e.Event)
+			err := function.PostPatiently(ctx, r.client, at, e.Event)
 			if err != nil && ctx.Err() == nil {
 				err = hint(err, "is %s a Broker? --to names another", at)
 			}
@@ -429,8 +431,8 @@ func (r *refeed) report(out io.Writer) {
 	for _, name := range slices.Sorted(maps.Keys(r.leftOut)) {
 		fmt.Fprintf(out, "not sent       %9d %s: the log keeps no data of these, send what they were made from\n", r.leftOut[name], plain(name))
 	}
-	if r.match.failed > 0 {
-		fmt.Fprintf(os.Stderr, "telemesh: the expression has no value for %d events, which do not match: %v\n", r.match.failed, r.match.why)
+	if r.match.Failed > 0 {
+		fmt.Fprintf(os.Stderr, "telemesh: the expression has no value for %d events, which do not match: %v\n", r.match.Failed, r.match.Why)
 	}
 }
 

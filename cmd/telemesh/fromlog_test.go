@@ -20,9 +20,7 @@ import (
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
-	"github.com/telemesh/telemesh/internal/warehouse/literal"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
 )
 
@@ -263,78 +261,6 @@ func TestFromLogIntoRunningMesh(t *testing.T) {
 	}
 	if err := (&fromLog{}).replay(t.Context(), &options{data: data}, sheets{placements: "p.csv"}, io.Discard); err == nil || !strings.Contains(err.Error(), "its own sheets") {
 		t.Errorf("replay with sheets into a mesh that runs = %v, want an error", err)
-	}
-}
-
-// What an expression's conditions leave out would not match: they are for the
-// warehouse to read less.
-func TestConditionsOfCESQL(t *testing.T) {
-	db := duckdbtest.Open(t)
-	texts := []string{"a", "A", "b", "it's", `\`, "a'b", " a", "7", "TRUE", "ü"}
-	some := 0
-	for expression, wanted := range map[string]string{
-		"":                       "",
-		"TRUE":                   "",
-		"type = 'a'":             "type = 'a'",
-		`"a" = TYPE`:             "type = 'a'",
-		"(type = 'a')":           "type = 'a'",
-		"source = 'ü'":           "source = 'ü'",
-		"id = '7'":               "event_id = '7'",
-		"id = 7":                 "",
-		"type = TRUE":            "",
-		`type = 'it\'s'`:         "",
-		`type = "it's"`:          "type = CONCAT('it', CHR(39), 's')",
-		`type = '\\'`:            "",
-		"type != 'a'":            "",
-		"NOT type = 'a'":         "",
-		"type = source":          "",
-		"type = 'a' OR id = 'a'": "",
-		"type = 'a' AND subject = 'b' AND EXISTS x":           "type = 'a' AND subject = 'b'",
-		"EXISTS x AND type = 'a'":                             "type = 'a'",
-		"type = 'a' AND source = 'a' OR id = '7'":             "type = 'a'", // OR belongs to the right side
-		"type = 'a' XOR source = 'a'":                         "",
-		"type IN ('a', \"b\") AND source IN ('a', UPPER(id))": "type IN ('a', 'b')",
-		"type NOT IN ('a')":                                   "",
-		"type LIKE 'a%'":                                      "",
-		"UPPER(type) = 'A'":                                   "",
-		"subject = 'a'":                                       "subject = 'a'",
-		"type = 'a' AND LENGTH(subject) / 0 = 1":              "type = 'a'",
-	} {
-		x, err := parseCESQL(expression)
-		if err != nil {
-			t.Errorf("%s: %v", expression, err)
-			continue
-		}
-		conditions := strings.Join(x.conditions(), " AND ")
-		if conditions != wanted {
-			t.Errorf("%s: conditions %s, want %s", expression, conditions, wanted)
-		}
-		if conditions == "" {
-			continue
-		}
-		for i, eventType := range texts {
-			e := event.New()
-			e.SetType(eventType)
-			e.SetSource(texts[(i+3)%len(texts)])
-			e.SetID(texts[(i+5)%len(texts)])
-			if i%2 == 0 {
-				e.SetSubject("b")
-				e.SetExtension("x", "1")
-			}
-			matches := x.matches(e)
-			if !matches {
-				continue
-			}
-			some++
-			row := fmt.Sprintf("SELECT %s AS type, %s AS source, %s AS event_id, nullif(%s, '') AS subject",
-				literal.Text(e.Type()), literal.Text(e.Source()), literal.Text(e.ID()), literal.Text(e.Subject()))
-			if n, err := scalar(t.Context(), warehouse.Warehouse(db), "SELECT count(*) FROM ("+row+") WHERE "+conditions); err != nil || n != 1 {
-				t.Errorf("%s matches %v, its conditions leave it out, %v", expression, e, err)
-			}
-		}
-	}
-	if some < 5 {
-		t.Errorf("%d events match an expression: too few to say anything", some)
 	}
 }
 

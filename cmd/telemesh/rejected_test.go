@@ -15,6 +15,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/rejected"
 )
 
 // deliver posts an event to the broker of an open folder and waits for the end.
@@ -45,18 +46,18 @@ func openFolder(t *testing.T, data string) *instance {
 }
 
 // rejectedOf gives the messages that `telemesh rejected` shows, oldest first.
-func rejectedOf(t *testing.T, in *instance) []rejected {
+func rejectedOf(t *testing.T, in *instance) []rejected.Message {
 	t.Helper()
-	found, err := in.warehouse.Query(t.Context(), rejectedSQL+"SELECT * FROM messages WHERE readings IS NULL ORDER BY received_at, source, message_id")
+	found, err := in.warehouse.Query(t.Context(), rejected.SQL+"SELECT * FROM messages WHERE readings IS NULL ORDER BY received_at, source, message_id")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []rejected
+	var all []rejected.Message
 	for row, err := range found.All {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := readRejected(row)
+		r, err := rejected.Read(row)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,11 +92,11 @@ func TestRejectedMessageIsWhatWasReceived(t *testing.T) {
 	}
 	ids := map[string]bool{}
 	for i, r := range got {
-		ids[r.name()] = true
+		ids[r.Name[:shownID]] = true
 		if diff := cmp.Diff(want[i], r.Message); diff != "" {
 			t.Errorf("message %d (-want +got):\n%s", i, diff)
 		}
-		if !strings.Contains(r.Cause, "no-such-format") || r.Reader != "" || !r.isMessage() {
+		if !strings.Contains(r.Cause, "no-such-format") || r.Reader != "" || !r.IsMessage() {
 			t.Errorf("message %d: reader %q, cause %q", i, r.Reader, r.Cause)
 		}
 	}
@@ -187,8 +188,8 @@ func TestRetry(t *testing.T) {
 				t.Fatalf("%d messages are rejected, want %d", len(kept), len(all)+1)
 			}
 			idOf := func(part string) string {
-				i := slices.IndexFunc(kept, func(r rejected) bool { return strings.Contains(string(r.Payload), part) })
-				return kept[i].id
+				i := slices.IndexFunc(kept, func(r rejected.Message) bool { return strings.Contains(string(r.Payload), part) })
+				return kept[i].Name
 			}
 			named, join := idOf(`{"device_id":"a","time"`), idOf("join_accept")
 			if !test.running {
@@ -308,23 +309,23 @@ func TestSelection(t *testing.T) {
 	}
 	deliver(t, in, mesh.TelemetryRejected, mesh.Source("telemetry-flatten"), mesh.EncodeRejections(all), "1")
 	for _, test := range []struct {
-		s    selection
+		s    rejected.Selection
 		want string
 	}{
-		{selection{keys: []messageKey{{1, "/x", "0"}, {3, "/x", "2"}, {3, "/x", "0"}}}, "02"},
-		{selection{}, "0123"},
-		{selection{cause: "OF"}, "01"},
-		{selection{cause: "100%"}, "0"},
-		{selection{cause: "a_b"}, "2"},
-		{selection{cause: `\c`}, "2"},
-		{selection{cause: "100*it"}, "01"},
-		{selection{cause: "' OR true --"}, ""},
-		{selection{reader: "json"}, "0"},
-		{selection{reader: "-"}, "23"},
-		{selection{device: "o'neill"}, "1"},
-		{selection{device: "-", reader: "-"}, "3"},
+		{rejected.Selection{Keys: []rejected.Key{{ReceivedAt: 1, Source: "/x", ID: "0"}, {ReceivedAt: 3, Source: "/x", ID: "2"}, {ReceivedAt: 3, Source: "/x", ID: "0"}}}, "02"},
+		{rejected.Selection{}, "0123"},
+		{rejected.Selection{Cause: "OF"}, "01"},
+		{rejected.Selection{Cause: "100%"}, "0"},
+		{rejected.Selection{Cause: "a_b"}, "2"},
+		{rejected.Selection{Cause: `\c`}, "2"},
+		{rejected.Selection{Cause: "100*it"}, "01"},
+		{rejected.Selection{Cause: "' OR true --"}, ""},
+		{rejected.Selection{Reader: "json"}, "0"},
+		{rejected.Selection{Reader: "-"}, "23"},
+		{rejected.Selection{Device: "o'neill"}, "1"},
+		{rejected.Selection{Device: "-", Reader: "-"}, "3"},
 	} {
-		found, err := in.warehouse.Query(t.Context(), rejectedSQL+"SELECT message_id FROM messages WHERE "+test.s.where()+" ORDER BY 1")
+		found, err := in.warehouse.Query(t.Context(), rejected.SQL+"SELECT message_id FROM messages WHERE "+test.s.Where()+" ORDER BY 1")
 		if err != nil {
 			t.Fatalf("%+v: %v", test.s, err)
 		}
@@ -338,41 +339,6 @@ func TestSelection(t *testing.T) {
 		if got != test.want {
 			t.Errorf("%+v selects %s, want %s", test.s, got, test.want)
 		}
-	}
-}
-
-func TestMarked(t *testing.T) {
-	for _, test := range []struct {
-		name, payload string
-		offset        int
-		place, want   string
-	}{
-		{"nowhere", "{}", -1, "", "{}\n"},
-		{"first", "{}", 0, "; the cause is at byte 0: line 1, column 1", "{}\n^\n"},
-		{"end", "{}", 2, "; the cause is at byte 2: line 1, column 3", "{}\n  ^\n"},
-		{"beyond the end", "{}", 9, "; the cause is at byte 9: line 1, column 3", "{}\n  ^\n"},
-		{"second line", "{\n\t\"é\": x,\r\n}", 9, "; the cause is at byte 9: line 2, column 7", "{\n\t\"é\": x,\n\t     ^\n}\n"},
-		{"the end of a line", "a\nb", 1, "; the cause is at byte 1: line 1, column 2", "a\n ^\nb\n"},
-		{"after the last line", "a\n", 2, "; the cause is at byte 2: line 2, column 1", "a\n  ^\n"},
-		{"nothing", "", 0, "; the cause is at byte 0: line 1, column 1", "\n^\n"},
-		{"far to the right", strings.Repeat("x", 150) + "!", 150, "; the cause is at byte 150: line 1, column 151",
-			strings.Repeat("x", 150) + "!\n^ column 151, after …" + strings.Repeat("x", 50) + "\n"},
-		{"bytes", "\x00\x01\x02", 1, "; the cause is at byte 1", "00000000  00 01 02                                          |...|\n             ^^\n"},
-		{"escapes", "\x1b[2J", 3, "; the cause is at byte 3", "00000000  1b 5b 32 4a                                       |.[2J|\n                   ^^\n"},
-		{"the second line of bytes", strings.Repeat("\xff", 26), 25, "; the cause is at byte 25",
-			"00000000  ff ff ff ff ff ff ff ff  ff ff ff ff ff ff ff ff  |................|\n" +
-				"00000010  ff ff ff ff ff ff ff ff  ff ff                    |..........|\n                                      ^^\n"},
-		{"after full lines of bytes", strings.Repeat("\xff", 16), 16, "; the cause is at byte 16",
-			"00000000  ff ff ff ff ff ff ff ff  ff ff ff ff ff ff ff ff  |................|\n                                                            ^^\n"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := place([]byte(test.payload), test.offset); got != test.place {
-				t.Errorf("place = %q, want %q", got, test.place)
-			}
-			if diff := cmp.Diff(test.want, marked([]byte(test.payload), test.offset)); diff != "" {
-				t.Errorf("marked (-want +got):\n%s", diff)
-			}
-		})
 	}
 }
 

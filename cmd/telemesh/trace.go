@@ -16,6 +16,7 @@ import (
 
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/rejected"
 	"github.com/telemesh/telemesh/internal/trace"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
@@ -210,12 +211,12 @@ func (p printer) message(m *trace.Message) {
 	}
 	p.cells("payload", size)
 	p.Flush()
-	fmt.Fprintf(p.out, "\n%s", marked(payload, -1))
+	fmt.Fprintf(p.out, "\n%s", rejected.Marked(payload, -1))
 }
 
 // shownOf is how many bytes of a payload are shown.
 func shownOf(payload []byte) int {
-	if !isText(payload) {
+	if !rejected.IsText(payload) {
 		return min(len(payload), shownLines*16) // hex.Dump has 16 in a line
 	}
 	n := 0

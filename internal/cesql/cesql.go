@@ -1,4 +1,6 @@
-package main
+// Package cesql reads CloudEvents SQL expressions, which say of an event whether it
+// is meant. https://github.com/cloudevents/spec/blob/main/cesql/spec.md
+package cesql
 
 import (
 	"fmt"
@@ -14,21 +16,35 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
-// expression is a CloudEvents SQL expression as the filters of Triggers have
+// Expression is a CloudEvents SQL expression as the filters of Triggers have
 // it: an event for which it fails, such as for an attribute that is missing,
-// does not match.
-type expression struct {
+// does not match. One goroutine at a time uses it.
+type Expression struct {
 	parsed cesql.Expression // nil: every event matches
 	tree   gen.IExpressionContext
 
-	failed int   // for so many events
-	why    error // the first of these
+	Failed int   // for so many events it has had no value
+	Why    error // it had none for the first of these
 }
 
-// parseCESQL reads an expression; the empty one matches everything.
-func parseCESQL(text string) (*expression, error) {
+// SyntaxError says where an expression is none.
+type SyntaxError struct {
+	Line, Column int // from 1 on
+	What         string
+}
+
+func (e *SyntaxError) Error() string {
+	if e.Line > 1 {
+		return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.What)
+	}
+	return fmt.Sprintf("column %d: %s", e.Column, e.What)
+}
+
+// Parse reads an expression; the empty one matches everything. The error is a
+// *SyntaxError unless only evaluating it would fail.
+func Parse(text string) (*Expression, error) {
 	if strings.TrimSpace(text) == "" {
-		return &expression{}, nil
+		return &Expression{}, nil
 	}
 	// parser.Parse says of a bad expression neither what is wrong nor where, and
 	// panics for most.
@@ -41,41 +57,35 @@ func parseCESQL(text string) (*expression, error) {
 	syntax.AddErrorListener(&found)
 	whole := syntax.Cesql().(*gen.CesqlContext)
 	if found.first != nil {
-		return nil, hint(fmt.Errorf("CESQL expression %q: %w", text, found.first), "for example \"type = 'dev.telemesh.telemetry.received.v1' AND subject LIKE 'building-1/%%'\"")
+		return nil, found.first
 	}
 	parsed, err := parser.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("CESQL expression %q: %w", text, err)
+		return nil, err
 	}
-	return &expression{parsed: parsed, tree: whole.Expression()}, nil
+	return &Expression{parsed: parsed, tree: whole.Expression()}, nil
 }
 
 // syntaxErrors keeps the first one: those that follow come of it.
 type syntaxErrors struct {
 	antlr.DefaultErrorListener
-	first error
+	first *SyntaxError
 }
 
 func (s *syntaxErrors) SyntaxError(_ antlr.Recognizer, offending any, line, column int, message string, _ antlr.RecognitionException) {
 	if s.first != nil {
 		return
 	}
-	at := fmt.Sprintf("column %d", column+1)
-	if line > 1 {
-		at = fmt.Sprintf("line %d, column %d", line, column+1)
-	}
-	switch token, ok := offending.(antlr.Token); {
-	case ok && token.GetTokenType() == antlr.TokenEOF:
-		s.first = fmt.Errorf("%s: it ends where more has to come", at)
-	case ok:
-		s.first = fmt.Errorf("%s: unexpected %q", at, token.GetText())
-	default:
-		s.first = fmt.Errorf("%s: %s", at, message)
+	s.first = &SyntaxError{Line: line, Column: column + 1, What: message}
+	if token, ok := offending.(antlr.Token); ok && token.GetTokenType() == antlr.TokenEOF {
+		s.first.What = "it ends where more has to come"
+	} else if ok {
+		s.first.What = fmt.Sprintf("unexpected %q", token.GetText())
 	}
 }
 
-// matches says whether an event matches.
-func (x *expression) matches(e event.Event) bool {
+// Matches says whether an event matches.
+func (x *Expression) Matches(e event.Event) bool {
 	if x.parsed == nil {
 		return true
 	}
@@ -85,8 +95,8 @@ func (x *expression) matches(e event.Event) bool {
 		err = fmt.Errorf("the expression gives %v, which is neither TRUE nor FALSE", value)
 	}
 	if err != nil {
-		if x.failed++; x.failed == 1 {
-			x.why = fmt.Errorf("event %s %s: %w", e.Source(), e.ID(), err)
+		if x.Failed++; x.Failed == 1 {
+			x.Why = fmt.Errorf("event %s %s: %w", e.Source(), e.ID(), err)
 		}
 		return false
 	}
@@ -96,9 +106,9 @@ func (x *expression) matches(e event.Event) bool {
 // columnsOf the log that an expression compares and that SQL compares alike.
 var comparedColumns = map[string]string{"type": "type", "source": "source", "id": "event_id", "subject": "subject"}
 
-// conditions are what must hold in SQL of the row of an event that matches. A
-// warehouse reads less for them; they need not be all.
-func (x *expression) conditions() []string {
+// Conditions are what must hold in SQL of the row of event_log.events of an event
+// that matches. A warehouse reads less for them; they need not be all.
+func (x *Expression) Conditions() []string {
 	if x.tree == nil {
 		return nil
 	}

@@ -1,10 +1,16 @@
 package function
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/telemesh/telemesh/internal/mesh"
 )
 
 // StatusError is the error a response with a failing status stands for, with
@@ -37,3 +43,28 @@ func Status(err error) int {
 
 // IsNotFound says whether err comes of a response that was 404.
 func IsNotFound(err error) bool { return Status(err) == http.StatusNotFound }
+
+// IsRefused says whether err comes of a Broker that does not let the sender post.
+func IsRefused(err error) bool {
+	status := Status(err)
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// patience is how long PostPatiently tries a Broker that has no room.
+const patience = time.Minute
+
+// PostPatiently is Post, again while the mesh has no room. A Broker that is not there,
+// or does not let this sender post, is not waited for.
+func PostPatiently(ctx context.Context, client *http.Client, url string, e event.Event) error {
+	for began := time.Now(); ; {
+		err := Post(ctx, client, url, e)
+		if err == nil || mesh.IsPermanent(err) || IsNotFound(err) || IsRefused(err) || time.Since(began) > patience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/telemesh/telemesh/internal/address"
 	"github.com/telemesh/telemesh/internal/manifest"
 )
 
@@ -26,7 +27,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	target := manifest.TargetOf(r.URL)
 	var handler http.Handler
 	switch none := (manifest.Ref{}); {
-	case manifest.IsIngress(r.URL.Host):
+	case address.IsIngress(r.URL.Host):
 		handler = http.HandlerFunc(t.ingress)
 	case target.Service != none:
 		handler = t.mesh.Service(target.Service.Namespace, target.Service.Name)

@@ -6,24 +6,17 @@ import (
 	"strings"
 
 	duckv1 "knative.dev/pkg/apis/duck/v1"
+
+	"github.com/telemesh/telemesh/internal/address"
 )
 
-// Addresses inside a cluster.
+// Addresses inside a cluster, as package address has them.
 const (
-	// IngressHost answers for every Broker of Knative's default class.
-	IngressHost = "broker-ingress.knative-eventing.svc.cluster.local"
-	// KafkaIngressHost answers for every Broker of class Kafka.
-	KafkaIngressHost = "kafka-broker-ingress.knative-eventing.svc.cluster.local"
-	// AliasHost is what functions call the ingress: a Service of type ExternalName,
-	// so that Brokers of another class need no other functions.
-	AliasHost   = "broker-ingress.platform.svc.cluster.local"
-	clusterHost = ".svc.cluster.local"
+	IngressHost      = address.Ingress
+	KafkaIngressHost = address.KafkaIngress
+	AliasHost        = address.Alias
+	clusterHost      = address.Cluster
 )
-
-// IsIngress says whether a host answers for Brokers.
-func IsIngress(host string) bool {
-	return host == IngressHost || host == AliasHost || host == KafkaIngressHost
-}
 
 // Target is where a destination leads.
 type Target struct {
@@ -43,9 +36,9 @@ func Resolve(d duckv1.Destination, namespace string) (Target, error) {
 		group, _, _ := strings.Cut(ref.APIVersion, "/")
 		switch group + " " + ref.Kind {
 		case "serving.knative.dev Service":
-			base = &url.URL{Scheme: "http", Host: ref.Name + "." + namespace + clusterHost}
+			base = address.OfService(namespace, ref.Name)
 		case "eventing.knative.dev Broker":
-			base = &url.URL{Scheme: "http", Host: IngressHost, Path: "/" + namespace + "/" + ref.Name}
+			base = address.OfBroker(namespace, ref.Name)
 		default:
 			return Target{}, fmt.Errorf("ref to a %s of %s: only Knative Services and Brokers are delivered to; name anything else by uri", ref.Kind, ref.APIVersion)
 		}
@@ -66,12 +59,10 @@ func Resolve(d duckv1.Destination, namespace string) (Target, error) {
 // TargetOf says what an address stands for.
 func TargetOf(u *url.URL) Target {
 	t := Target{URL: u}
-	if host, port := u.Hostname(), u.Port(); port == "" || port == "80" {
-		if IsIngress(host) {
-			if namespace, name, ok := strings.Cut(strings.Trim(u.Path, "/"), "/"); ok && !strings.Contains(name, "/") {
-				t.Broker = Ref{namespace, name}
-			}
-		} else if names, ok := strings.CutSuffix(host, clusterHost); ok {
+	if namespace, name, ok := address.Broker(u); ok {
+		t.Broker = Ref{namespace, name}
+	} else if port := u.Port(); port == "" || port == "80" {
+		if names, ok := strings.CutSuffix(u.Hostname(), clusterHost); ok && !address.IsIngress(u.Hostname()) {
 			if name, namespace, ok := strings.Cut(names, "."); ok && !strings.Contains(namespace, ".") {
 				t.Service = Ref{namespace, name}
 			}

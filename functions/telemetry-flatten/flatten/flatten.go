@@ -113,16 +113,6 @@ func (f *Formats) Check() []error { return device.CheckMappings(f.dictionary, f.
 // Mappings is how many there are.
 func (f *Formats) Mappings() int { return len(f.mappings) }
 
-// Reject makes the rejection of a message that a device.Parser could not read
-// for err.
-func Reject(m mesh.Message, err error) mesh.Rejection {
-	r := mesh.Rejection{Message: m, Cause: err.Error()}
-	if e, ok := errors.AsType[*device.Error](err); ok {
-		r.Reader, r.Position = e.Reader, mesh.PositionAt(e.Position)
-	}
-	return r
-}
-
 // worker is what one call needs and the next can use again.
 type worker struct {
 	parser   *device.Parser
@@ -149,7 +139,7 @@ func New(formats *Formats, log *slog.Logger) function.Handler {
 			var n int
 			w.readings, n, err = w.parser.Parse(w.readings, &messages[i])
 			if err != nil {
-				rejections = append(rejections, Reject(messages[i], err))
+				rejections = append(rejections, device.Reject(messages[i], err))
 			}
 			skipped += n
 		}
