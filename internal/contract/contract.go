@@ -11,13 +11,25 @@ type Product struct {
 	Version string // of the descriptor: 1.0.0
 	Domain  string // iot
 	Schema  string // iot_telemetry: dataset in BigQuery, schema in DuckDB
+	Kind    string // source-aligned or consumer-aligned
 	Owner   string // the team
 	Purpose string
+	Usage   string // how to use it best
+	Limits  string // what it is not good for
 	Tables  []Table
 	Views   []View
 	Inputs  []string // contracts and event types that its input ports name: iot-metadata.placements
 	Events  []string // types of the output ports that are events
+	Ports   []Port   // all output ports
 	Feeds   []Feed   // Pub/Sub topics that messages come in by
+}
+
+// Port is an output port as the descriptor lists it.
+type Port struct {
+	Name    string // FullName of the table or the view, or type of the events
+	Type    string // table, view or event
+	Version string
+	Purpose string
 }
 
 // Feed is a Pub/Sub topic of an input port, and the subscription that a
@@ -42,6 +54,9 @@ type Table struct {
 	Name    string // readings
 	Version string // of the contract: 1.0.0
 	Purpose string
+	Usage   string // how to use it best
+	Limits  string // what it is not good for
+	Rows    string // what a row is: one metric of one device at one instant
 	Columns []Column
 	Key     []string // columns of the primary key
 	KeyOf   []string // columns that the key is made of, as a hash is: rows of one key have the same in them
@@ -51,6 +66,9 @@ type Table struct {
 	// AppendOnly: rows of one key are one row, whatever else they say: that which
 	// was stored first stays. Time is part of the key.
 	AppendOnly bool
+
+	// Events are the types of the events that bring the rows.
+	Events []string
 
 	// MadeFrom names the tables that the rows are made with the help of, as
 	// FullName gives them: iot_metadata.placements. Their version is how many
@@ -76,6 +94,7 @@ type Table struct {
 	Latency   time.Duration // from what a row tells of to the row
 	Freshness time.Duration // how often the port is brought up to date
 	Retention time.Duration // how long rows are kept after their Time; 0: for ever
+	Levels    []Level       // the same with what is said of them
 
 	// Tombstones: a row may say that its key is gone. Rows have one more cell
 	// than Columns, the last: deleted, a BOOL. The output port does not show it
@@ -125,6 +144,17 @@ type Column struct {
 	// Provenance: how the row came, not what it says. Two rows that differ in
 	// nothing else say the same.
 	Provenance bool
+	// Sources are the columns that the values are made of, as the contract declares
+	// them: iot_metadata.placements.room. Empty: it does not say.
+	Sources []string
+}
+
+// Level is a service level.
+type Level struct {
+	Property string        // latency, frequency or retention
+	Value    time.Duration // 0: unlimited
+	Column   string        // that it is measured by
+	Purpose  string
 }
 
 // Role is who may do what with a table.
@@ -151,6 +181,8 @@ type Rule struct {
 	Min     *float64 // nil: no bound
 	Max     *float64
 	Purpose string
+	// Dimension of quality that it is about: uniqueness, completeness, conformity, …
+	Dimension string
 }
 
 // Type is a column type that both warehouses know.

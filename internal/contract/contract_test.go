@@ -69,8 +69,17 @@ func TestLoad(t *testing.T) {
 	all := []contract.Role{{Name: "tenant", Access: "read"}, {Name: "platform", Access: "read"}, {Name: "writer", Access: "write"}}
 	want := contract.Table{
 		ID: "iot-metadata.placements", Schema: "iot_metadata", Name: "placements", Version: "1.0.0", Purpose: "Says which tenant held a device at any instant, and where it stood.",
-		Key: []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true, Ordered: true,
+		Usage:  "The placement of a device at t is the one row with valid_from <= t and (valid_to IS NULL or t < valid_to).",
+		Limits: "Rows are as their source has them now; what they were before is in iot_metadata_internal.placements.",
+		Rows:   "One device at one tenant and place for one interval.",
+		Key:    []string{"device_id", "valid_from"}, Order: contract.Version, Tombstones: true, Ordered: true,
 		Tenant: "tenant_id", Clustered: []string{"tenant_id", "device_id"}, Roles: all, Latency: time.Minute, Freshness: time.Minute,
+		Events: []string{"dev.telemesh.placements.changed.v1"},
+		Levels: []contract.Level{
+			{Property: "latency", Value: time.Minute, Column: "valid_from", Purpose: "From a change in the source to the row in the port."},
+			{Property: "frequency", Value: time.Minute, Column: "valid_from", Purpose: "The source is read each minute."},
+			{Property: "retention", Column: "valid_from", Purpose: "A placement is kept until its source drops it, and what it was before for ever."},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("placements: (-want +got)\n%s", diff)
@@ -102,9 +111,13 @@ func TestLoad(t *testing.T) {
 	zero := 0.0
 	flags := contract.Rule{
 		Column: "quality", Metric: "invalidValues", Values: []string{"no_time", "conflict"}, Min: &zero, Max: &zero, Purpose: "Only the flags above.",
+		Dimension: "conformity",
 	}
 	if diff := cmp.Diff(flags, got.Quality[len(got.Quality)-1]); diff != "" {
 		t.Errorf("last rule of the readings: (-want +got)\n%s", diff)
+	}
+	if since := joined.Columns[len(joined.Columns)-2]; !slices.Equal(since.Sources, []string{"iot_actions.actions.taken_at", "iot_telemetry.readings.observed_at"}) {
+		t.Errorf("%s is made of %v", since.Name, since.Sources)
 	}
 	log := find(t, "event_log.events")
 	if diff := cmp.Diff(all[1:], log.Roles); diff != "" || log.Tenant != "" || log.Retention != 30*24*time.Hour {
@@ -124,6 +137,13 @@ func TestLoad(t *testing.T) {
 		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1 dev.telemesh.tenancy.repaired.v1",
 	}, names); diff != "" {
 		t.Errorf("products: (-want +got)\n%s", diff)
+	}
+	product := list[3]
+	if product.Kind != "consumer-aligned" || product.Usage != "Start with the views; go to the table for what they leave out." || product.Limits != "Parked readings are not in it." {
+		t.Errorf("%s is %s, usage %q, limits %q", product.Name, product.Kind, product.Usage, product.Limits)
+	}
+	if port := (contract.Port{Name: "dev.telemesh.analytics.joined.v1", Type: "event", Version: "1.0.0", Purpose: "Joined readings of one tenant."}); !slices.Contains(product.Ports, port) {
+		t.Errorf("%s has ports %+v", product.Name, product.Ports)
 	}
 	pull := contract.Feed{
 		Topic: "telemetry", Subscription: "pubsub-source", DeadLetterTopic: "telemetry-dead-letters", AckDeadline: time.Minute,
@@ -291,6 +311,11 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"bounds the wrong way round", table, "mustBe: 0\n", "mustBeBetween: [3, 1]\n", "schema[0].quality[0]"},
 		{"a bound too many", table, "mustBe: 0\n", "mustBe: 0\n        mustBeBetween: [1]\n", "schema[0].quality[0]"},
 		{"a bound that is not known", table, "mustBe: 0\n", "mustBeGreaterThan: 0\n", "mustBeGreaterThan"},
+		{"source that is not there", joined, "iot_metadata.placements.room]", "iot_metadata.placements.rooms]", "schema[0].properties[19].transformSourceObjects[0]"},
+		{"source twice", joined, "[iot_actions.actions.taken_at, iot_telemetry.readings.observed_at]", "[iot_actions.actions.taken_at, iot_actions.actions.taken_at]", "transformSourceObjects[1]"},
+		{"source of the table itself", joined, "[iot_metadata.placements.room]", "[iot_analytics.readings.room]", "transformSourceObjects[0]"},
+		{"event twice", joined, "[dev.telemesh.analytics.joined.v1, dev.telemesh.analytics.withdrawn.v1]", "[a, a]", "schema[0].customProperties.events[1]"},
+		{"event without a type", joined, "[dev.telemesh.analytics.joined.v1, dev.telemesh.analytics.withdrawn.v1]", "['']", "schema[0].customProperties.events[0]"},
 		{"duplicates of no column", table, "[customer_id]}", "[id]}", "schema[0].quality[0].arguments.properties"},
 		{"duplicates of nothing", table, "        arguments: {properties: [customer_id]}\n", "", "schema[0].quality[0].arguments.properties"},
 		{"values of duplicates", table, "{properties: [customer_id]}", "{properties: [customer_id], validValues: [a]}", "schema[0].quality[0].arguments"},

@@ -112,6 +112,7 @@ type property struct {
 	Classification       string           `json:"classification"`
 	Description          string           `json:"description"`
 	Quality              []quality        `json:"quality"`
+	Sources              []string         `json:"transformSourceObjects"`
 	CustomProperties     customProperties `json:"customProperties"`
 }
 

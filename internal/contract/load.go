@@ -40,6 +40,9 @@ func Load(folder fs.FS) ([]Product, error) {
 	if err := l.checkInputs(); err != nil {
 		return nil, err
 	}
+	if err := l.checkSources(products); err != nil {
+		return nil, err
+	}
 	return products, l.checkMadeFrom(products)
 }
 
@@ -93,6 +96,32 @@ func (l *loader) checkMadeFrom(products []Product) error {
 	return nil
 }
 
+// checkSources looks for the columns that others are declared to be made of.
+func (l *loader) checkSources(products []Product) error {
+	columns := map[string]bool{}
+	for _, p := range products {
+		for i := range p.Tables {
+			for _, c := range p.Tables[i].Columns {
+				columns[p.Tables[i].FullName()+"."+c.Name] = true
+			}
+		}
+	}
+	for _, p := range products {
+		for i := range p.Tables {
+			t := &p.Tables[i]
+			for at, c := range t.Columns {
+				for j, from := range c.Sources {
+					if !columns[from] || strings.HasPrefix(from, t.FullName()+".") || slices.Contains(c.Sources[:j], from) {
+						return fieldError(l.tables[t.FullName()], fmt.Sprintf("schema[0].properties[%d].transformSourceObjects[%d]", at, j), from,
+							"a column of another table, as iot_metadata.placements.room, each once")
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // checkInputs holds the input ports against the contracts that they name, where
 // those are of a table: which port a product reads is a matter of the major version.
 func (l *loader) checkInputs() error {
@@ -129,7 +158,7 @@ func (l *loader) loadProduct(file string) (Product, error) {
 	dir := path.Dir(file)
 	p := Product{
 		Name: d.Name, Version: d.Version, Domain: d.Domain, Schema: strings.ReplaceAll(d.Name, "-", "_"),
-		Owner: d.Team.Name, Purpose: d.Description.Purpose,
+		Owner: d.Team.Name, Purpose: d.Description.Purpose, Usage: d.Description.Usage, Limits: d.Description.Limitations,
 	}
 	switch {
 	case d.APIVersion != "v1.0.0":
@@ -157,8 +186,9 @@ func (l *loader) loadProduct(file string) (Product, error) {
 	if err := d.CustomProperties.check(file, "customProperties", "kind"); err != nil {
 		return p, err
 	}
-	if kind := d.CustomProperties.get("kind"); kind != "source-aligned" && kind != "consumer-aligned" {
-		return p, fieldError(file, "customProperties.kind", text(kind), "source-aligned or consumer-aligned")
+	p.Kind = text(d.CustomProperties.get("kind"))
+	if p.Kind != "source-aligned" && p.Kind != "consumer-aligned" {
+		return p, fieldError(file, "customProperties.kind", p.Kind, "source-aligned or consumer-aligned")
 	}
 
 	for i, in := range d.InputPorts {
@@ -199,6 +229,7 @@ func (l *loader) loadProduct(file string) (Product, error) {
 		default:
 			return p, fieldError(file, field+".type", out.Type, "event, table or view")
 		}
+		p.Ports = append(p.Ports, Port{Name: out.Name, Type: out.Type, Version: out.Version, Purpose: out.Description})
 	}
 
 	files, err := fs.Glob(l.folder, dir+"/*"+contractSuffix)

@@ -54,7 +54,10 @@ func (l *loader) loadTable(file string, p *Product) (t Table, id string, err err
 	case path.Base(file) != name+contractSuffix: // so that a table tells where its contract is
 		return t, "", fieldError(file, "schema[0].name", name, "the name of the file without "+contractSuffix)
 	}
-	t = Table{ID: c.ID, Schema: schema, Name: name, Version: c.Version, Purpose: c.Description.Purpose}
+	t = Table{
+		ID: c.ID, Schema: schema, Name: name, Version: c.Version, Purpose: c.Description.Purpose,
+		Usage: c.Description.Usage, Limits: c.Description.Limitations, Rows: s.Granularity,
+	}
 	if err := t.loadColumns(file, s.Properties, s.CustomProperties); err != nil {
 		return t, "", err
 	}
@@ -123,7 +126,7 @@ func (t *Table) loadColumns(file string, properties []property, table customProp
 		if c.Partitioned {
 			t.Time = c.Name
 		}
-		column := Column{Name: c.Name, Type: c.PhysicalType, Required: c.Required, Purpose: c.Description, Classification: c.Classification}
+		column := Column{Name: c.Name, Type: c.PhysicalType, Required: c.Required, Purpose: c.Description, Classification: c.Classification, Sources: c.Sources}
 		field += ".customProperties"
 		if err := c.CustomProperties.check(file, field, "provenance", "knowledge", "unit"); err != nil {
 			return err
@@ -164,7 +167,7 @@ var clusterable = []Type{String, Int64, Bool, Timestamp}
 // loadProperties sets what ODCS has no word for. The columns are known.
 func (t *Table) loadProperties(file string, properties customProperties) error {
 	const field = "schema[0].customProperties"
-	if err := properties.check(file, field, "order", "tombstones", "appendOnly", "madeFrom", "tenantColumn", "clusteredBy", "keyOf"); err != nil {
+	if err := properties.check(file, field, "order", "tombstones", "appendOnly", "madeFrom", "tenantColumn", "clusteredBy", "keyOf", "events"); err != nil {
 		return err
 	}
 	if err := errors.Join(
@@ -175,11 +178,17 @@ func (t *Table) loadProperties(file string, properties customProperties) error {
 		properties.decode(file, field, "tenantColumn", &t.Tenant, "a column"),
 		properties.decode(file, field, "clusteredBy", &t.Clustered, "a list of columns"),
 		properties.decode(file, field, "keyOf", &t.KeyOf, "a list of columns"),
+		properties.decode(file, field, "events", &t.Events, "a list of event types"),
 	); err != nil {
 		return err
 	}
 	if t.MadeFrom != nil && len(t.MadeFrom) == 0 {
 		return fieldError(file, field+".madeFrom", "[]", "a list of tables")
+	}
+	for i, name := range t.Events {
+		if name == "" || slices.Contains(t.Events[:i], name) {
+			return fieldError(file, fmt.Sprintf("%s.events[%d]", field, i), name, "the type of an event, each once")
+		}
 	}
 	switch {
 	case !t.AppendOnly:
@@ -288,6 +297,7 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 			if level.Unit != "" {
 				return fieldError(file, field+".unit", level.Unit, "none, since the retention is unlimited")
 			}
+			t.Levels = append(t.Levels, Level{Property: level.Property, Column: column, Purpose: level.Description})
 			continue
 		}
 		unit, ok := units[level.Unit]
@@ -299,6 +309,7 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 			return fieldError(file, field+".value", text(level.Value), "a whole number of "+level.Unit+" from 1, at most 100 years")
 		}
 		*d = time.Duration(n) * unit
+		t.Levels = append(t.Levels, Level{Property: level.Property, Value: *d, Column: column, Purpose: level.Description})
 		if level.Property == "retention" && column != t.Time {
 			return fieldError(file, field+".element", level.Element, "the column that partitions the table: rows are dropped by the day")
 		}
@@ -348,7 +359,7 @@ func (t *Table) loadQuality(file string, s *schemaObject) error {
 
 func (t *Table) loadRule(file, field, column string, q *quality) (Rule, error) {
 	r := Rule{
-		Column: column, Metric: q.Metric, Query: q.Query, Purpose: q.Description,
+		Column: column, Metric: q.Metric, Query: q.Query, Purpose: q.Description, Dimension: q.Dimension,
 		Columns: q.Arguments.Properties, Values: q.Arguments.ValidValues, Pattern: q.Arguments.Pattern,
 	}
 	switch {

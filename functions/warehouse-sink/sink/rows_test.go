@@ -3,6 +3,7 @@ package sink
 import (
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 	w "github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/triggers"
 )
 
 // fill gives a T in which nothing is empty.
@@ -47,6 +49,44 @@ func fill[T any]() (v T) {
 	}
 	set(reflect.ValueOf(&v).Elem())
 	return v
+}
+
+// Where the rows of an event go is what the contracts say: the catalog has it from
+// there.
+func TestContractsNameTheEvents(t *testing.T) {
+	list, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := map[string]string{}
+	for _, p := range list {
+		for _, table := range p.Tables {
+			for _, eventType := range table.Events {
+				declared[eventType] = table.FullName()
+			}
+		}
+	}
+	stored := map[string]string{}
+	files, err := triggers.FS.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		text, err := triggers.FS.ReadFile(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, eventType := range regexp.MustCompile(`dev\.telemesh\.[a-z.]+\.v\d+`).FindAllString(string(text), -1) {
+			e := event.New()
+			e.SetType(eventType)
+			if b, _ := decode(e); b.table != "" { // without data most are errors, behind which the table stands
+				stored[eventType] = b.table
+			}
+		}
+	}
+	if diff := cmp.Diff(stored, declared); diff != "" || len(stored) == 0 {
+		t.Errorf("tables by the types of their events (-stored +declared):\n%s", diff)
+	}
 }
 
 // kindOf is the kind of the cells of each type of columns.
