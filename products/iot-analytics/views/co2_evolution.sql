@@ -8,7 +8,7 @@ SELECT
   floor,
   room,
   TIMESTAMP_TRUNC(observed_at, DAY) AS day_start,
-  TIMESTAMP_SUB(TIMESTAMP_TRUNC(observed_at, MINUTE), INTERVAL MOD(EXTRACT(MINUTE FROM observed_at), 15) MINUTE) AS quarter_start,
+  TIMESTAMP_SECONDS(UNIX_SECONDS(TIMESTAMP_TRUNC(observed_at, MINUTE)) - 60 * MOD(EXTRACT(MINUTE FROM observed_at), 15)) AS quarter_start,
   AVG(value) AS co2,
   MAX(value) AS co2_max,
   AVG(outside_co2) AS outside_co2,
