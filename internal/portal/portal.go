@@ -14,14 +14,17 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 
 	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/audit"
 )
 
 // Portal serves the pages.
 type Portal struct {
 	data   *access.Data
+	audit  *audit.Log
 	assets *assets
 	log    *slog.Logger
 	// viewer tells who asks, by the session or the token of a request; false:
@@ -32,7 +35,8 @@ type Portal struct {
 // Config is what a Portal is made of.
 type Config struct {
 	Data   *access.Data
-	Bundle fs.FS // assets/*.js of web/; nil, or without them: pages have no charts
+	Audit  *audit.Log // nil: nothing is recorded
+	Bundle fs.FS      // assets/*.js of web/; nil, or without them: pages have no charts
 	Viewer func(*http.Request) (access.Viewer, bool, error)
 	Log    *slog.Logger
 }
@@ -43,7 +47,7 @@ func New(cfg Config) (*Portal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Portal{data: cfg.Data, assets: a, log: cfg.Log, viewer: cfg.Viewer}, nil
+	return &Portal{data: cfg.Data, audit: cfg.Audit, assets: a, log: cfg.Log, viewer: cfg.Viewer}, nil
 }
 
 // who is the least that a route asks of who comes.
@@ -158,4 +162,22 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, e
 	if err := p.page(w, r, v, status, "error", http.StatusText(status), text); err != nil {
 		p.log.Error("error page not rendered", "error", err)
 	}
+}
+
+// record puts into the audit log what somebody did: which rows they took away, or
+// what they changed.
+func (p *Portal) record(r *http.Request, v access.Viewer, action audit.Action, object, detail string) error {
+	if p.audit == nil {
+		return nil
+	}
+	return p.audit.Append(r.Context(), audit.Entry{Who: v.Name, From: p.address(r), Action: action, Object: object, Detail: detail})
+}
+
+// address is that of who asks.
+func (p *Portal) address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }

@@ -1,0 +1,180 @@
+// Package database opens the SQL database of the portal's users, sessions and
+// audit log: SQLite in a file, or PostgreSQL where several pods share it.
+//
+// Both have the same tables and take the same statements, with parameters as
+// $1. An instant is a BIGINT of microseconds since 1970, a list JSON in a TEXT.
+// Where the two differ, in how rows are kept from being changed, migrations/
+// has a file for each.
+package database
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // PostgreSQL
+	_ "modernc.org/sqlite"             // SQLite, without cgo
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// DB is an open database with the tables of this program.
+type DB struct {
+	*sql.DB
+	kind string // sqlite or postgres, as files of migrations/ say it
+}
+
+// The kinds of databases.
+const (
+	sqlite   = "sqlite"
+	postgres = "postgres"
+)
+
+// ErrAddress is that of an address which names no database.
+var ErrAddress = errors.New("no database of a kind that is known: want sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME")
+
+// ErrNewer is that of a database which a later version of this program has made.
+var ErrNewer = errors.New("made by a later version of telemesh")
+
+// Open opens the database at sqlite:PATH or postgres://…, and brings its tables
+// to what this program needs. Several processes may do so at once. A file that
+// is not there is made, and is its owner's alone.
+func Open(ctx context.Context, address string) (*DB, error) {
+	db, err := dial(address)
+	if err != nil {
+		return nil, err
+	}
+	steps, err := steps(db.kind)
+	if err == nil {
+		err = db.migrate(ctx, steps)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the %s database of users: %w", db.kind, err), db.Close())
+	}
+	return db, nil
+}
+
+// dial gives the database as it is.
+func dial(address string) (*DB, error) {
+	if file, ok := strings.CutPrefix(address, sqlite+":"); ok && file != "" {
+		// Made here so that nobody else can read it: SQLite would ask the umask. Its
+		// journal has the mode of the file.
+		f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("open the database of users: %w", err)
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		// Others write at the same time: wait for them, and let a transaction take
+		// the lock when it begins, so that none has to give up in its middle.
+		query := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
+		db, err := sql.Open(sqlite, (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath(), RawQuery: query.Encode()}).String())
+		if err != nil {
+			return nil, err
+		}
+		db.SetMaxOpenConns(4)
+		return &DB{db, sqlite}, nil
+	}
+	if strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://") {
+		db, err := sql.Open("pgx", address)
+		if err != nil {
+			return nil, errors.New("the address of the PostgreSQL database cannot be read") // which has a password
+		}
+		db.SetMaxOpenConns(8) // of each pod
+		db.SetConnMaxIdleTime(time.Minute)
+		return &DB{db, postgres}, nil
+	}
+	return nil, ErrAddress
+}
+
+// step brings the tables from the version before to version.
+type step struct {
+	version int
+	text    string
+}
+
+// steps reads migrations/VERSION_NAME.sql, and of VERSION_NAME.KIND.sql those of
+// a kind, in order.
+func steps(kind string) ([]step, error) {
+	names, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	var all []step
+	for _, name := range names {
+		base := strings.TrimSuffix(strings.TrimPrefix(name, "migrations/"), ".sql")
+		if of := strings.SplitN(base, ".", 2); len(of) == 2 && of[1] != kind {
+			continue
+		}
+		number, _, _ := strings.Cut(base, "_")
+		version, err := strconv.Atoi(number)
+		if err != nil || version != len(all)+1 {
+			return nil, fmt.Errorf("%s is not version %d", name, len(all)+1)
+		}
+		text, err := migrations.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, step{version, string(text)})
+	}
+	return all, nil
+}
+
+// migrating is the number of the lock of PostgreSQL under which tables change.
+const migrating = 0x74656c656d657368
+
+// migrate takes the steps that are still to be taken, in one transaction, and
+// under a lock: in SQLite a transaction has it from its start.
+func (db *DB) migrate(ctx context.Context, steps []step) error {
+	return db.Tx(ctx, func(tx *sql.Tx) error {
+		if db.kind == postgres {
+			if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrating); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, at BIGINT NOT NULL)"); err != nil {
+			return err
+		}
+		var version int
+		if err := tx.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM migrations").Scan(&version); err != nil {
+			return err
+		}
+		if version > len(steps) {
+			return fmt.Errorf("its tables have version %d, of which this program knows %d: %w", version, len(steps), ErrNewer)
+		}
+		for _, s := range steps[version:] {
+			if _, err := tx.ExecContext(ctx, s.text); err != nil {
+				return fmt.Errorf("migrate to version %d: %w", s.version, err)
+			}
+			if _, err := tx.ExecContext(ctx, "INSERT INTO migrations (version, at) VALUES ($1, $2)", s.version, time.Now().UnixMicro()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Tx runs f in a transaction, which is kept if f gives no error.
+func (db *DB) Tx(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := f(tx); err != nil {
+		tx.Rollback() // what f says is the cause
+		return err
+	}
+	return tx.Commit()
+}
