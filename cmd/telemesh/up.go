@@ -72,6 +72,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, broker.stop()) }()
+			in.mesh.Listens("http://"+ingest.address+"/", "http://"+broker.address+"/")
 			published, err := in.takeMQTT(mqttOn)
 			if err != nil {
 				return err

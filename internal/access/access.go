@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/contract"
@@ -46,6 +47,20 @@ func (v Viewer) Team() bool { return v.Role == Admin || v.Role == Analyst }
 // SeesAll says whether the viewer sees the data of all tenants, and now has not
 // chosen one of them.
 func (v Viewer) SeesAll() bool { return v.Team() && v.only == "" }
+
+// Scope is the same for viewers who see the same rows: what one of them was
+// answered may be shown to another.
+func (v Viewer) Scope() string {
+	switch {
+	case v.only != "":
+		return strconv.Quote(v.only)
+	case v.Team():
+		return "*"
+	}
+	tenants := slices.Clone(v.Tenants)
+	slices.Sort(tenants)
+	return fmt.Sprintf("%q", slices.Compact(tenants))
+}
 
 // MaySee says whether the viewer sees the data of a tenant.
 func (v Viewer) MaySee(tenant string) bool {

@@ -19,6 +19,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/kelseyhightower/envconfig"
 
+	"github.com/telemesh/telemesh/internal/topology"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
@@ -44,6 +45,8 @@ type Ports struct {
 	Warehouse warehouse.Warehouse // nil: the one that WAREHOUSE_URL names
 	Log       *slog.Logger
 	Data      fs.FS // the folder kodata of its main, as ko ships it; nil: there is none
+	// Here tells of the process that runs all functions; nil: this one runs one.
+	Here func() topology.Here
 }
 
 // Start makes a function.

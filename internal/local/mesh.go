@@ -47,6 +47,7 @@ type Mesh struct {
 	letters  *DeadLetters
 	backlog  *backlog
 	failures failures
+	here     here
 
 	stop    context.CancelFunc // ends the reading of events
 	cancel  context.CancelFunc // ends deliveries in flight
@@ -77,6 +78,10 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		services: map[manifest.Ref]*service{},
 		backlog:  &backlog{maxPairs: maxBacklogPairs, maxBytes: maxBacklogBytes},
 		closed:   make(chan struct{}),
+		here:     here{since: time.Now(), started: map[manifest.Ref]bool{}},
+	}
+	if m.here.topology, err = cfg.Manifests.Topology(); err != nil {
+		return nil, err
 	}
 	network := http.DefaultTransport.(*http.Transport).Clone()
 	network.MaxIdleConnsPerHost = inFlight

@@ -109,7 +109,7 @@ func (m *Mesh) functionOf(w *manifest.Workload) (function.Start, error) {
 
 // begin starts a function as workload w, with its environment.
 func (m *Mesh) begin(w *manifest.Workload, env map[string]string, start function.Start, log *slog.Logger) (*function.Function, error) {
-	ports := function.Ports{Client: m.client, Warehouse: m.cfg.Warehouse, Log: log}
+	ports := function.Ports{Client: m.client, Warehouse: m.cfg.Warehouse, Log: log, Here: m.Here}
 	if m.cfg.Data != nil {
 		ports.Data = m.cfg.Data(w.Function())
 	}

@@ -63,6 +63,9 @@ func (m *Mesh) StartSource(d *manifest.Deployment, start function.Start) error {
 	if fn.Run == nil {
 		return fmt.Errorf("start %s: function %s is no source", d.Object(), d.Function())
 	}
+	m.here.mu.Lock()
+	m.here.started[d.Ref()] = true
+	m.here.mu.Unlock()
 	ctx, stop := context.WithCancel(context.Background())
 	m.sources.stops = append(m.sources.stops, stop)
 	m.sources.running.Go(func() { keep(ctx, log, fn, begin) })
