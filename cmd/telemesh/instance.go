@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,6 +37,8 @@ type options struct {
 	mappings  string
 	set       []string
 	verbose   bool
+	portal    string // public address of the portal; empty: it is not reached
+	demo      bool   // everybody who reaches it may enter
 }
 
 func dataFlag(cmd *cobra.Command, dir *string) {
@@ -98,7 +101,7 @@ func manifestFolders(dir string) (folders, overlays []manifest.Folder, err error
 // say.
 func (o *options) overrides(set manifest.Set, s sheets) (map[manifest.Ref]map[string]string, error) {
 	out := map[manifest.Ref]map[string]string{}
-	settings := s.settings(set)
+	settings := append(s.settings(set), o.portalSettings(set)...)
 	if o.mappings != "" {
 		settings = append(settings, "telemetry-flatten.MAPPINGS="+o.mappings)
 	}
@@ -121,6 +124,25 @@ func (o *options) overrides(set manifest.Set, s sheets) (map[manifest.Ref]map[st
 	}
 	return out, nil
 }
+
+// portalSettings is what the portal has of the cluster there: on this machine its
+// users are in the data folder, and no proxy stands before it.
+func (o *options) portalSettings(set manifest.Set) []string {
+	if !slices.ContainsFunc(set.Services, func(s *manifest.Service) bool { return s.Ref() == portalService }) {
+		return nil
+	}
+	public := o.portal
+	if public == "" {
+		public = "http://127.0.0.1"
+	}
+	return []string{"portal.DATABASE_URL=" + databaseIn(o.data), "portal.PORTAL_URL=" + public, "portal.PORTAL_PROXIES=",
+		"portal.PORTAL_DEMO=" + strconv.FormatBool(o.demo)}
+}
+
+var portalService = manifest.Ref{Namespace: "platform", Name: "portal"}
+
+// databaseIn is the database of users of a data folder.
+func databaseIn(data string) string { return "sqlite:" + filepath.Join(data, "portal.db") }
 
 // instance is a data folder in use: its warehouse, its mesh, and the socket by
 // which other commands reach both.

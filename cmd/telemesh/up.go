@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +39,7 @@ and what cannot be taken is told by ` + "`telemesh sheets errors`" + `. Each is 
 file, an address (https://…), or, of placements and actions, a sheet of Google
 (google-sheets:ID/Sheet), whose credentials --set sheet-source.GOOGLE_APPLICATION_CREDENTIALS
 names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
-		Example: `  telemesh up --simulate
+		Example: `  telemesh up --simulate --demo
   telemesh up --placements placements.csv --actions actions.csv --customers customers.csv
   curl -d '{"device_id": "desk-1", "metrics": {"co2": 812}}' localhost:8082
   mosquitto_pub -t desk-1/co2 -m 812
@@ -52,6 +54,9 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			if simulated && s.placements+s.actions+s.customers != "" {
 				return hint(errors.New("--simulate brings placements, actions and customers of its own, which sheets would delete"),
 					"leave out either --simulate or --placements, --actions and --customers")
+			}
+			if o.portal, err = portalURL(on, o.demo); err != nil {
+				return err
 			}
 			in, err := o.open(ctx, s)
 			if err != nil {
@@ -90,6 +95,9 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 				return err
 			}
 			fmt.Fprintf(out, "portal   http://%s/\n", page.address)
+			if err := in.welcome(ctx, out, "http://"+page.address, o.demo, simulated); err != nil {
+				return err
+			}
 			fmt.Fprintf(out, "ingest   http://%s/                    POST device messages\n", ingest.address)
 			fmt.Fprintf(out, "brokers  http://%s/NAMESPACE/BROKER    POST CloudEvents: iot/iot, crm/crm, analytics/analytics\n", broker.address)
 			if published != "" {
@@ -125,11 +133,37 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 	o.flags(cmd)
 	s.flags(cmd)
 	cmd.Flags().BoolVar(&simulated, "simulate", false, "let a simulated fleet send")
+	cmd.Flags().BoolVar(&o.demo, "demo", false, "let whoever uses this machine enter the portal without a password, as ready users")
 	cmd.Flags().StringVar(&on, "portal", "127.0.0.1:8080", "address of the portal")
 	cmd.Flags().StringVar(&brokerOn, "brokers", "127.0.0.1:8081", "address of the brokers' ingress")
 	cmd.Flags().StringVar(&ingestOn, "ingest", "127.0.0.1:8082", "address of the ingest endpoint")
 	cmd.Flags().StringVar(&mqttOn, "mqtt", "127.0.0.1:1883", "address of the MQTT broker, which only this machine may reach; empty: none")
 	return cmd
+}
+
+// portalURL is where people reach the portal that listens on address. A demo is
+// for this machine alone.
+func portalURL(address string, demo bool) (string, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", hint(fmt.Errorf("--portal %q: %w", address, err), "--portal takes HOST:PORT")
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	if ip := net.ParseIP(host); demo && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return "", hint(fmt.Errorf("--demo lets everybody in without a password, and others could reach --portal %s", address),
+			"leave out --demo, and make users by the link that is printed; or use an address of 127.0.0.1")
+	}
+	return (&url.URL{Scheme: "http", Host: hostInURL(host)}).String(), nil
+}
+
+// hostInURL is a host as addresses have it: one of IPv6 in brackets.
+func hostInURL(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
 }
 
 // onlyHere refuses an address that others reach: the MQTT broker asks nobody who

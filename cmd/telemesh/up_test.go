@@ -83,14 +83,17 @@ func TestUp(t *testing.T) {
 		t.Errorf("a second mesh on the folder: %v\n%s", err, out)
 	}
 
-	resp, err := http.Get(at["portal"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(page), "telemetry-flatten") {
-		t.Errorf("portal: %s, %v\n%s", resp.Status, err, page)
+	var resp *http.Response
+	for from, want := range map[string]string{at["portal"]: "Log in", at["setup"]: "You become the first admin"} {
+		var err error
+		if resp, err = http.Get(from); err != nil {
+			t.Fatal(err)
+		}
+		page, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(page), want) {
+			t.Errorf("%s: %s, %v\n%s", from, resp.Status, err, page)
+		}
 	}
 
 	// An event whose data nobody can read is accepted, refused for good by its

@@ -318,6 +318,7 @@ func (f *figures) embedded(t *testing.T) *local.Mesh {
 	}
 	m, err := local.Open(t.Context(), local.Config{
 		Dir: t.TempDir(), Manifests: set, Functions: functions.Table, Warehouse: f.store,
+		Set: map[manifest.Ref]map[string]string{portalService: portalHere(t)},
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

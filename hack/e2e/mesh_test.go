@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -49,6 +50,13 @@ type stage struct {
 	log map[string]int64
 }
 
+var portalService = manifest.Ref{Namespace: "platform", Name: "portal"}
+
+// portalHere is what the portal has of the cluster there.
+func portalHere(t *testing.T) map[string]string {
+	return map[string]string{"DATABASE_URL": "sqlite:" + filepath.Join(t.TempDir(), "portal.db"), "PORTAL_URL": "http://127.0.0.1"}
+}
+
 // embedded gives what the mesh makes of the scenario in this process: after the
 // first burst, the second, and the correction.
 func embedded(t *testing.T, s *scenario, google *sheetstest.Server, store warehouse.Warehouse) (stages [3]stage) {
@@ -63,6 +71,7 @@ func embedded(t *testing.T, s *scenario, google *sheetstest.Server, store wareho
 		Set: map[manifest.Ref]map[string]string{
 			sheetSource: {"PLACEMENTS_SHEET": placementsSheet, "SHEETS_ENDPOINT": google.URL},
 			{Namespace: "iot", Name: "telemetry-ingest"}: {"INGEST_TOKENS": os.Getenv("E2E_TOKENS")},
+			portalService: portalHere(t),
 		},
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})

@@ -42,6 +42,8 @@ type shown struct {
 	Style  string              // address of the style sheet
 	Script func(string) string // address of a script of the bundle; empty: it is not built
 	Page   any                 // of the page's template
+	Flash  string              // what came of the page before
+	Demo   bool                // everybody on this machine may enter
 }
 
 // area is an entry of the navigation.
@@ -61,7 +63,10 @@ var areas = []area{
 
 // page answers with a page: templates/NAME.html, which defines "page".
 func (p *Portal) page(w http.ResponseWriter, r *http.Request, v access.Viewer, status int, name, title string, data any) error {
-	s := shown{Title: title, Viewer: v, Style: p.assets.address("portal.css"), Script: p.assets.address, Page: data}
+	s := shown{Title: title, Viewer: v, Style: p.assets.address("portal.css"), Script: p.assets.address, Page: data, Demo: p.demo}
+	if p.hasSession(r) {
+		s.Flash = p.sessions.PopString(r.Context(), flashKey)
+	}
 	s.Area, _, _ = strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	for _, a := range areas {
 		if a.who.lets(v) {

@@ -14,19 +14,32 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/alexedwards/scs/v2"
 
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/audit"
+	"github.com/telemesh/telemesh/internal/users"
 )
 
 // Portal serves the pages.
 type Portal struct {
-	data   *access.Data
-	audit  *audit.Log
-	assets *assets
-	log    *slog.Logger
+	data     *access.Data
+	users    *users.Store
+	sessions *scs.SessionManager // nil without users
+	audit    *audit.Log
+	assets   *assets
+	log      *slog.Logger
+	now      func() time.Time
+	host     string // name of the host of the public address
+	secure   bool   // that address is one of https
+	proxies  []netip.Prefix
+	demo     bool
 	// viewer tells who asks, by the session or the token of a request; false:
 	// nobody who is logged in.
 	viewer func(*http.Request) (access.Viewer, bool, error)
@@ -35,10 +48,19 @@ type Portal struct {
 // Config is what a Portal is made of.
 type Config struct {
 	Data   *access.Data
-	Audit  *audit.Log // nil: nothing is recorded
-	Bundle fs.FS      // assets/*.js of web/; nil, or without them: pages have no charts
-	Viewer func(*http.Request) (access.Viewer, bool, error)
+	Users  *users.Store // nil: there are no pages of users, and Viewer says who comes
+	Audit  *audit.Log   // nil: nothing is recorded
+	Bundle fs.FS        // assets/*.js of web/; nil, or without them: pages have no charts
 	Log    *slog.Logger
+	// URL is the public address, whose host name requests have to have; nil: any,
+	// without https.
+	URL *url.URL
+	// Proxies are those whose X-Forwarded-For is believed; none: nobody's is.
+	Proxies []netip.Prefix
+	// Demo lets everybody on this machine enter as a user of the demo.
+	Demo   bool
+	Now    func() time.Time // nil: time.Now
+	Viewer func(*http.Request) (access.Viewer, bool, error)
 }
 
 // New makes a portal.
@@ -47,7 +69,23 @@ func New(cfg Config) (*Portal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Portal{data: cfg.Data, audit: cfg.Audit, assets: a, log: cfg.Log, viewer: cfg.Viewer}, nil
+	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, assets: a, log: cfg.Log, viewer: cfg.Viewer,
+		now: cfg.Now, proxies: cfg.Proxies, demo: cfg.Demo}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if cfg.URL != nil {
+		p.host, p.secure = cfg.URL.Hostname(), cfg.URL.Scheme == "https"
+	}
+	if p.demo && !loopback(p.host) {
+		return nil, fmt.Errorf("a demo lets everybody in: its address has to be of this machine alone, and is not %q", p.host)
+	}
+	if p.users != nil {
+		p.sessions = newSessions(p.users, p.secure)
+		p.sessions.ErrorFunc = func(w http.ResponseWriter, r *http.Request, err error) { p.fail(w, r, access.Viewer{}, err) }
+		p.viewer = p.visitor
+	}
+	return p, nil
 }
 
 // who is the least that a route asks of who comes.
@@ -81,11 +119,15 @@ type route struct {
 
 // routes is all that the portal serves. Those of an area stand with its pages.
 func (p *Portal) routes() []route {
-	return []route{
+	all := []route{
 		{"GET /{$}", signedIn, p.home},
 		{"GET /assets/{name}", anyone, p.assets.serve},
 		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
 	}
+	if p.users != nil {
+		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes())
+	}
+	return all
 }
 
 func (p *Portal) home(w http.ResponseWriter, r *http.Request, _ access.Viewer) error {
@@ -103,7 +145,7 @@ func (p *Portal) Handler() http.Handler {
 		p.enter(w, r, route{"", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return errNotFound }})
 	})
 	// What another site makes a browser send is refused: it carries the session.
-	return secured(http.NewCrossOriginProtection().Handler(mux))
+	return secured(p.here(p.withSession(http.NewCrossOriginProtection().Handler(mux))))
 }
 
 // enter serves a route to who may come, and says to others what they lack.
@@ -149,9 +191,16 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, e
 		status, text = http.StatusUnauthorized, err.Error()
 	case errors.Is(err, access.ErrForbidden):
 		status, text = http.StatusForbidden, err.Error()
+		if err := p.record(r, v, audit.Refused, r.Method+" "+r.URL.Path, ""); err != nil {
+			p.log.Error("not in the audit log", "path", r.URL.Path, "error", err)
+		}
 	case errors.As(err, &bad):
 		status, text = http.StatusBadRequest, bad.Error()
 	default:
+		if s, said, ok := said(w, err); ok {
+			status, text = s, said
+			break
+		}
 		p.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	if !forPeople(r) {
@@ -162,22 +211,4 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, e
 	if err := p.page(w, r, v, status, "error", http.StatusText(status), text); err != nil {
 		p.log.Error("error page not rendered", "error", err)
 	}
-}
-
-// record puts into the audit log what somebody did: which rows they took away, or
-// what they changed.
-func (p *Portal) record(r *http.Request, v access.Viewer, action audit.Action, object, detail string) error {
-	if p.audit == nil {
-		return nil
-	}
-	return p.audit.Append(r.Context(), audit.Entry{Who: v.Name, From: p.address(r), Action: action, Object: object, Detail: detail})
-}
-
-// address is that of who asks.
-func (p *Portal) address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }

@@ -1,11 +1,20 @@
 package portal
 
 import (
-	"net/http"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
 
 	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/audit"
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/database"
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/users"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/products"
 )
@@ -13,11 +22,34 @@ import (
 // Environment is the function's environment.
 type Environment struct {
 	connect.Config
+	// DatabaseURL is the database of users: postgres://…, or sqlite:PATH.
+	DatabaseURL string `envconfig:"DATABASE_URL" required:"true"`
+	// URL is where people reach the portal, as https://portal.example.com. Requests
+	// for another host are refused; of one of this machine all its names count, of
+	// 0.0.0.0 any. With https, cookies are sent by https alone.
+	URL string `envconfig:"PORTAL_URL" required:"true"`
+	// Proxies are the networks of those whose X-Forwarded-For is believed, separated
+	// by commas; empty: nobody's is.
+	Proxies string `envconfig:"PORTAL_PROXIES"`
+	// Demo lets everybody who reaches the portal enter as a user of the demo. It does
+	// not start with an address that others reach.
+	Demo bool `envconfig:"PORTAL_DEMO"`
 }
 
+// startTimeout bounds what the database may take, which may itself just be starting.
+const startTimeout = 30 * time.Second
+
 // Start makes the function from its environment.
-func Start(ports function.Ports) (*function.Function, error) {
+func Start(ports function.Ports) (_ *function.Function, err error) {
 	env, err := function.Config[Environment]()
+	if err != nil {
+		return nil, err
+	}
+	public, err := publicURL(env.URL)
+	if err != nil {
+		return nil, err
+	}
+	proxies, err := networks(env.Proxies)
 	if err != nil {
 		return nil, err
 	}
@@ -29,17 +61,54 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	db, err := database.Open(ctx, env.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	log := audit.New(db, time.Now)
+	store := users.New(db, log, time.Now)
 	p, err := New(Config{
-		Data:   access.New(w, all),
-		Bundle: ports.Data,
-		Log:    ports.Log,
-		// Until package users says it: everybody is an administrator.
-		Viewer: func(*http.Request) (access.Viewer, bool, error) {
-			return access.Viewer{ID: "1", Name: "admin", Role: access.Admin}, true, nil
-		},
+		Data: access.New(w, all), Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
+		URL: public, Proxies: proxies, Demo: env.Demo,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &function.Function{HTTP: p.Handler()}, nil
+	// Whoever reads this log is who may make the first admin.
+	if link, ok, err := store.First(ctx); err != nil {
+		return nil, err
+	} else if ok {
+		ports.Log.Info("nobody can log in yet: this link makes the first admin, once", "link", strings.TrimSuffix(env.URL, "/")+link.Path(), "until", link.ExpiresAt)
+	}
+	return &function.Function{HTTP: p.Handler(), Close: func(context.Context) error { return db.Close() }}, nil
+}
+
+func publicURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return nil, fmt.Errorf("PORTAL_URL %q: want http://HOST or https://HOST", s)
+	}
+	return u, nil
+}
+
+func networks(list string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for each := range strings.SplitSeq(list, ",") {
+		if each = strings.TrimSpace(each); each == "" {
+			continue
+		}
+		network, err := netip.ParsePrefix(each)
+		if err != nil {
+			return nil, fmt.Errorf("PORTAL_PROXIES: %w", err)
+		}
+		all = append(all, network)
+	}
+	return all, nil
 }

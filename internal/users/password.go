@@ -16,6 +16,10 @@ import (
 // https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
 var strength = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
+// nobodys is the hash of a password that is nobody's: it was random and is
+// forgotten. Who has no password is compared with it.
+const nobodys = "$argon2id$v=19$m=19456,t=2,p=1$/uiuRPMEJe46/JwQ4CcICw$/LUPqgOyQsIql13UE/VcrmaI1tqq4OCWiuZXwrv5utI"
+
 const (
 	// hashers bounds the memory of log-ins: 19 MiB each.
 	hashers = 3
@@ -75,7 +79,7 @@ func (s *Store) hash(ctx context.Context, password string) (string, error) {
 func (s *Store) matches(ctx context.Context, password, hash string) (ok, weak bool, err error) {
 	known := hash != ""
 	if !known {
-		hash = s.dummy
+		hash = nobodys
 	}
 	if len(password) > longest {
 		password, known = "", false

@@ -50,16 +50,12 @@ type Store struct {
 	// hashing has room for each password that is hashed at a time: each takes
 	// memory of its own.
 	hashing chan struct{}
-	dummy   string // hash of no password, for who has none
 	hashed  func() // called for each password that is hashed; for tests
 }
 
 // New gives the users of a database. now is time.Now, but in tests.
-func New(db *database.DB, log *audit.Log, now func() time.Time) (*Store, error) {
-	s := &Store{db: db, log: log, now: now, hashing: make(chan struct{}, hashers), hashed: func() {}}
-	var err error
-	s.dummy, err = s.hash(context.Background(), random())
-	return s, err
+func New(db *database.DB, log *audit.Log, now func() time.Time) *Store {
+	return &Store{db: db, log: log, now: now, hashing: make(chan struct{}, hashers), hashed: func() {}}
 }
 
 // User is an account.
