@@ -13,12 +13,14 @@ import (
 // Leads is where Triggers lead now, by namespace and name; empty: nowhere.
 type Leads map[string]map[string]string
 
+var errNamespace = errors.New("who delivered the letter did not say of which namespace it is: there is no Broker to ask")
+
 // Of gives the address that the event of a letter goes to: where its Trigger leads
 // now, which another subscriber than the one that failed may stand at (moved).
 // The address that the letter names is not taken by itself: a sender can choose it.
 func (all Leads) Of(l *Letter) (subscriber string, moved bool, err error) {
 	if l.Namespace == "" {
-		return "", false, errors.New("who delivered the letter did not say of which namespace it is: there is no Broker to ask")
+		return "", false, errNamespace
 	}
 	const yourself = "post the event to it yourself, and discard the letter"
 	triggers := all[l.Namespace]

@@ -15,13 +15,14 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
-// Redrive has letters delivered again: it asks the Brokers of their namespaces, by
+// Redrive has letters delivered again, or given up: it asks the Brokers of their namespaces, by
 // events, and waits for what comes of each.
 type Redrive struct {
 	Warehouse Reader
 	Source    string                                                           // CloudEvents source of what it asks
 	Leads     func(ctx context.Context, namespaces []string) (Leads, error)    // of these at least
 	Post      func(ctx context.Context, namespace string, e event.Event) error // to the Broker of a namespace
+	Discard   string                                                           // why letters are given up, and not delivered; empty: they are delivered
 	FirstLook time.Duration                                                    // for outcomes, after a request
 	Patience  time.Duration                                                    // with letters of which nothing comes
 	Say       func(id, outcome string, status int64, cause string)             // what came of a letter; status 0: none
@@ -36,6 +37,7 @@ type Counts struct {
 	Before           int // that were not open any more
 	Discarded        int // of these
 	Waiting, Unasked int
+	GivenUp          int // as was asked
 }
 
 func (c Counts) String() string {
@@ -77,10 +79,12 @@ const NoOutcome = "no outcome yet"
 
 // Tell says what came of a letter, and counts it.
 func (r *Redrive) Tell(id, outcome string, status int64, cause string) {
-	switch outcome {
-	case Redriven:
+	switch {
+	case outcome == Redriven:
 		r.Counts.Redriven++
-	case NoOutcome:
+	case outcome == Discarded && r.Discard != "":
+		r.Counts.GivenUp++
+	case outcome == NoOutcome:
 		r.Counts.Waiting++
 	default:
 		r.Counts.Failed++
@@ -134,12 +138,20 @@ func (r *Redrive) requests(ctx context.Context, letters []Letter) (out []*reques
 			namespaces[l.Namespace] = nil
 		}
 	}
-	all, err := r.Leads(ctx, slices.Sorted(maps.Keys(namespaces)))
-	if err != nil {
-		return nil, err
+	var all Leads
+	if r.Discard == "" {
+		if all, err = r.Leads(ctx, slices.Sorted(maps.Keys(namespaces))); err != nil {
+			return nil, err
+		}
 	}
 	for _, l := range letters {
-		address, moved, err := all.Of(&l)
+		address, moved, err := "", false, error(nil)
+		switch {
+		case r.Discard == "":
+			address, moved, err = all.Of(&l)
+		case l.Namespace == "":
+			err = errNamespace
+		}
 		if err != nil {
 			r.Tell(l.ID, Failed, 0, err.Error())
 			continue
@@ -154,7 +166,7 @@ func (r *Redrive) requests(ctx context.Context, letters []Letter) (out []*reques
 			namespaces[l.Namespace] = q
 			out = append(out, q)
 		}
-		q.letters = append(q.letters, mesh.RedriveLetter{ID: l.ID, Subscriber: address})
+		q.letters = append(q.letters, mesh.RedriveLetter{ID: l.ID, Subscriber: address, Discard: r.Discard})
 		q.waiting[l.ID] = told
 	}
 	return out, nil

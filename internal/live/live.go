@@ -60,15 +60,17 @@ func Read(row []any) (*Event, error) {
 	rest := row[eventColumns:]
 	e := &Event{}
 	e.Broker, _ = rest[0].(string)
-	if at, ok := rest[1].(time.Time); ok {
-		e.ReceivedAt = mesh.At(at)
-	}
-	if at, ok := rest[2].(time.Time); ok {
-		e.RecordedAt = mesh.At(at)
-	}
+	e.ReceivedAt, e.RecordedAt = instant(rest[1]), instant(rest[2])
 	var err error
 	e.Event, e.Size, err = eventlog.Read(row)
 	return e, err
+}
+
+func instant(cell any) mesh.Instant {
+	if at, ok := cell.(time.Time); ok {
+		return mesh.At(at)
+	}
+	return 0
 }
 
 // Config is how the log is read.

@@ -123,7 +123,7 @@ type Move struct {
 }
 
 // Redrive is the data of redrive.requested: the dead letters that are to be
-// delivered again.
+// delivered again, or given up.
 type Redrive struct {
 	Letters []RedriveLetter `json:"letters"`
 }
@@ -135,6 +135,8 @@ type Redrive struct {
 type RedriveLetter struct {
 	ID         string `json:"id"`
 	Subscriber string `json:"subscriber"` // its address; empty: nobody knows, and it is not delivered
+	// Discard says why the letter is given up, and not delivered; empty: it is.
+	Discard string `json:"discard,omitempty"`
 }
 
 // Encode gives data of the types above as JSON.

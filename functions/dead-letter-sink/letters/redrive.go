@@ -75,15 +75,16 @@ func newRedriver(w warehouse.Warehouse, client *http.Client, ingress string, m m
 	return &redriver{warehouse: w, client: &own, ingress: url.URL{Scheme: u.Scheme, Host: u.Host}, memory: m, grace: grace}, nil
 }
 
-// redrive delivers the letters that a request names, and records what came of each.
+// redrive delivers the letters that a request names, or gives them up as it says, and
+// records what came of each.
 func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 	request, err := mesh.Decode[mesh.Redrive](in.Data())
 	if err != nil {
 		return mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 	}
-	subscribers := map[string]string{}
+	subscribers, discard := map[string]string{}, map[string]string{}
 	for _, l := range request.Letters {
-		subscribers[l.ID] = l.Subscriber
+		subscribers[l.ID], discard[l.ID] = l.Subscriber, l.Discard
 	}
 	life, end := outlive(ctx, r.grace)
 	defer end()
@@ -111,6 +112,13 @@ func (r *redriver) redrive(ctx context.Context, in event.Event) error {
 		open = append(open, l)
 	}
 	errs := []error{r.leave(ctx, in, subscribers, open)}
+	open = slices.DeleteFunc(open, func(l deadletter.Letter) bool {
+		why := discard[l.ID]
+		if why != "" {
+			errs = append(errs, r.record(ctx, in, l.ID, deadletter.Outcome{Outcome: deadletter.Discarded, Cause: why}))
+		}
+		return why != ""
+	})
 	for len(open) > 0 && ctx.Err() == nil {
 		var ids []string
 		size := int64(0)

@@ -82,3 +82,40 @@ func TestBrokenOff(t *testing.T) {
 		}
 	}
 }
+
+// A letter that is to be given up is delivered to nobody, and closed with the reason.
+func TestDiscardByRequest(t *testing.T) {
+	delivered := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		delivered++
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(server.Close)
+	db := duckdbtest.Open(t)
+	r, err := newRedriver(db, server.Client(), "http://broker.example.com", newMemory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var letters []mesh.RedriveLetter
+	for i, why := range []string{"nobody wants it", ""} {
+		l := deadletter.New(mesh.NewEvent("com.example.a", "/test", nil, string(rune('a'+i))), "/iot/first", time.Now())
+		if err := deadletter.Put(t.Context(), db, &l); err != nil {
+			t.Fatal(err)
+		}
+		letters = append(letters, mesh.RedriveLetter{ID: l.ID, Subscriber: server.URL, Discard: why})
+	}
+	request := mesh.NewEvent(mesh.RedriveRequested, "/who", mesh.Encode(mesh.Redrive{Letters: letters}), "1")
+	for range 2 { // as a request may come
+		if err := r.redrive(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outcomes, err := deadletter.Outcomes(t.Context(), db, 0, "/who", request.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, brought := outcomes[letters[0].ID], outcomes[letters[1].ID]
+	if given.Outcome != deadletter.Discarded || given.Cause != letters[0].Discard || brought.Outcome != deadletter.Redriven || delivered != 1 {
+		t.Errorf("the letter to give up came to %+v, the other one to %+v, %d delivered; want discarded, redriven, 1", given, brought, delivered)
+	}
+}
