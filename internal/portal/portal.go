@@ -24,6 +24,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/audit"
+	"github.com/telemesh/telemesh/internal/live"
 	"github.com/telemesh/telemesh/internal/users"
 )
 
@@ -33,6 +34,7 @@ type Portal struct {
 	users    *users.Store
 	sessions *scs.SessionManager // nil without users
 	audit    *audit.Log
+	feed     *live.Feed
 	assets   *assets
 	log      *slog.Logger
 	now      func() time.Time
@@ -50,6 +52,7 @@ type Config struct {
 	Data   *access.Data
 	Users  *users.Store // nil: there are no pages of users, and Viewer says who comes
 	Audit  *audit.Log   // nil: nothing is recorded
+	Live   *live.Feed
 	Bundle fs.FS        // assets/*.js of web/; nil, or without them: pages have no charts
 	Log    *slog.Logger
 	// URL is the public address, whose host name requests have to have; nil: any,
@@ -69,7 +72,7 @@ func New(cfg Config) (*Portal, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, assets: a, log: cfg.Log, viewer: cfg.Viewer,
+	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, feed: cfg.Live, assets: a, log: cfg.Log, viewer: cfg.Viewer,
 		now: cfg.Now, proxies: cfg.Proxies, demo: cfg.Demo}
 	if p.now == nil {
 		p.now = time.Now
@@ -119,11 +122,11 @@ type route struct {
 
 // routes is all that the portal serves. Those of an area stand with its pages.
 func (p *Portal) routes() []route {
-	all := []route{
+	all := slices.Concat([]route{
 		{"GET /{$}", signedIn, p.home},
 		{"GET /assets/{name}", anyone, p.assets.serve},
 		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
-	}
+	}, p.liveRoutes())
 	if p.users != nil {
 		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes())
 	}

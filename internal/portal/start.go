@@ -14,6 +14,7 @@ import (
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/database"
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/live"
 	"github.com/telemesh/telemesh/internal/users"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/products"
@@ -34,6 +35,9 @@ type Environment struct {
 	// Demo lets everybody who reaches the portal enter as a user of the demo. It does
 	// not start with an address that others reach.
 	Demo bool `envconfig:"PORTAL_DEMO"`
+	// From one reading of the event log to the next while somebody watches; 0: as often
+	// as the warehouse is read for little (internal/live).
+	LiveInterval time.Duration `envconfig:"LIVE_INTERVAL"`
 }
 
 // startTimeout bounds what the database may take, which may itself just be starting.
@@ -74,8 +78,14 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	}()
 	log := audit.New(db, time.Now)
 	store := users.New(db, log, time.Now)
+	data := access.New(w, all)
+	from := env.Config.URL
+	if ports.Warehouse != nil {
+		from = "" // it is not the one that is named
+	}
+	feed := live.New(data, live.For(from, env.LiveInterval), ports.Log)
 	p, err := New(Config{
-		Data: access.New(w, all), Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
+		Data: data, Live: feed, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
 		URL: public, Proxies: proxies, Demo: env.Demo,
 	})
 	if err != nil {
@@ -87,7 +97,19 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	} else if ok {
 		ports.Log.Info("nobody can log in yet: this link makes the first admin, once", "link", strings.TrimSuffix(env.URL, "/")+link.Path(), "until", link.ExpiresAt)
 	}
-	return &function.Function{HTTP: p.Handler(), Close: func(context.Context) error { return db.Close() }}, nil
+	return &function.Function{
+		HTTP: p.Handler(),
+		// Who watches comes again, to another process.
+		Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			feed.Close()
+			return nil
+		},
+		Close: func(context.Context) error {
+			feed.Close()
+			return db.Close()
+		},
+	}, nil
 }
 
 func publicURL(s string) (*url.URL, error) {
