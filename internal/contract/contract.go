@@ -30,6 +30,9 @@ type Port struct {
 	Type    string // table, view or event
 	Version string
 	Purpose string
+	// Tenant is the attribute of events that says whose data they carry; empty: they
+	// carry nobody's, or those of several.
+	Tenant string
 }
 
 // Feed is a Pub/Sub topic of an input port, and the subscription that a

@@ -142,7 +142,7 @@ func TestLoad(t *testing.T) {
 	if product.Kind != "consumer-aligned" || product.Usage != "Start with the views; go to the table for what they leave out." || product.Limits != "Parked readings are not in it." {
 		t.Errorf("%s is %s, usage %q, limits %q", product.Name, product.Kind, product.Usage, product.Limits)
 	}
-	if port := (contract.Port{Name: "dev.telemesh.analytics.joined.v1", Type: "event", Version: "1.0.0", Purpose: "Joined readings of one tenant."}); !slices.Contains(product.Ports, port) {
+	if port := (contract.Port{Name: "dev.telemesh.analytics.joined.v1", Type: "event", Version: "1.0.0", Purpose: "Joined readings of one tenant.", Tenant: "tenantid"}); !slices.Contains(product.Ports, port) {
 		t.Errorf("%s has ports %+v", product.Name, product.Ports)
 	}
 	pull := contract.Feed{
@@ -341,6 +341,8 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"status", descriptor, "status: active", "status: ''", "status"},
 		{"team", descriptor, "name: crm-team", "name: ''", "team.name"},
 		{"port without contract", descriptor, "    contractId: customers.customers\n", "", "outputPorts[0].contractId"},
+		{"attribute of the tenant", feeds, "value: tenantid", "value: tenant_id", "outputPorts[2].customProperties.tenantAttribute"},
+		{"property of events", feeds, "tenantAttribute", "tenantColumn", "outputPorts[2].customProperties[0].property"},
 		{"port of no kind", descriptor, "type: event", "type: stream", "outputPorts["},
 		{"port without table", descriptor, "name: customers.customers", "name: customers.others", "customers.customers"},
 		{"name", descriptor, "name: customers\n", "name: other\n", "name"},

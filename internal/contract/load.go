@@ -140,6 +140,7 @@ var logical = map[Type]string{
 
 var (
 	identifier = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	attribute  = regexp.MustCompile(`^[a-z0-9]{1,20}$`) // of a CloudEvent
 	// named is what a topic or a subscription of Pub/Sub is called, but for its
 	// length: as a part of the expression it would take most of a function's start.
 	named = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._~+%-]*$`)
@@ -218,8 +219,8 @@ func (l *loader) loadProduct(file string) (Product, error) {
 			return p, fieldError(file, field+".version", out.Version, "a version as 1.0.0")
 		case ports[out.Name] != nil || slices.Contains(p.Events, out.Name):
 			return p, fieldError(file, field+".name", out.Name, "each name once")
-		case out.Type != "view" && out.CustomProperties != nil:
-			return p, fieldError(file, field+".customProperties", fmt.Sprint(out.CustomProperties), "none but of a view: a contract says what its table is")
+		case out.Type == "table" && out.CustomProperties != nil:
+			return p, fieldError(file, field+".customProperties", fmt.Sprint(out.CustomProperties), "none but of a view or of events: a contract says what its table is")
 		case out.Type == "event":
 			p.Events = append(p.Events, out.Name)
 		case out.Type == "table" && out.ContractID == "":
@@ -229,7 +230,18 @@ func (l *loader) loadProduct(file string) (Product, error) {
 		default:
 			return p, fieldError(file, field+".type", out.Type, "event, table or view")
 		}
-		p.Ports = append(p.Ports, Port{Name: out.Name, Type: out.Type, Version: out.Version, Purpose: out.Description})
+		port := Port{Name: out.Name, Type: out.Type, Version: out.Version, Purpose: out.Description}
+		if out.Type == "event" {
+			field += ".customProperties"
+			if err := errors.Join(out.CustomProperties.check(file, field, "tenantAttribute"),
+				out.CustomProperties.decode(file, field, "tenantAttribute", &port.Tenant, "an attribute")); err != nil {
+				return p, err
+			}
+			if port.Tenant != "" && !attribute.MatchString(port.Tenant) {
+				return p, fieldError(file, field+".tenantAttribute", port.Tenant, "the name of an attribute of events")
+			}
+		}
+		p.Ports = append(p.Ports, port)
 	}
 
 	files, err := fs.Glob(l.folder, dir+"/*"+contractSuffix)

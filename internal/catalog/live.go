@@ -1,0 +1,413 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/dialect"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
+)
+
+// Live says what is true of the rows of output ports now, of those that a viewer
+// may see. It never says more than it is sure of: what took too long, or failed,
+// is not known.
+type Live struct {
+	data *access.Data
+	now  func() time.Time
+	turn chan struct{} // as many queries at once as it holds
+
+	mu      sync.Mutex
+	dialect *dialect.Dialect
+	facts   map[string]*kept[any]
+	results map[string]*Results // by port
+}
+
+// NewLive reads the warehouse by data.
+func NewLive(data *access.Data, now func() time.Time) *Live {
+	return &Live{data: data, now: now, turn: make(chan struct{}, atOnce), facts: map[string]*kept[any]{}, results: map[string]*Results{}}
+}
+
+const (
+	atOnce  = 3                // queries for the catalog, of all viewers together
+	timeout = 5 * time.Second  // of a fact
+	fresh   = 10 * time.Second // how long one is good, at least
+	maxKept = 2000
+)
+
+// kept is an answer that is good for a while, and whoever waits for it.
+type kept[T any] struct {
+	done  chan struct{}
+	value T
+	err   error
+	until time.Time
+}
+
+// ask gives an answer that is kept, for viewers of one scope and for what is
+// asked, or the one that load finds. An answer is good for as long as the
+// warehouse worked for it twenty times over, so that pages which are watched are
+// not what it works for. A caller that leaves does not end it for others.
+func (l *Live) ask(ctx context.Context, v access.Viewer, what string, load func(context.Context) (any, error)) (any, error) {
+	key := v.Scope() + "\n" + what
+	l.mu.Lock()
+	k := l.facts[key]
+	if k == nil || !k.until.IsZero() && l.now().After(k.until) {
+		if len(l.facts) >= maxKept {
+			clear(l.facts)
+		}
+		k = &kept[any]{done: make(chan struct{})}
+		l.facts[key] = k
+		go func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+			defer cancel()
+			var took time.Duration
+			select {
+			case l.turn <- struct{}{}:
+				began := time.Now()
+				k.value, k.err = load(ctx)
+				took = time.Since(began)
+				<-l.turn
+			case <-ctx.Done():
+				k.err = ctx.Err()
+			}
+			if errors.Is(k.err, context.DeadlineExceeded) {
+				k.err = errSlow
+			}
+			l.mu.Lock()
+			k.until = l.now().Add(max(fresh, 20*took))
+			l.mu.Unlock()
+			close(k.done)
+		}()
+	}
+	l.mu.Unlock()
+	select {
+	case <-k.done:
+		return k.value, k.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+var errSlow = errors.New("the warehouse did not answer in time")
+
+// Known is a fact, or why it is not known.
+type Known[T any] struct {
+	Value T
+	Err   error // nil: Value is known
+}
+
+// Facts are what is true of a port.
+type Facts struct {
+	Rows   Known[int64]
+	Recent Known[Recent]
+}
+
+// Recent is what the latest rows say.
+type Recent struct {
+	Newest time.Time // zero: there is no row
+	By     string    // the column that says so; empty: none does
+	// How long rows of the last day took from received_at to recorded_at, of
+	// readings of the last two days: a backlog that is read later took long for
+	// other reasons. Timed is how many there are; 0: none, or no such columns.
+	Timed    int64
+	P50, P95 time.Duration
+}
+
+// lookback is how far rows are looked at that the newest ones are sought among.
+const lookback = 48 * time.Hour
+
+// Facts of a port for a viewer. What the viewer may not read is
+// access.ErrForbidden.
+func (l *Live) Facts(ctx context.Context, v access.Viewer, p *Port) Facts {
+	var f Facts
+	var group sync.WaitGroup
+	group.Go(func() { f.Rows = known[int64](l.ask(ctx, v, "rows "+p.Name, l.rows(v, p))) })
+	group.Go(func() { f.Recent = known[Recent](l.ask(ctx, v, "recent "+p.Name, l.recent(v, p))) })
+	group.Wait()
+	return f
+}
+
+func known[T any](value any, err error) Known[T] {
+	k := Known[T]{Err: err}
+	if err == nil {
+		k.Value, _ = value.(T)
+	}
+	return k
+}
+
+// All gives the facts of several ports.
+func (l *Live) All(ctx context.Context, v access.Viewer, ports []*Port) map[*Port]Facts {
+	all := make([]Facts, len(ports))
+	var group sync.WaitGroup
+	for i, p := range ports {
+		group.Go(func() { all[i] = l.Facts(ctx, v, p) })
+	}
+	group.Wait()
+	out := map[*Port]Facts{}
+	for i, p := range ports {
+		out[p] = all[i]
+	}
+	return out
+}
+
+// one runs a query that gives one row.
+func (l *Live) one(ctx context.Context, v access.Viewer, sql string) ([]any, error) {
+	rows, err := l.data.Query(ctx, v, sql)
+	if err != nil {
+		return nil, err
+	}
+	for row, err := range rows.All {
+		return row, err
+	}
+	return nil, errors.New("the query gave no row")
+}
+
+func (l *Live) rows(v access.Viewer, p *Port) func(context.Context) (any, error) {
+	return func(ctx context.Context) (any, error) {
+		row, err := l.one(ctx, v, "SELECT COUNT(*) FROM {"+p.Name+"} AS t")
+		if err != nil {
+			return nil, err
+		}
+		n, _ := row[0].(int64)
+		return n, nil
+	}
+}
+
+func (l *Live) recent(v access.Viewer, p *Port) func(context.Context) (any, error) {
+	return func(ctx context.Context) (any, error) {
+		var r Recent
+		switch {
+		case p.has(contract.RecordedAt):
+			r.By = contract.RecordedAt
+		case p.Time() != "":
+			r.By = p.Time()
+		default:
+			return r, nil
+		}
+		at := l.now()
+		columns := []string{"MAX(" + r.By + ") AS newest"}
+		timed := p.has("received_at") && r.By == contract.RecordedAt
+		if timed {
+			d, err := l.speaks(ctx, v)
+			if err != nil {
+				return nil, err
+			}
+			took := fmt.Sprintf("CASE WHEN recorded_at >= %s THEN %s END", literal.Time(mesh.At(at.Add(-24*time.Hour))), d.Millis("received_at", "recorded_at"))
+			columns = append(columns, "COUNT("+took+") AS timed", d.Percentile(took, 50)+" AS half", d.Percentile(took, 95)+" AS most")
+		}
+		sql := "SELECT " + strings.Join(columns, ", ") + " FROM {" + p.Name + "} AS t"
+		if p.Time() != "" {
+			sql += " WHERE " + p.Time() + " >= " + literal.Time(mesh.At(at.Add(-lookback)))
+		}
+		row, err := l.one(ctx, v, sql)
+		if err != nil {
+			return nil, err
+		}
+		r.Newest, _ = row[0].(time.Time)
+		if timed {
+			r.Timed, _ = row[1].(int64)
+			half, _ := row[2].(float64)
+			most, _ := row[3].(float64)
+			r.P50, r.P95 = time.Duration(half*1e6), time.Duration(most*1e6)
+		}
+		if r.Newest.IsZero() && p.Time() != "" { // nothing of these days
+			if row, err = l.one(ctx, v, "SELECT MAX("+r.By+") AS newest FROM {"+p.Name+"} AS t"); err != nil {
+				return nil, err
+			}
+			r.Newest, _ = row[0].(time.Time)
+		}
+		return r, nil
+	}
+}
+
+// speaks gives the dialect of the warehouse, which does not change.
+func (l *Live) speaks(ctx context.Context, v access.Viewer) (dialect.Dialect, error) {
+	l.mu.Lock()
+	known := l.dialect
+	l.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	d, err := dialect.Of(ctx, func(ctx context.Context, sql string) (*warehouse.Rows, error) { return l.data.Query(ctx, v, sql) })
+	if err == nil {
+		l.mu.Lock()
+		l.dialect = &d
+		l.mu.Unlock()
+	}
+	return d, err
+}
+
+// Sample is a few rows of a port.
+type Sample struct {
+	Columns []Column // with their types, also of views
+	Rows    [][]any  // cells as warehouse.Rows gives them
+}
+
+// SampleSize is how many rows a sample has at most.
+const SampleSize = 5
+
+// Sample gives some of the newest rows that a viewer may see.
+func (l *Live) Sample(ctx context.Context, v access.Viewer, p *Port) Known[Sample] {
+	return known[Sample](l.ask(ctx, v, "sample "+p.Name, func(ctx context.Context) (any, error) {
+		var names []string
+		for _, c := range p.Columns {
+			names = append(names, "t."+c.Name)
+		}
+		sql := "SELECT " + strings.Join(names, ", ") + " FROM {" + p.Name + "} AS t"
+		limit := fmt.Sprintf(" LIMIT %d", SampleSize)
+		if at := p.Time(); at != "" {
+			s, err := l.sample(ctx, v, p, fmt.Sprintf("%s WHERE t.%s >= %s ORDER BY t.%[2]s DESC%[4]s", sql, at, literal.Time(mesh.At(l.now().Add(-lookback))), limit))
+			if err != nil || len(s.Rows) > 0 {
+				return s, err
+			}
+		}
+		return l.sample(ctx, v, p, sql+limit)
+	}))
+}
+
+func (l *Live) sample(ctx context.Context, v access.Viewer, p *Port, sql string) (Sample, error) {
+	var s Sample
+	rows, err := l.data.Query(ctx, v, sql)
+	if err != nil {
+		return s, err
+	}
+	for i, c := range p.Columns {
+		c.Type = rows.Columns[i].Type
+		s.Columns = append(s.Columns, c)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			return Sample{}, err
+		}
+		s.Rows = append(s.Rows, append([]any(nil), row...))
+	}
+	return s, nil
+}
+
+// Result is what a quality rule counted.
+type Result struct {
+	Rule  contract.Rule
+	Count Known[float64]
+}
+
+// Kept says whether the number is what the rule wants.
+func (r *Result) Kept() bool {
+	return r.Count.Err == nil && (r.Rule.Min == nil || r.Count.Value >= *r.Rule.Min) && (r.Rule.Max == nil || r.Count.Value <= *r.Rule.Max)
+}
+
+// Results are those of all rules of a port.
+type Results struct {
+	At   time.Time // when they were asked for
+	Took time.Duration
+	All  []Result
+}
+
+// checkTimeout bounds all rules of a port: some read every row.
+const checkTimeout = 2 * time.Minute
+
+// Checked gives what Check found last in this process; nil: nobody has asked, or
+// the viewer does not see the rows of all tenants, of which the numbers are.
+func (l *Live) Checked(v access.Viewer, p *Port) *Results {
+	if !v.SeesAll() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.results[p.Name]
+}
+
+// Check counts by the quality rules of a port, over the rows of all tenants: for
+// who sees these, else access.ErrForbidden. What was found within a minute is
+// not counted again.
+func (l *Live) Check(ctx context.Context, v access.Viewer, p *Port) (*Results, error) {
+	if !v.SeesAll() {
+		return nil, fmt.Errorf("quality rules of all tenants' rows: %w", access.ErrForbidden)
+	}
+	if last := l.Checked(v, p); last != nil && l.now().Sub(last.At) < time.Minute {
+		return last, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	began := time.Now()
+	r := &Results{At: l.now()}
+	for _, rule := range p.Rules() {
+		r.All = append(r.All, Result{rule, l.count(ctx, v, p, &rule)})
+	}
+	r.Took = time.Since(began)
+	if err := ctx.Err(); errors.Is(err, context.Canceled) {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.results[p.Name] = r
+	return r, nil
+}
+
+func (l *Live) count(ctx context.Context, v access.Viewer, p *Port, rule *contract.Rule) Known[float64] {
+	sql, err := RuleSQL(p.Name, rule)
+	if err != nil {
+		return Known[float64]{Err: err}
+	}
+	row, err := l.one(ctx, v, sql)
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = errSlow
+		}
+		return Known[float64]{Err: err}
+	}
+	switch n := row[0].(type) {
+	case int64:
+		return Known[float64]{Value: float64(n)}
+	case float64:
+		return Known[float64]{Value: n}
+	}
+	return Known[float64]{Err: fmt.Errorf("the rule counted %v, which is no number", row[0])}
+}
+
+// named is a table in the query of a rule, which has no braces around it.
+var named = regexp.MustCompile(`\b[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\b`)
+
+// RuleSQL is the query that counts by a rule of a table, in the words of both
+// warehouses, with its tables in braces.
+func RuleSQL(table string, r *contract.Rule) (string, error) {
+	from := " FROM {" + table + "} AS t"
+	switch r.Metric {
+	case "":
+		// Of what stands behind FROM or JOIN: anywhere else a.device_id looks the same.
+		words := regexp.MustCompile(`(?i)\b(FROM|JOIN)\s+(` + named.String() + `)`)
+		return words.ReplaceAllString(r.Query, "$1 {$2}"), nil
+	case "rowCount":
+		return "SELECT COUNT(*)" + from, nil
+	case "nullValues":
+		return "SELECT COUNT(*)" + from + " WHERE t." + r.Column + " IS NULL", nil
+	case "duplicateValues":
+		columns := r.Columns
+		if r.Column != "" {
+			columns = []string{r.Column}
+		}
+		by := "t." + strings.Join(columns, ", t.")
+		return "SELECT CAST(COALESCE(SUM(n - 1), 0) AS INT64) AS n FROM (SELECT COUNT(*) AS n" + from + " GROUP BY " + by + ") AS g WHERE n > 1", nil
+	case "invalidValues":
+		if r.Pattern == "" {
+			var valid []string
+			for _, value := range r.Values {
+				valid = append(valid, literal.Text(value))
+			}
+			return "SELECT COUNT(*)" + from + " WHERE t." + r.Column + " NOT IN (" + strings.Join(valid, ", ") + ")", nil
+		}
+		if regexp.MustCompile(r.Pattern).MatchString("") {
+			return "", fmt.Errorf("the pattern %s is true of no text: no query that both warehouses read tells where it is not", r.Pattern)
+		}
+		// What does not match is NULL to one warehouse and empty to the other.
+		return "SELECT COUNT(*)" + from + " WHERE t." + r.Column + " IS NOT NULL AND COALESCE(REGEXP_EXTRACT(t." + r.Column + ", " + literal.Text(r.Pattern) + "), '') = ''", nil
+	}
+	return "", fmt.Errorf("the metric %s is not known", r.Metric)
+}

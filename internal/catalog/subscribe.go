@@ -1,0 +1,75 @@
+package catalog
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/telemesh/telemesh/internal/topology"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
+)
+
+// SQL is a query on a table or a view that runs in both warehouses, for the rows
+// of a tenant; empty: of all.
+func (p *Port) SQL(tenant string) string {
+	if p.Kind == Event {
+		return ""
+	}
+	var names []string
+	for _, c := range p.Columns {
+		names = append(names, "  "+c.Name)
+	}
+	var where []string
+	if p.Owned != "" && tenant != "" {
+		where = append(where, p.Owned+" = "+literal.Text(tenant))
+	}
+	if at := p.Time(); at != "" {
+		where = append(where, at+" >= CURRENT_TIMESTAMP - INTERVAL 1 DAY")
+	}
+	sql := "SELECT\n" + strings.Join(names, ",\n") + "\nFROM " + p.Name
+	if len(where) > 0 {
+		sql += "\nWHERE " + strings.Join(where, "\n  AND ")
+	}
+	if at := p.Time(); at != "" {
+		sql += "\nORDER BY " + at + " DESC"
+	}
+	return sql + "\nLIMIT 1000"
+}
+
+// Subscription is a Trigger, as YAML, that brings the events of a port to a
+// Service from one of the port's Brokers. Where events say whose they are it
+// takes those of the tenant, if one is named; else of all.
+func (p *Port) Subscription(broker topology.Ref, tenant string) string {
+	if p.Kind != Event {
+		return ""
+	}
+	filter := "        type: " + p.Name + "\n"
+	if p.Port.Tenant != "" && tenant != "" {
+		filter += fmt.Sprintf("        %s: %q\n", p.Port.Tenant, tenant)
+	}
+	return fmt.Sprintf(`apiVersion: eventing.knative.dev/v1
+kind: Trigger
+metadata:
+  name: my-function
+  namespace: %[1]s
+spec:
+  broker: %[2]s
+  filters:
+    - exact:
+%[3]s  delivery:
+    retry: 10
+    backoffPolicy: exponential
+    backoffDelay: PT0.2S
+    deadLetterSink:
+      ref:
+        apiVersion: serving.knative.dev/v1
+        kind: Service
+        name: dead-letter-sink
+        namespace: platform
+      uri: /%[1]s/my-function
+  subscriber:
+    ref:
+      apiVersion: serving.knative.dev/v1
+      kind: Service
+      name: my-function
+`, broker.Namespace, broker.Name, filter)
+}
