@@ -210,4 +210,5 @@ type View struct {
 	Tenant string
 	SQL    string // GoogleSQL
 	DuckDB string // the same for DuckDB; equal to SQL where that does
+	Kept   *Kept  `json:",omitempty"` // nil: its rows are made when they are asked for
 }

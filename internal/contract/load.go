@@ -43,7 +43,7 @@ func Load(folder fs.FS) ([]Product, error) {
 	if err := l.checkSources(products); err != nil {
 		return nil, err
 	}
-	return products, l.checkMadeFrom(products)
+	return products, errors.Join(l.checkMadeFrom(products), checkKept(products))
 }
 
 // loader knows of the products that it has read what the others have to fit to.
@@ -386,8 +386,9 @@ func (l *loader) loadViews(dir string, p *Product, ports map[string]*port) error
 			return fmt.Errorf("%s: %s is no output port of %s", file, v.FullName(), path.Join(dir, descriptorFile))
 		}
 		out.found, v.Version = true, out.Version
-		if err := errors.Join(out.CustomProperties.check(descriptorFile, out.field+".customProperties", "tenantColumn"),
-			out.CustomProperties.decode(descriptorFile, out.field+".customProperties", "tenantColumn", &v.Tenant, "a column")); err != nil {
+		if err := errors.Join(out.CustomProperties.check(descriptorFile, out.field+".customProperties", "tenantColumn", "kept"),
+			out.CustomProperties.decode(descriptorFile, out.field+".customProperties", "tenantColumn", &v.Tenant, "a column"),
+			out.CustomProperties.decode(descriptorFile, out.field+".customProperties", "kept", &v.Kept, "a table, an hour, and columns to merge")); err != nil {
 			return fmt.Errorf("%s/%w", dir, err)
 		}
 		if v.Tenant != "" && !identifier.MatchString(v.Tenant) {
