@@ -171,6 +171,7 @@ func (d *DB) store(group []*request) error {
 			tables[r.table] = append(tables[r.table], r)
 		}
 		for t, requests := range tables {
+			t.kept = d.kept[t.FullName()]
 			if err := t.store(d.writer, requests, d.last); err != nil {
 				return fmt.Errorf("append to %s: %w", t.FullName(), err)
 			}
@@ -188,11 +189,22 @@ func (d *DB) store(group []*request) error {
 		for t := range tables {
 			t.seen.reset()
 			t.closeAppenders()
+			if t.kept != nil {
+				t.kept.close()
+			}
 		}
 		return err
 	}
 	d.ledger.committed()
 	maps.Copy(d.versions, versions)
+	for t := range tables {
+		if t.kept != nil && t.kept.stored(t.appended) >= d.foldRows {
+			select {
+			case d.due <- struct{}{}:
+			default:
+			}
+		}
+	}
 	return nil
 }
 
@@ -207,7 +219,7 @@ func (t *table) store(c conn, requests []*request, recorded mesh.Instant) error 
 	if err := t.open(c); err != nil {
 		return err
 	}
-	t.disputed = t.disputed[:0]
+	t.disputed, t.appended = t.disputed[:0], 0
 	var row []warehouse.Cell
 	for _, r := range requests {
 		for i := range r.prints {
@@ -223,6 +235,7 @@ func (t *table) store(c conn, requests []*request, recorded mesh.Instant) error 
 				continue
 			}
 			t.seen.put(b, *p)
+			t.appended++
 			if err := t.current.append(append(row, warehouse.Bool(false))); err != nil {
 				return err
 			}
@@ -237,6 +250,9 @@ func (t *table) store(c conn, requests []*request, recorded mesh.Instant) error 
 			return err
 		}
 		disputed = disputed[n:]
+	}
+	if t.kept != nil {
+		return t.kept.flush()
 	}
 	return nil
 }

@@ -6,9 +6,10 @@
 // they were appended of all keys that have more than one. A row that joins a
 // key moves what was there to the latter, in the transaction that stores it.
 //
-// All writes go through one goroutine that puts what is waiting into one
+// All rows go through one goroutine that puts what is waiting into one
 // transaction, since a commit costs about a millisecond whatever it holds.
-// Which rows are stored already is mostly known in memory (seen.go).
+// Which rows are stored already is mostly known in memory (seen.go). Another one
+// keeps the hours of views ready (kept.go).
 //
 // DuckDB is reached by its C interface and not by database/sql: rows are
 // written into its vectors directly, and answers are streamed.
@@ -71,6 +72,13 @@ type DB struct {
 	versions map[string]int64
 	worth    int // of what is seen of each table
 
+	folding  sync.Mutex // held by who uses folder, or changes kept; before write
+	folder   conn
+	kept     map[string]*kept // by table; changed with write held, too
+	foldRows int64            // new rows that are folded at once
+	due      chan struct{}    // there are as many
+	folded   chan struct{}    // closed when the goroutine that folds has ended
+
 	mu     sync.RWMutex
 	tables map[string]*table
 	closed bool
@@ -103,6 +111,7 @@ func Open(file string) (*DB, error) {
 	d := &DB{
 		file: file, lock: lock, tables: map[string]*table{}, versions: map[string]int64{},
 		requests: make(chan *request, maxGroup), done: make(chan struct{}),
+		kept: map[string]*kept{}, foldRows: foldRows, due: make(chan struct{}, 1), folded: make(chan struct{}),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(); err != nil {
@@ -110,6 +119,7 @@ func Open(file string) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
 	go d.run()
+	go d.keep()
 	return d, nil
 }
 
@@ -140,6 +150,9 @@ func (d *DB) open() error {
 			return err
 		}
 	}
+	if d.folder, err = d.connect(); err != nil {
+		return err
+	}
 	d.ledger, err = openLedger(d.writer)
 	return err
 }
@@ -157,6 +170,7 @@ func (d *DB) Close() error {
 	d.users.Wait()
 	close(d.requests)
 	<-d.done
+	<-d.folded
 	d.release()
 	return nil
 }
@@ -166,9 +180,13 @@ func (d *DB) release() {
 	for _, t := range d.tables {
 		t.closeAppenders()
 	}
+	for _, k := range d.kept {
+		k.close()
+	}
 	if d.ledger != nil {
 		d.ledger.close()
 	}
+	d.folder.close()
 	d.writer.close()
 	duck.Close(&d.db)
 	d.lock.Close()
@@ -192,9 +210,12 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 		return err
 	}
 	defer d.users.Done()
+	d.folding.Lock()
+	defer d.folding.Unlock()
 	d.write.Lock()
 	defer d.write.Unlock()
 	var tables []*table
+	var views []*kept
 	versions := map[string]int64{}
 	err := d.writer.transaction(func() error {
 		for _, p := range products {
@@ -220,7 +241,22 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 			}
 		}
 		for _, p := range products {
+			if err := forgetKept(d.writer, &p); err != nil {
+				return err
+			}
 			for _, v := range p.Views {
+				if v.Kept != nil {
+					t := d.find(v.Kept.Table, tables)
+					if t == nil {
+						return fmt.Errorf("make view %s: it is made of %s, which no product has", v.FullName(), v.Kept.Table)
+					}
+					k, err := newKept(d.writer, &v, t)
+					if err != nil {
+						return fmt.Errorf("make view %s: %w", v.FullName(), err)
+					}
+					views = append(views, k)
+					continue
+				}
 				if err := d.writer.exec(fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s; CREATE OR REPLACE VIEW %s.%s AS\n%s",
 					name(v.Schema), name(v.Schema), name(v.Name), v.DuckDB)); err != nil {
 					return fmt.Errorf("make view %s.%s: %w", v.Schema, v.Name, err)
@@ -233,6 +269,21 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 		return err
 	}
 	maps.Copy(d.versions, versions)
+	for _, t := range tables {
+		if k := d.kept[t.FullName()]; k != nil {
+			k.close()
+			delete(d.kept, t.FullName())
+		}
+	}
+	for _, k := range views {
+		last, err := k.count(d.writer)
+		if err != nil {
+			return fmt.Errorf("make view %s: %w", k.view, err)
+		}
+		// A clock that was set back must not make new rows old ones.
+		d.last = max(d.last, last)
+		d.kept[k.table.FullName()] = k
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, t := range tables {

@@ -26,3 +26,26 @@ func (d *DB) Held(table string) (rows, hours int) {
 
 // RememberEvents sets how many events a generation of the ledger has.
 func (d *DB) RememberEvents(n int) { d.ledger.size = n }
+
+// FoldFrom has new rows of views that are kept folded from so many on.
+func (d *DB) FoldFrom(rows int64) {
+	d.folding.Lock()
+	defer d.folding.Unlock()
+	d.write.Lock()
+	defer d.write.Unlock()
+	d.foldRows = rows
+}
+
+// Fold folds all there is.
+func (d *DB) Fold() error {
+	d.folding.Lock()
+	defer d.folding.Unlock()
+	for _, k := range d.kept {
+		for {
+			if some, err := k.folding(d.folder); !some || err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

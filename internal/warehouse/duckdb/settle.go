@@ -67,6 +67,11 @@ func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instan
 		}
 		if h.current != none {
 			superseded = append(superseded, h.current)
+			if t.kept != nil {
+				if err := t.kept.mark(c, h.rows[0].cells); err != nil {
+					return err
+				}
+			}
 		}
 		rows = rows[:0]
 		for _, row := range h.rows {
@@ -86,6 +91,7 @@ func (t *table) settle(c conn, disputed [][]warehouse.Cell, recorded mesh.Instan
 		if b := t.seen.buckets[p.bucket]; b.rows != nil {
 			t.seen.put(b, p)
 		}
+		t.appended++
 		if err := t.current.append(append(counts, warehouse.Bool(len(rows) > 1))); err != nil {
 			return err
 		}

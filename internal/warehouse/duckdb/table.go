@@ -30,6 +30,8 @@ type table struct {
 	current  *appender
 	revised  *appender
 	disputed [][]warehouse.Cell // rows of the transaction whose key has other rows
+	appended int                // rows of the transaction in current
+	kept     *kept              // the view that is kept of it; nil: none
 }
 
 var storageTypes = map[contract.Type]string{
@@ -233,8 +235,12 @@ func (t *table) keyText(row []warehouse.Cell) string {
 	if len(t.ranking.Key) == 1 && row[t.ranking.Key[0]].Kind() == warehouse.StringKind {
 		return row[t.ranking.Key[0]].Text()
 	}
-	var b []byte
-	for _, i := range t.ranking.Key {
+	return string(appendCells(nil, row, t.ranking.Key))
+}
+
+// appendCells appends what tells cells of the same columns apart.
+func appendCells(b []byte, row []warehouse.Cell, columns []int) []byte {
+	for _, i := range columns {
 		if c := &row[i]; c.Kind() == warehouse.StringKind {
 			b = binary.AppendUvarint(b, uint64(len(c.Text())))
 			b = append(b, c.Text()...)
@@ -242,5 +248,5 @@ func (t *table) keyText(row []warehouse.Cell) string {
 			b = binary.BigEndian.AppendUint64(b, c.Bits())
 		}
 	}
-	return string(b)
+	return b
 }

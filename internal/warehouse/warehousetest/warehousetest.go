@@ -58,6 +58,7 @@ func Test(t *testing.T, open func(t testing.TB) warehouse.Warehouse) {
 		{"AllButTheBadRow", testAllButBad},
 		{"ManyAtOnce", testConcurrent},
 		{"Views", testViews},
+		{"Hours", func(_ *testing.T, s *Store) { s.Hours(1, 10, func() {}) }},
 		{"QueryReadsOnly", testReadOnly},
 		{"QueryErrors", testQueryErrors},
 		{"QueryOrderAndNames", testQueryShape},
@@ -914,6 +915,118 @@ func testViews(t *testing.T, s *Store) {
 		"tenant-a 2024-03-01T12:00:00Z 1000 400 600 1000 window_opened, done, done",
 		"tenant-a 2024-03-01T12:15:00Z 600 400 200 NULL NULL",
 		"tenant-b 2024-03-01T12:00:00Z 9999 400 9599 9999 done")
+}
+
+// Hours appends joined readings that come late, twice and in any order, that are
+// corrected, moved and withdrawn, in steps, and calls between after each. It
+// reports where iot_analytics.readings_hourly shows anything else than the hours
+// of what iot_analytics.readings shows, whole or filtered.
+func (s *Store) Hours(seed uint64, steps int, between func()) {
+	s.t.Helper()
+	random := rand.New(rand.NewPCG(seed, 5))
+	pick := func(from ...string) warehouse.Cell { return warehouse.Optional(from[random.IntN(len(from))]) }
+	for range steps {
+		var batch []Row
+		for range 1 + random.IntN(30) {
+			device, metric := fmt.Sprint("d", random.IntN(4)), []string{"co2", "temperature"}[random.IntN(2)]
+			// Four hours, two of them before 1970, of three readings each.
+			at := mesh.Instant(random.IntN(4)-2)*3600e6 + mesh.Instant(random.IntN(3))*1799e6
+			row := joined(device, int64(random.IntN(4)), Row{
+				"reading_id": warehouse.String(mesh.ReadingID(device, metric, at)), "metric": warehouse.String(metric),
+				"observed_at": warehouse.Instant(at), "value": warehouse.Float(float64(random.IntN(4000)) / 4),
+				"tenant_id": pick("tenant-a", "tenant-b"), "building": pick("B", ""), "room": pick("1", "2"), "unit": pick("ppm", "ppm", ""),
+				"persons": warehouse.Int(int64(random.IntN(3))), "outside_co2": warehouse.Float(float64(400 + random.IntN(3))),
+				"revision": warehouse.Int(int64(random.IntN(3))), "assignment_version": warehouse.Int(int64(random.IntN(4))),
+			})
+			switch random.IntN(8) {
+			case 0:
+				row["value"], row["value_string"] = warehouse.Null, warehouse.String("on")
+			case 1:
+				row["tenant_id"], row["deleted"] = warehouse.Null, warehouse.Bool(true)
+			case 2:
+				row["persons"], row["outside_co2"] = warehouse.Null, warehouse.Null
+			}
+			batch = append(batch, row)
+		}
+		s.Add(joinedReadings, batch...)
+		between()
+		s.WantHours()
+	}
+}
+
+// WantHours reports where iot_analytics.readings_hourly shows anything else than
+// the hours of what iot_analytics.readings shows at that time.
+func (s *Store) WantHours() {
+	s.t.Helper()
+	for _, filter := range []string{
+		"TRUE", "tenant_id IN ('tenant-a')",
+		"tenant_id IN ('tenant-a', 'tenant-c') AND building = 'B' AND room = '1' AND metric = 'co2'",
+		"device_id = 'd1' AND metric = 'co2'",
+	} {
+		s.wantHours(filter)
+	}
+}
+
+func (s *Store) wantHours(filter string) {
+	s.t.Helper()
+	type group struct {
+		tenant, building, floor, room, device, metric, unit any
+		hour                                                time.Time
+	}
+	type hour struct {
+		readings                int64
+		sum, least, most        float64
+		outsideKnown, ofPersons bool
+		outside                 float64
+		persons                 int64
+	}
+	hours := map[group]hour{}
+	rows, err := s.Query(s.t.Context(), "SELECT tenant_id, building, floor, room, device_id, metric, unit, observed_at, value, outside_co2, persons "+
+		"FROM iot_analytics.readings WHERE value IS NOT NULL AND "+filter)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		g := group{row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7].(time.Time).Truncate(time.Hour)}
+		h, value := hours[g], row[8].(float64)
+		if h.readings == 0 {
+			h.least, h.most = value, value
+		}
+		h.readings++
+		h.sum, h.least, h.most = h.sum+value, min(h.least, value), max(h.most, value)
+		if outside, ok := row[9].(float64); ok {
+			h.outside, h.outsideKnown = max(h.outside, outside), true
+		}
+		if persons, ok := row[10].(int64); ok {
+			h.persons, h.ofPersons = max(h.persons, persons), true
+		}
+		hours[g] = h
+	}
+	var want []string
+	for g, h := range hours {
+		line := []any{g.tenant, g.building, g.floor, g.room, g.device, g.metric, g.unit, g.hour.Truncate(24 * time.Hour), g.hour,
+			h.readings, h.sum, h.least, h.most, nil, nil}
+		if h.outsideKnown {
+			line[13] = h.outside
+		}
+		if h.ofPersons {
+			line[14] = h.persons
+		}
+		var cells []string
+		for _, cell := range line {
+			cells = append(cells, format(cell))
+		}
+		want = append(want, strings.Join(cells, " "))
+	}
+	slices.Sort(want)
+	got := s.All("SELECT * FROM (SELECT * FROM iot_analytics.readings_hourly WHERE " + filter + ") AS h")
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		s.t.Errorf("hours where %s: (-want +got)\n%s", filter, diff)
+	}
 }
 
 func testReadOnly(t *testing.T, s *Store) {
