@@ -44,7 +44,7 @@ const (
 	liveLasts = 4 * time.Minute
 	// What is shown of the data of an event; all of it is a download.
 	dataShown     = 64 << 10
-	readingsShown = 200
+	readingsShown = 100
 )
 
 // liveFilter is what is asked for, as the page's form and the stream's address have it.

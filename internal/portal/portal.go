@@ -53,7 +53,7 @@ type Config struct {
 	Users  *users.Store // nil: there are no pages of users, and Viewer says who comes
 	Audit  *audit.Log   // nil: nothing is recorded
 	Live   *live.Feed
-	Bundle fs.FS        // assets/*.js of web/; nil, or without them: pages have no charts
+	Bundle fs.FS // assets/*.js of web/; nil, or without them: pages have no charts
 	Log    *slog.Logger
 	// URL is the public address, whose host name requests have to have; nil: any,
 	// without https.
