@@ -413,6 +413,13 @@ func TestLeadsOfTheMesh(t *testing.T) {
 			t.Errorf("Trigger %s leads to %q", trigger.Ref(), address)
 		}
 	}
+	graph, err := set.Topology()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(all, deadletter.LeadsOf(graph)); diff != "" {
+		t.Errorf("by the manifests, and by what functions know of them (-manifests +topology):\n%s", diff)
+	}
 	if got, want := all["iot"]["telemetry-flatten"], "http://telemetry-flatten.iot.svc.cluster.local"; got != want {
 		t.Errorf("Trigger iot/telemetry-flatten leads to %s, want %s", got, want)
 	}

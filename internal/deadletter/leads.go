@@ -8,10 +8,23 @@ import (
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/address"
+	"github.com/telemesh/telemesh/internal/topology"
 )
 
 // Leads is where Triggers lead now, by namespace and name; empty: nowhere.
 type Leads map[string]map[string]string
+
+// LeadsOf says it of a mesh.
+func LeadsOf(m topology.Mesh) Leads {
+	out := Leads{}
+	for _, t := range m.Triggers {
+		if out[t.Namespace] == nil {
+			out[t.Namespace] = map[string]string{}
+		}
+		out[t.Namespace][t.Name] = t.Address
+	}
+	return out
+}
 
 var errNamespace = errors.New("who delivered the letter did not say of which namespace it is: there is no Broker to ask")
 

@@ -49,6 +49,7 @@ type Trigger struct {
 	// The subscriber is one of these; URL is any other.
 	Service, To Ref // a function, another Broker
 	URL         string
+	Address     string // of the subscriber, whichever it is; empty: it has none
 	Keeps       string // everything, nothing, or empty: internal/manifest says what this means
 	Optional    bool   // it is there once its user applies its file
 }

@@ -19,6 +19,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/telemesh/telemesh/internal/address"
 	"github.com/telemesh/telemesh/internal/topology"
 )
 
@@ -181,11 +182,31 @@ func (d *manifest) trigger(at topology.Ref, optional bool) topology.Trigger {
 		}
 	}
 	t.Service, t.To, t.URL = d.Spec.Subscriber.target(at.Namespace)
+	t.Address = d.Spec.Subscriber.address(at.Namespace)
 	return t
 }
 
+// address gives that of a destination; empty: it has none.
+func (d destination) address(namespace string) string {
+	to, err := url.Parse(d.URI)
+	if err != nil {
+		return ""
+	}
+	if r := d.Ref; r != nil {
+		base := address.OfService(cmp.Or(r.Namespace, namespace), r.Name)
+		if r.Kind == "Broker" {
+			base = address.OfBroker(cmp.Or(r.Namespace, namespace), r.Name)
+		}
+		to = base.ResolveReference(to)
+	}
+	if to.Host == "" {
+		return ""
+	}
+	return to.String()
+}
+
 // target gives what a destination is: a Service, a Broker, or an address.
-func (d destination) target(namespace string) (service, broker topology.Ref, address string) {
+func (d destination) target(namespace string) (service, broker topology.Ref, other string) {
 	if r := d.Ref; r != nil {
 		to := topology.Ref{Namespace: cmp.Or(r.Namespace, namespace), Name: r.Name}
 		if r.Kind == "Broker" {
@@ -201,8 +222,8 @@ func (d destination) target(namespace string) (service, broker topology.Ref, add
 }
 
 // hosted gives the Service or the Broker that an address of the cluster is.
-func hosted(address string) (service, broker topology.Ref) {
-	u, err := url.Parse(address)
+func hosted(at string) (service, broker topology.Ref) {
+	u, err := url.Parse(at)
 	if err != nil {
 		return service, broker
 	}
