@@ -155,7 +155,7 @@ func TestLoad(t *testing.T) {
 		t.Errorf("feeds of %s: (-want +got)\n%s", list[5].Name, diff)
 	}
 	for _, v := range list[3].Views {
-		if !strings.Contains(v.SQL, "iot_analytics.") || v.DuckDB == "" {
+		if !strings.Contains(v.SQL, "FROM iot_") || v.DuckDB == "" {
 			t.Errorf("view %s: GoogleSQL %q, DuckDB %q", v.Name, v.SQL, v.DuckDB)
 		}
 	}

@@ -126,7 +126,7 @@ func (p *Portal) routes() []route {
 		{"GET /{$}", signedIn, p.home},
 		{"GET /assets/{name}", anyone, p.assets.serve},
 		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
-	}, p.liveRoutes())
+	}, p.airRoutes(), p.liveRoutes())
 	if p.users != nil {
 		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes())
 	}

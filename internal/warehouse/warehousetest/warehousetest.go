@@ -910,6 +910,14 @@ func testViews(t *testing.T, s *Store) {
 		"a6 tenant-a done 2024-03-01T12:05:00Z 1100 700 4",
 		"a8 tenant-a done 2024-03-01T12:05:00Z NULL NULL 0",
 		"b4 tenant-a done 2024-03-01T11:20:00Z NULL NULL 0")
+	s.want("SELECT action_id, tenant_id, device_id, building, floor, room, action, taken_at FROM iot_analytics.actions_placed ORDER BY action_id, tenant_id",
+		"a1 tenant-a NULL B NULL 1.01 window_opened 2024-03-01T12:05:00Z",
+		"a2 tenant-a NULL B NULL 1.01 done 2024-03-01T12:05:00Z",
+		"a2 tenant-b NULL B NULL 1.01 done 2024-03-01T12:05:00Z",
+		"a5 tenant-c NULL B NULL 1.01 done 2024-03-01T12:20:00Z",
+		"a6 tenant-a d1 B NULL 1.01 done 2024-03-01T12:05:00Z",
+		"a8 tenant-a NULL NULL NULL hall done 2024-03-01T12:05:00Z",
+		"b4 tenant-a NULL B NULL 2.01 done 2024-03-01T11:20:00Z")
 	s.want("SELECT tenant_id, quarter_start, co2, outside_co2, above_outside, co2_at_action, actions FROM iot_analytics.co2_with_actions "+
 		"ORDER BY tenant_id, quarter_start",
 		"tenant-a 2024-03-01T12:00:00Z 1000 400 600 1000 window_opened, done, done",

@@ -1,0 +1,262 @@
+package air
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// What an action is judged by.
+const (
+	// Before is how long before an action the air is looked at.
+	Before = 30 * time.Minute
+	// Weeks is how many weeks on either side of an action have the days that it is
+	// compared with: the season, and who uses the room, change within a term.
+	Weeks = 4
+	// MinDays is how many comparable days an interval takes. Of fewer the standard
+	// deviation is hardly known: with four degrees of freedom, as five days leave,
+	// the 95 % interval is already 1.4 times as wide as that of many.
+	MinDays = 5
+	// minReadings of a device within the time before and the time after make a
+	// mean and a slope.
+	minReadings = 3
+)
+
+// Horizons are how long after an action the air is looked at.
+var Horizons = []time.Duration{30 * time.Minute, 60 * time.Minute, 120 * time.Minute}
+
+// Effect is what was measured around an action, beside what is usual at that time
+// of day.
+//
+// A comparable day is one within Weeks of the action, a weekday if the action was
+// taken on one and else a day of a weekend, with readings of the same room around
+// the same time by the clock and no action of the room's logbook in that time. How
+// much its value changes then is what happens without the action. What the action
+// did is estimated as the change on its own day less their mean; the interval
+// around that is where it lies for 95 of 100 such actions, if the changes of days
+// are normally distributed: the prediction interval of one more day, Student's t
+// times s·√(1+1/n). It tells chance from effect, and not the action from what else
+// was done at the time.
+type Effect struct {
+	Action   Action
+	Others   []Action // of the same place, within the longest horizon: the numbers are theirs, too
+	Changes  []Change // by Horizons
+	Skipped  int      // days that would be comparable but for an action at that time
+	Readings int      // around the action, within the longest horizon
+}
+
+// Change is how the air changed over a horizon.
+type Change struct {
+	Over  time.Duration
+	Mean  Estimate // mean after less mean before, in the unit of the metric
+	Slope Estimate // slope after less slope before, in the unit per hour
+}
+
+// Estimate is a change beside that of comparable days.
+type Estimate struct {
+	Known bool    // there were readings enough around the action; else nothing of this is known
+	Value float64 // on the day of the action
+	Days  int     // comparable days with readings enough
+	Usual float64 // their mean; known if Days > 0
+	// What the action did, and the 95 % interval around it; known if Interval.
+	Effect, Low, High float64
+	Interval          bool // Days is at least MinDays
+}
+
+// Effect compares what followed an action with comparable days until now. Days
+// are those of zone. Actions are those of the place from Weeks before the action to
+// Weeks after it.
+func (a *Air) Effect(ctx context.Context, w Where, metric string, x Action, actions []Action, zone *time.Location, now time.Time) (*Effect, error) {
+	longest := Horizons[len(Horizons)-1]
+	e := &Effect{Action: x}
+	for _, o := range actions {
+		if o.ID != x.ID && !o.At.Before(x.At.Add(-Before)) && o.At.Before(x.At.Add(longest)) {
+			e.Others = append(e.Others, o)
+		}
+	}
+	days := comparableDays(x.At, zone, now)
+	var windows []string
+	for _, t := range append([]time.Time{x.At}, days...) {
+		windows = append(windows, "("+within("observed_at", t.Add(-Before), t.Add(longest))+")")
+	}
+	s := Selection{w, metric, x.At.AddDate(0, 0, -7*Weeks-1), x.At.AddDate(0, 0, 7*Weeks+2)}
+	var samples []sample
+	err := a.each(ctx, `SELECT device_id, observed_at, value
+FROM {iot_analytics.readings}
+WHERE value IS NOT NULL AND `+s.readings()+" AND ("+strings.Join(windows, " OR ")+")", func(row []any) {
+		samples = append(samples, sample{text(row[0]), at(row[1]), number(row[2])})
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.Readings = len(between(samples, x.At.Add(-Before), x.At.Add(longest)))
+	for _, over := range Horizons {
+		c := Change{Over: over}
+		var means, slopes []float64
+		for _, day := range days {
+			if slices.ContainsFunc(actions, func(o Action) bool { return !o.At.Before(day.Add(-Before)) && o.At.Before(day.Add(over)) }) {
+				if over == longest {
+					e.Skipped++
+				}
+				continue
+			}
+			if mean, ok := meanChange(samples, day, over); ok {
+				means = append(means, mean)
+			}
+			if slope, ok := slopeChange(samples, day, over); ok {
+				slopes = append(slopes, slope)
+			}
+		}
+		if now.Sub(x.At) >= over { // else the time is not over
+			c.Mean = estimate(means)(meanChange(samples, x.At, over))
+			c.Slope = estimate(slopes)(slopeChange(samples, x.At, over))
+		}
+		e.Changes = append(e.Changes, c)
+	}
+	return e, nil
+}
+
+// comparableDays gives the same time by the clock on other days of the kind, if what
+// follows is over.
+func comparableDays(t time.Time, zone *time.Location, now time.Time) (days []time.Time) {
+	local := t.In(zone)
+	for n := -7 * Weeks; n <= 7*Weeks; n++ {
+		day := time.Date(local.Year(), local.Month(), local.Day()+n, local.Hour(), local.Minute(), local.Second(), local.Nanosecond(), zone)
+		if n != 0 && weekend(day) == weekend(local) && !day.Add(Horizons[len(Horizons)-1]).After(now) {
+			days = append(days, day)
+		}
+	}
+	return days
+}
+
+func weekend(t time.Time) bool { return t.Weekday() == time.Saturday || t.Weekday() == time.Sunday }
+
+func between(samples []sample, from, to time.Time) (in []sample) {
+	for _, s := range samples {
+		if !s.at.Before(from) && s.at.Before(to) {
+			in = append(in, s)
+		}
+	}
+	return in
+}
+
+// around gives what devices measured before and after t, of those that measured
+// enough in both: one that came in between would change the mean by what it is.
+func around(samples []sample, t time.Time, over time.Duration) (before, after []sample) {
+	before, after = between(samples, t.Add(-Before), t), between(samples, t, t.Add(over))
+	n, m := map[string]int{}, map[string]int{}
+	for _, s := range before {
+		n[s.device]++
+	}
+	for _, s := range after {
+		m[s.device]++
+	}
+	few := func(s sample) bool { return n[s.device] < minReadings || m[s.device] < minReadings }
+	return slices.DeleteFunc(before, few), slices.DeleteFunc(after, few)
+}
+
+// meanChange is the mean after t less that before, of each device, and of these
+// the mean.
+func meanChange(samples []sample, t time.Time, over time.Duration) (change float64, ok bool) {
+	before, after := around(samples, t, over)
+	was, is := meanOf(before), meanOf(after)
+	if len(is) == 0 {
+		return 0, false
+	}
+	for device := range is {
+		change += is[device] - was[device]
+	}
+	return change / float64(len(is)), true
+}
+
+func meanOf(samples []sample) map[string]float64 {
+	sum, n := map[string]float64{}, map[string]float64{}
+	for _, s := range samples {
+		sum[s.device] += s.value
+		n[s.device]++
+	}
+	for device := range sum {
+		sum[device] /= n[device]
+	}
+	return sum
+}
+
+// slopeChange is the slope after t less that before.
+func slopeChange(samples []sample, t time.Time, over time.Duration) (float64, bool) {
+	before, after := around(samples, t, over)
+	was, ok1 := slopeOf(before)
+	is, ok2 := slopeOf(after)
+	return is - was, ok1 && ok2
+}
+
+// slopeOf is the slope per hour of the least squares line through the readings of
+// each device: one slope for all, and a level of its own for each.
+func slopeOf(samples []sample) (float64, bool) {
+	if len(samples) < minReadings {
+		return 0, false
+	}
+	type sums struct{ n, x, y float64 }
+	by := map[string]*sums{}
+	hours := func(s sample) float64 { return s.at.Sub(samples[0].at).Hours() }
+	for _, s := range samples {
+		d := by[s.device]
+		if d == nil {
+			d = &sums{}
+			by[s.device] = d
+		}
+		d.n++
+		d.x += hours(s)
+		d.y += s.value
+	}
+	var xx, xy float64
+	for _, s := range samples {
+		d := by[s.device]
+		dx := hours(s) - d.x/d.n
+		xx += dx * dx
+		xy += dx * (s.value - d.y/d.n)
+	}
+	if xx == 0 {
+		return 0, false
+	}
+	return xy / xx, true
+}
+
+// estimate compares a change with those of comparable days.
+func estimate(usual []float64) func(value float64, known bool) Estimate {
+	return func(value float64, known bool) Estimate {
+		e := Estimate{Known: known, Value: value, Days: len(usual)}
+		if !known || len(usual) == 0 {
+			return e
+		}
+		n := float64(len(usual))
+		for _, u := range usual {
+			e.Usual += u / n
+		}
+		if e.Interval = len(usual) >= MinDays; !e.Interval {
+			return e
+		}
+		var squares float64
+		for _, u := range usual {
+			squares += (u - e.Usual) * (u - e.Usual)
+		}
+		half := student(n-1) * math.Sqrt(squares/(n-1)*(1+1/n))
+		e.Effect = value - e.Usual
+		e.Low, e.High = e.Effect-half, e.Effect+half
+		return e
+	}
+}
+
+// student is the 97.5 % quantile of Student's t distribution with df degrees of
+// freedom, by its expansion about the normal one (Abramowitz and Stegun, 26.7.5):
+// right to a thousandth from four degrees on, of which MinDays leaves no fewer.
+func student(df float64) float64 {
+	const z = 1.959963984540054
+	z2 := z * z
+	g1 := (z2 + 1) * z / 4
+	g2 := ((5*z2+16)*z2 + 3) * z / 96
+	g3 := (((3*z2+19)*z2+17)*z2 - 15) * z / 384
+	g4 := ((((79*z2+776)*z2+1482)*z2-1920)*z2 - 945) * z / 92160
+	return z + (g1+(g2+(g3+g4/df)/df)/df)/df
+}

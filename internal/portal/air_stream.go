@@ -1,0 +1,134 @@
+package portal
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/air"
+	"github.com/telemesh/telemesh/internal/live"
+	"github.com/telemesh/telemesh/internal/mesh"
+)
+
+const (
+	// airWait is the time from one look for new readings to the next. The log may have
+	// an event before the warehouse has its rows: they are looked for after each, less
+	// and less often, until airPatience.
+	airWait     = time.Second
+	airPatience = 30 * time.Second
+	// airOverlap is how long before it asked for a stream a page may have been drawn.
+	airOverlap = 15 * time.Second
+)
+
+// airStream tells a page of each time when readings of what it shows were stored: an
+// event "readings" with how many, and the earliest instant that they are of. Who
+// comes again is told what was stored meanwhile.
+// https://html.spec.whatwg.org/multipage/server-sent-events.html
+func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
+	s, a, _, err := p.airAsked(r, v)
+	switch {
+	case err != nil:
+		return err
+	case p.feed == nil:
+		return errNotFound
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), liveLasts)
+	defer cancel()
+	own, err := v.As(s.tenant)
+	if err != nil {
+		return err
+	}
+	watcher, err := p.feed.Watch(ctx, own, func(e *live.Event) bool { return e.Type() == mesh.AnalyticsJoined && e.Tenant() == s.tenant })
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	last, err := p.airSeen(ctx, r, a, &s)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no") // of proxies that would hold it back
+	out := http.NewResponseController(w)
+	say := func(text string) bool {
+		_, err := io.WriteString(w, text)
+		return err == nil && out.Flush() == nil
+	}
+	if !say(fmt.Sprintf("retry: 3000\nid: %d\n\n", last.UnixMicro())) {
+		return nil // who asked is gone
+	}
+
+	events := make(chan struct{}, 1) // of one: a look finds all that came
+	go func() {
+		defer close(events)
+		for {
+			if _, err := watcher.Next(ctx); err != nil {
+				return // ctx is done, or the portal ends
+			}
+			select {
+			case events <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	beat := time.NewTicker(liveBeat)
+	defer beat.Stop()
+	wait, waiting := airWait, true
+	look := time.NewTimer(wait)
+	defer look.Stop()
+	for {
+		select {
+		case _, open := <-events:
+			if !open {
+				return nil // the browser comes again
+			}
+			if !waiting || wait > airWait { // else events that follow each other closely would put it off
+				wait, waiting = airWait, true
+				look.Reset(wait)
+			}
+		case <-look.C:
+			waiting = false
+			news, err := a.News(ctx, s.where(), s.metric, last, p.now())
+			if err != nil {
+				if ctx.Err() == nil {
+					p.log.Warn("stream of the air ended", "tenant", s.tenant, "error", err)
+				}
+				return nil
+			}
+			if news.Readings == 0 {
+				if wait *= 2; wait < airPatience {
+					waiting = true
+					look.Reset(wait)
+				}
+				continue
+			}
+			last = news.Recorded
+			if !say(fmt.Sprintf("id: %d\nevent: readings\ndata: {\"readings\": %d, \"since\": %d}\n\n", last.UnixMicro(), news.Readings, news.Since.UnixMilli())) {
+				return nil
+			}
+		case <-beat.C:
+			if !say(": alive\n\n") {
+				return nil
+			}
+		}
+	}
+}
+
+// airSeen is up to when readings were recorded that who asks has: as who comes again
+// says, else about the last that there are.
+func (p *Portal) airSeen(ctx context.Context, r *http.Request, a *air.Air, s *airState) (time.Time, error) {
+	if micros, err := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64); err == nil && micros > 0 {
+		return time.UnixMicro(micros).UTC(), nil
+	}
+	// By the clock of who writes, and not by the one here.
+	news, err := a.News(ctx, s.where(), s.metric, time.Unix(0, 0), p.now())
+	if err != nil || news.Recorded.IsZero() {
+		return time.Unix(0, 0), err
+	}
+	return news.Recorded.Add(-airOverlap), nil
+}
