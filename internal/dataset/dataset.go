@@ -32,13 +32,21 @@ func Root(t testing.TB) string {
 // skipped where it is not there.
 func Path(t testing.TB, name string) string {
 	t.Helper()
+	path, ok := Find(t, name)
+	if !ok {
+		t.Skipf("the data set %s is not here; set TELEMESH_DATASETS to the folder that holds it", name)
+	}
+	return path
+}
+
+// Find gives the path as Path does, and whether it is there.
+func Find(t testing.TB, name string) (path string, ok bool) {
+	t.Helper()
 	dir := os.Getenv("TELEMESH_DATASETS")
 	if dir == "" {
 		dir = filepath.Join(filepath.Dir(Root(t)), "shared", "data")
 	}
-	path := filepath.Join(dir, filepath.FromSlash(name))
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("the data set %s is not here; set TELEMESH_DATASETS to the folder that holds it", name)
-	}
-	return path
+	path = filepath.Join(dir, filepath.FromSlash(name))
+	_, err := os.Stat(path)
+	return path, err == nil
 }
