@@ -103,7 +103,7 @@ func (o *options) overrides(set manifest.Set, s sheets) (map[manifest.Ref]map[st
 	out := map[manifest.Ref]map[string]string{}
 	settings := append(s.settings(set), o.portalSettings(set)...)
 	if o.mappings != "" {
-		settings = append(settings, "telemetry-flatten.MAPPINGS="+o.mappings)
+		settings = append(settings, "telemetry-flatten.MAPPINGS="+o.mappings, "portal.MAPPINGS="+o.mappings)
 	}
 	for _, s := range append(settings, o.set...) {
 		name, value, ok := strings.Cut(s, "=")

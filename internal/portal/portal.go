@@ -35,6 +35,7 @@ type Portal struct {
 	sessions *scs.SessionManager // nil without users
 	audit    *audit.Log
 	feed     *live.Feed
+	act      Acting
 	assets   *assets
 	log      *slog.Logger
 	now      func() time.Time
@@ -53,6 +54,7 @@ type Config struct {
 	Users  *users.Store // nil: there are no pages of users, and Viewer says who comes
 	Audit  *audit.Log   // nil: nothing is recorded
 	Live   *live.Feed
+	Act    Acting
 	Bundle fs.FS // assets/*.js of web/; nil, or without them: pages have no charts
 	Log    *slog.Logger
 	// URL is the public address, whose host name requests have to have; nil: any,
@@ -72,7 +74,7 @@ func New(cfg Config) (*Portal, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, feed: cfg.Live, assets: a, log: cfg.Log, viewer: cfg.Viewer,
+	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, feed: cfg.Live, act: cfg.Act, assets: a, log: cfg.Log, viewer: cfg.Viewer,
 		now: cfg.Now, proxies: cfg.Proxies, demo: cfg.Demo}
 	if p.now == nil {
 		p.now = time.Now
@@ -126,7 +128,7 @@ func (p *Portal) routes() []route {
 		{"GET /{$}", signedIn, p.home},
 		{"GET /assets/{name}", anyone, p.assets.serve},
 		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
-	}, p.airRoutes(), p.liveRoutes())
+	}, p.airRoutes(), p.liveRoutes(), p.operationsRoutes())
 	if p.users != nil {
 		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes())
 	}

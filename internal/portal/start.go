@@ -9,15 +9,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/telemesh/telemesh/config"
+	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/audit"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/database"
+	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/live"
+	"github.com/telemesh/telemesh/internal/topology/manifests"
 	"github.com/telemesh/telemesh/internal/users"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/triggers"
 )
 
 // Environment is the function's environment.
@@ -38,6 +45,10 @@ type Environment struct {
 	// From one reading of the event log to the next while somebody watches; 0: as often
 	// as the warehouse is read for little (internal/live).
 	LiveInterval time.Duration `envconfig:"LIVE_INTERVAL"`
+	// Sink is Broker iot/iot, which is asked for what an admin wants done.
+	Sink string `envconfig:"K_SINK"`
+	// Mappings is the folder with mappings that telemetry-flatten has.
+	Mappings string `envconfig:"MAPPINGS"`
 }
 
 // startTimeout bounds what the database may take, which may itself just be starting.
@@ -84,8 +95,12 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 		from = "" // it is not the one that is named
 	}
 	feed := live.New(data, live.For(from, env.LiveInterval), ports.Log)
+	does, err := env.acting(ports)
+	if err != nil {
+		return nil, err
+	}
 	p, err := New(Config{
-		Data: data, Live: feed, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
+		Data: data, Live: feed, Act: does, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
 		URL: public, Proxies: proxies, Demo: env.Demo,
 	})
 	if err != nil {
@@ -110,6 +125,30 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 			return db.Close()
 		},
 	}, nil
+}
+
+// acting makes what an admin acts by.
+func (env *Environment) acting(ports function.Ports) (a Acting, err error) {
+	formats, err := flatten.ReadFormats(env.Mappings)
+	if err != nil {
+		return a, err
+	}
+	client := *ports.Client
+	client.Timeout = 0 // where Brokers keep no events they answer when all is delivered
+	a = Acting{Parser: formats.Parser, Post: func(ctx context.Context, e event.Event) error {
+		if env.Sink == "" {
+			return errors.New("no K_SINK: it is Broker iot/iot, which is asked for this")
+		}
+		return function.PostPatiently(ctx, &client, env.Sink, e)
+	}}
+	if ports.Here != nil {
+		a.Leads = func() (deadletter.Leads, error) { return deadletter.LeadsOf(ports.Here().Mesh), nil }
+		return a, nil
+	}
+	mesh, err := manifests.Read(manifests.Folder{FS: triggers.FS}, manifests.Folder{FS: config.Sources, Optional: true})
+	leads := deadletter.LeadsOf(mesh)
+	a.Leads = func() (deadletter.Leads, error) { return leads, nil }
+	return a, err
 }
 
 func publicURL(s string) (*url.URL, error) {
