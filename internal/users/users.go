@@ -269,7 +269,11 @@ func (s *Store) Change(ctx context.Context, by By, id string, role access.Role, 
 		return User{}, err
 	}
 	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "UPDATE users SET role = $2, tenants = $3, disabled = $4 WHERE id = $1", id, string(role), list(tenants), disabled)
+		before, err := scanUser(tx.QueryRowContext(ctx, userByID, id).Scan)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "UPDATE users SET role = $2, tenants = $3, disabled = $4 WHERE id = $1", id, string(role), list(tenants), disabled)
 		if err != nil {
 			return fmt.Errorf("change user: %w", err)
 		}
@@ -279,18 +283,24 @@ func (s *Store) Change(ctx context.Context, by By, id string, role access.Role, 
 		if err := s.note(ctx, tx, by, audit.UserChanged, u); err != nil {
 			return err
 		}
-		return anAdmin(ctx, tx)
+		if administers(before) && !administers(u) {
+			return anAdmin(ctx, tx)
+		}
+		return nil
 	})
 	return u, err
 }
 
-// anAdmin refuses what would leave nobody to administer. It is asked after the
+// administers says whether the user can log in as an admin.
+func administers(u User) bool { return u.Role == access.Admin && u.SetUp && !u.Disabled && !u.Demo }
+
+// anAdmin refuses a change that leaves nobody to administer. It is asked after the
 // change was noted, which no other transaction does before this one ends: two
 // admins cannot disable each other at the same time.
 func anAdmin(ctx context.Context, tx *sql.Tx) error {
-	var able, users int
-	err := tx.QueryRowContext(ctx, "SELECT coalesce(sum(CASE WHEN role = 'admin' AND NOT disabled THEN 1 ELSE 0 END), 0), count(*) FROM users WHERE NOT demo AND password <> ''").Scan(&able, &users)
-	if err == nil && able == 0 && users > 0 {
+	var left int
+	err := tx.QueryRowContext(ctx, "SELECT count(*) FROM users WHERE role = 'admin' AND password <> '' AND secret <> '' AND NOT disabled AND NOT demo").Scan(&left)
+	if err == nil && left == 0 {
 		return ErrLastAdmin
 	}
 	return err
