@@ -130,7 +130,7 @@ func (p *Portal) routes() []route {
 		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
 	}, p.airRoutes(), p.liveRoutes(), p.operationsRoutes())
 	if p.users != nil {
-		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes())
+		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes(), p.apiRoutes())
 	}
 	return all
 }
