@@ -12,6 +12,33 @@ import (
 	"github.com/telemesh/telemesh/internal/air"
 )
 
+// airQuery is what the routes of the area are asked with, as its page is.
+var airQuery = []parameter{
+	{Name: "tenant", Description: "default: the first that the user sees"},
+	{Name: "building", Description: "default: all"},
+	{Name: "room", Description: "key of a room, as the page of the room has it; default: all"},
+	{Name: "device", Description: "default: all"},
+	{Name: "metric", Description: "default: co2"},
+	{Name: "range", Description: "a time that ends now; default: 24h", Enum: []string{"24h", "7d", "30d", "1y"}},
+	{Name: "from", Description: "instead of range, as 2026-03-02T08:00 or 2026-03-02T08:00:00Z"},
+	{Name: "to", Description: "default: now"},
+	{Name: "tz", Description: "name of a time zone, as Europe/Amsterdam; default: UTC"},
+	{Name: "step", Description: "of one point; default: what the time asks for", Enum: []string{"raw", "5m", "15m", "1h", "1d"}},
+	{Name: "low", Description: "threshold, with high; default, of CO2: 900"},
+	{Name: "high", Description: "threshold, with low; default, of CO2: 1200"},
+}
+
+var airErrors = []int{http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound}
+
+var airAPI = api{
+	"GET /api/air/series":           {Summary: "A metric over time, a line for each device in each room, and what happened there", Query: airQuery, Answer: airAnswer{}, Errors: airErrors},
+	"GET /api/air/rooms":            {Summary: "A metric over time, a line for each room", Query: airQuery, Answer: airAnswer{}, Errors: airErrors},
+	"GET /api/air/now":              {Summary: "How it is now, room by room", Query: airQuery, Answer: map[string]any{}, Errors: airErrors},
+	"GET /api/air/stream":           {Summary: "Says when there is something new", Query: airQuery, Media: "text/event-stream", Errors: airErrors},
+	"GET /api/air/readings.csv":     {Summary: "The readings that are shown, as CSV", Query: airQuery, Media: "text/csv", Errors: airErrors},
+	"GET /api/air/readings.parquet": {Summary: "The readings that are shown, as Parquet", Query: airQuery, Media: "application/vnd.apache.parquet", Errors: airErrors},
+}
+
 // airAnswer is what a chart is drawn from. Times are milliseconds since 1970, as
 // scripts have them.
 type airAnswer struct {

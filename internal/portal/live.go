@@ -36,6 +36,20 @@ func (p *Portal) liveRoutes() []route {
 	}
 }
 
+var liveAPI = api{
+	"GET /api/live": {Summary: "Events as they pass", Media: "text/event-stream", Errors: []int{http.StatusBadRequest}, Query: []parameter{
+		{Name: "filter", Description: "an expression in CESQL; default: all events"},
+		{Name: "broker", Description: "NAMESPACE/NAME of a Broker"},
+		{Name: "type", Description: "of events"},
+		{Name: "tenant", Description: "whose events"},
+	}},
+	"GET /api/live/data": {Summary: "The data of an event, as they are", Media: "application/octet-stream", Errors: []int{http.StatusBadRequest, http.StatusNotFound}, Query: []parameter{
+		{Name: "source", Description: "of the event", Required: true},
+		{Name: "id", Description: "of the event", Required: true},
+		{Name: "at", Description: "when the Broker had it; default: any time"},
+	}},
+}
+
 const (
 	liveShown = 100 // events at first
 	liveBeat  = 15 * time.Second

@@ -17,7 +17,7 @@ import (
 type api map[string]operation
 
 // apis is what /api/openapi.json is made of.
-var apis = []api{userAPI}
+var apis = []api{userAPI, airAPI, liveAPI}
 
 // operation describes a route for programs.
 type operation struct {
@@ -54,7 +54,7 @@ func (p *Portal) description() map[string]any {
 			described[pattern] = op
 		}
 	}
-	paths, schemas := map[string]any{}, schemas{}
+	paths, schemas := map[string]any{}, &schemas{map[string]any{}, map[string]reflect.Type{}}
 	for _, each := range p.routes() {
 		method, path, _ := strings.Cut(each.pattern, " ")
 		if !strings.HasPrefix(path, "/api/") {
@@ -72,7 +72,7 @@ func (p *Portal) description() map[string]any {
 		}
 		methods[strings.ToLower(method)] = op.describe(each, schemas)
 	}
-	schemas["Problem"] = schemas.of(reflect.TypeFor[struct {
+	schemas.named["Problem"] = schemas.of(reflect.TypeFor[struct {
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
@@ -86,7 +86,7 @@ func (p *Portal) description() map[string]any {
 		"servers": []any{map[string]any{"url": "/"}},
 		"paths":   paths,
 		"components": map[string]any{
-			"schemas": schemas,
+			"schemas": schemas.named,
 			"securitySchemes": map[string]any{
 				"token":   map[string]any{"type": "http", "scheme": "bearer"},
 				"session": map[string]any{"type": "apiKey", "in": "cookie", "name": cookieName("telemesh", p.secure)},
@@ -96,7 +96,7 @@ func (p *Portal) description() map[string]any {
 }
 
 // describe gives the operation as an OpenAPI document has it.
-func (op operation) describe(of route, schemas schemas) map[string]any {
+func (op operation) describe(of route, schemas *schemas) map[string]any {
 	responses := map[string]any{}
 	status := op.Status
 	if status == 0 {
@@ -155,7 +155,10 @@ func (op operation) describe(of route, schemas schemas) map[string]any {
 }
 
 // schemas are the named types of a description.
-type schemas map[string]any
+type schemas struct {
+	named map[string]any
+	types map[string]reflect.Type // that have the names
+}
 
 func reference(name string) map[string]any {
 	return map[string]any{"$ref": "#/components/schemas/" + name}
@@ -163,7 +166,7 @@ func reference(name string) map[string]any {
 
 // of gives the JSON Schema of what encoding/json makes of a type. A struct with a
 // name is among the schemas under it; the tag description of a field is taken over.
-func (all schemas) of(t reflect.Type) map[string]any {
+func (all *schemas) of(t reflect.Type) map[string]any {
 	switch t {
 	case reflect.TypeFor[time.Time]():
 		return map[string]any{"type": "string", "format": "date-time"}
@@ -195,14 +198,18 @@ func (all schemas) of(t reflect.Type) map[string]any {
 	panic(fmt.Sprintf("no schema of a %s", t)) // found by the test of the description
 }
 
-func (all schemas) structure(t reflect.Type) map[string]any {
+func (all *schemas) structure(t reflect.Type) map[string]any {
 	name := t.Name()
 	if name != "" {
 		name = strings.ToUpper(name[:1]) + name[1:]
-		if all[name] != nil {
+		switch all.types[name] {
+		case t:
 			return reference(name)
+		case nil:
+			all.types[name] = t // also for one that holds itself
+		default:
+			panic(fmt.Sprintf("%s and %s have one name in the description", t, all.types[name])) // found by its test
 		}
-		all[name] = map[string]any{} // for a type that holds itself
 	}
 	properties, required := map[string]any{}, []string{}
 	for _, f := range reflect.VisibleFields(t) {
@@ -229,6 +236,6 @@ func (all schemas) structure(t reflect.Type) map[string]any {
 	if name == "" {
 		return out
 	}
-	all[name] = out
+	all.named[name] = out
 	return reference(name)
 }
