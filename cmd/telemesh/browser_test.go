@@ -267,7 +267,7 @@ func (b *browser) reachable(t *testing.T, name string) {
 			if (e.target.matches(":focus-visible") && s.outlineStyle === "none" && s.boxShadow === "none") window.unseen.push(e.target.outerHTML.slice(0, 120));
 		}, true)`, nil))
 	n := js[int](t, b, controls+".length")
-	for range n + 5 {
+	for range 3*n + 20 { // a field for an instant has several stops
 		b.do(t, chromedp.KeyEvent("\t"))
 	}
 	// Of a group of radio buttons one is come to.

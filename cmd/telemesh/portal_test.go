@@ -1,11 +1,16 @@
 package main
 
 import (
+	"encoding/csv"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/dataset"
 )
@@ -17,43 +22,46 @@ func recorded(t *testing.T) (data string) {
 	t.Helper()
 	data = filepath.Join(t.TempDir(), "data")
 	dir := t.TempDir()
-	const device = "925038/CO2-meter-SCD4x"
 	placements := write(t, filepath.Join(dir, "placements.csv"), `device_id,tenant_id,building,floor,room,persons,outside_co2,valid_from,valid_to
-`+device+`,school,North,1,N1.01,24,421,2022-10-01T00:00:00+02:00,2022-10-20T12:00:00+02:00
-`+device+`,office,South,2,S2.02,6,430,2022-10-20T12:00:00+02:00,
+`+recordedDevice+`,school,North,1,N1.01,24,421,2022-10-01T00:00:00+02:00,2022-10-20T12:00:00+02:00
+`+recordedDevice+`,office,South,2,S2.02,6,430,2022-10-20T12:00:00+02:00,
 `)
 	actions := write(t, filepath.Join(dir, "actions.csv"), `action_id,tenant_id,device_id,building,room,action,taken_at
 1,school,,North,N1.01,window opened,2022-10-11T09:00:00Z
 2,school,,North,N1.01,<b>fan</b> switched on,2022-10-12T10:30:00Z
-3,office,`+device+`,,,filter changed,2022-10-25T09:00:00Z
+3,office,`+recordedDevice+`,,,filter changed,2022-10-25T09:00:00Z
 `)
 	customers := write(t, filepath.Join(dir, "customers.csv"), "customer_id,name,sector,country\nschool,The School,education,NL\noffice,\"Office, Ltd\",office,NL\n")
 	args := []string{"replay", "--data", data, "--placements", placements, "--actions", actions, "--customers", customers}
 	if wide, ok := dataset.Find(t, wideFile); ok {
 		args = append(append(args, wide), wideColumns...)
 	} else {
-		args = append(args, write(t, filepath.Join(dir, "messages.ndjson"), standIn(device)))
+		args = append(args, write(t, filepath.Join(dir, "messages.ndjson"), standIn()))
 	}
 	telemesh(t, args...)
 	return data
 }
 
+const recordedDevice = "925038/CO2-meter-SCD4x"
+
 // recordedFrom is when the recording begins, and movedAt when its meter is moved.
 var recordedFrom, movedAt = time.Date(2022, 10, 3, 0, 0, 0, 0, time.UTC), time.Date(2022, 10, 20, 10, 0, 0, 0, time.UTC)
 
 // standIn is a month of a room in which people meet from 8 to 16.
-func standIn(device string) string {
+func standIn() string {
 	var b strings.Builder
 	for at := recordedFrom; at.Before(recordedFrom.AddDate(0, 0, 28)); at = at.Add(10 * time.Minute) {
 		co2 := 430
 		if hour := at.Hour(); at.Weekday()%6 != 0 && hour >= 8 && hour < 16 {
 			co2 = 500 + 100*(hour-8) + at.Minute()
 		}
-		fmt.Fprintf(&b, `{"device_id":%q,"time":%q,"metrics":{"co2":%d,"temperature":%.1f}}`+"\n", device, at.Format(time.RFC3339), co2, 19+float64(co2)/400)
+		fmt.Fprintf(&b, `{"device_id":%q,"time":%q,"metrics":{"co2":%d,"temperature":%.1f}}`+"\n", recordedDevice, at.Format(time.RFC3339), co2, 19+float64(co2)/400)
 	}
 	return b.String()
 }
 
+// As people use it: an admin sets up and looks around, and a tenant, who sees what
+// is theirs.
 func TestPortalInBrowser(t *testing.T) {
 	data := recorded(t)
 	at := started(t, command(t.Context(), t, up(data)...))
@@ -62,13 +70,113 @@ func TestPortalInBrowser(t *testing.T) {
 	secret := b.setUp(t, at["setup"], "ada", password)
 	b.look(t, "recovery-codes")
 	b.open(t, "/account")
-	b.look(t, "account")
 	b.logOut(t)
 	b.look(t, "login")
 	b.logIn(t, "ada", password, secret)
-	for _, page := range []string{"live", "users", "account"} {
-		b.open(t, "/"+page)
-		b.look(t, page)
-		b.reachable(t, page)
-	}
+
+	const october = "from=2022-10-10&to=2022-10-24"
+	t.Run("pages", func(t *testing.T) {
+		for name, path := range map[string]string{
+			"air-room": "/air?tenant=school&room=North%2F1%2FN1.01&" + october, "air": "/air?tenant=school&" + october, "air-empty": "/air?tenant=office",
+			"live": "/live", "users": "/users", "account": "/account",
+		} {
+			b.open(t, path)
+			if strings.HasPrefix(name, "air-room") {
+				b.waits(t, `!!document.querySelector("#chart canvas")`)
+			}
+			b.look(t, name)
+			b.reachable(t, name)
+		}
+	})
+
+	t.Run("a room's air and what was done about it", func(t *testing.T) {
+		b.open(t, "/air?tenant=school&room=North%2F1%2FN1.01&"+october)
+		b.waits(t, `!!document.querySelector("#chart canvas")`)
+		for _, told := range []string{"window opened", "<b>fan</b> switched on"} {
+			b.sees(t, told)
+		}
+		if text := js[string](t, b, `document.querySelector("main").textContent`); !strings.Contains(text, "900") || !strings.Contains(text, "1,200") {
+			t.Error("the page does not say where the bands come from")
+		}
+		if js[bool](t, b, `[...document.querySelectorAll("b")].some((e) => e.textContent === "fan")`) {
+			t.Error("the text of an action became an element")
+		}
+		b.do(t, chromedp.Focus("#chart", chromedp.ByQuery), chromedp.KeyEvent("+"))
+		b.waits(t, `new URL(location.href).searchParams.has("zoom")`)
+		zoomed := b.at(t)
+		b.open(t, "/live")
+		b.open(t, zoomed)
+		b.waits(t, `!!document.querySelector("#chart canvas")`)
+		if got := b.at(t); got != zoomed {
+			t.Errorf("the address %s became %s", zoomed, got)
+		}
+	})
+
+	t.Run("another tenant's", func(t *testing.T) {
+		b.open(t, "/air?tenant=school&"+october)
+		b.do(t, chromedp.SetValue(`select[name=tenant]`, "office", chromedp.ByQuery),
+			chromedp.Evaluate(`document.querySelector("select[name=tenant]").dispatchEvent(new Event("change", {bubbles: true}))`, nil))
+		b.waits(t, `new URL(location.href).searchParams.get("tenant") === "office"`)
+		b.sees(t, "S2.02")
+	})
+
+	t.Run("what is shown, as a file", func(t *testing.T) {
+		b.open(t, "/air?tenant=school&room=North%2F1%2FN1.01&"+october)
+		text := js[string](t, b, `fetch(document.querySelector("a[href*='readings.csv']").href).then((r) => r.text())`)
+		all, err := csv.NewReader(strings.NewReader(text)).ReadAll()
+		if err != nil || len(all) < 2 {
+			t.Fatalf("%d lines, %v: %.200s", len(all), err, text)
+		}
+		var got []string
+		for _, row := range all[1:] {
+			id, value := slices.Index(all[0], "reading_id"), slices.Index(all[0], "value")
+			got = append(got, fmt.Sprintf("%s %v", row[id], number(t, row[value])))
+		}
+		var want []string
+		for _, line := range rows(t, data, `SELECT reading_id, value FROM iot_analytics.readings WHERE tenant_id = 'school' AND metric = 'co2'
+			AND observed_at >= TIMESTAMPTZ '2022-10-10 00:00:00+00' AND observed_at < TIMESTAMPTZ '2022-10-24 00:00:00+00'`) {
+			id, value, _ := strings.Cut(line, ",")
+			want = append(want, fmt.Sprintf("%s %v", id, number(t, value)))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
+			t.Errorf("%d readings, want %d (-warehouse +file):\n%.1000s", len(got), len(want), diff)
+		}
+	})
+
+	t.Run("a live event", func(t *testing.T) {
+		b.open(t, "/live")
+		b.sees(t, "Live")
+		postMessage(t, at["ingest"], `{"device_id":"just-now","metrics":{"co2":777}}`)
+		b.waits(t, `[...document.querySelectorAll("main tbody tr")].some((row) => row.innerText.includes("telemetry.received"))`)
+	})
+
+	t.Run("air that changes", func(t *testing.T) {
+		b.open(t, "/air?tenant=office")
+		postMessage(t, at["ingest"], fmt.Sprintf(`{"device_id":%q,"time":%q,"metrics":{"co2":1234}}`, recordedDevice, time.Now().UTC().Format(time.RFC3339)))
+		b.waits(t, `document.body.innerText.includes("1,234") || document.body.innerText.includes("1\u202f234")`)
+	})
+
+	t.Run("a tenant", func(t *testing.T) {
+		b.open(t, "/users")
+		b.do(t, chromedp.SendKeys(`input[name=name]`, "tess", chromedp.ByQuery), chromedp.SetValue(`select[name=role]`, "tenant", chromedp.ByQuery),
+			chromedp.SendKeys(`input[name=tenants]`, "school", chromedp.ByQuery), chromedp.Submit(`input[name=tenants]`, chromedp.ByQuery))
+		b.sees(t, "Hand this link over")
+		link := b.text(t, ".note code")
+		b.open(t, "/account")
+		b.logOut(t)
+		b.setUp(t, link, "", password)
+		b.open(t, "/air?"+october)
+		b.sees(t, "N1.01")
+		b.look(t, "air-tenant")
+		for _, page := range []string{"/air?tenant=office&" + october, "/users", "/live", "/mesh", "/operations"} {
+			b.open(t, page)
+			b.sees(t, "not")
+			if text := b.text(t, "body"); !strings.Contains(text, "Forbidden") || strings.Contains(text, "S2.02") || strings.Contains(text, "Office, Ltd") {
+				t.Errorf("%s shows a tenant %q", page, text)
+			}
+		}
+		b.look(t, "forbidden")
+	})
 }
