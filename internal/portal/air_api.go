@@ -73,6 +73,7 @@ type airSeries struct {
 type airActed struct {
 	air.Action
 	At   int64  `json:"at"`
+	Key  string `json:"key"` // of the room
 	Link string `json:"link"`
 }
 
@@ -205,7 +206,7 @@ func (p *Portal) airChart(w http.ResponseWriter, r *http.Request, v access.Viewe
 		out.Present = append(out.Present, drawn(&s, &persons[i], personsStep, false))
 	}
 	for _, x := range actions {
-		out.Actions = append(out.Actions, airActed{x, x.At.UnixMilli(), s.link("/air", "room", x.Room.Key(), "building", "", "device", "", "action", x.ID) + "#effect"})
+		out.Actions = append(out.Actions, airActed{x, x.At.UnixMilli(), x.Room.Key(), s.link("/air", "room", x.Room.Key(), "building", "", "device", "", "action", x.ID) + "#effect"})
 	}
 	if by == air.ByDevice {
 		for _, m := range places.Moves(s.where(), s.from, s.to) {

@@ -2,6 +2,7 @@ package portal
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/telemesh/telemesh/internal/access"
@@ -21,20 +23,22 @@ var styles embed.FS
 
 // assets are the files that pages load.
 type assets struct {
-	files map[string][]byte
-	hash  map[string]string
+	files  map[string][]byte
+	zipped map[string][]byte // a third of the bytes
+	hash   map[string]string
 }
 
 // newAssets takes the style sheet, which is one of all of style/, and the scripts
 // of a bundle.
 func newAssets(bundle fs.FS) (*assets, error) {
-	a := &assets{files: map[string][]byte{}, hash: map[string]string{}}
+	a := &assets{files: map[string][]byte{}, zipped: map[string][]byte{}, hash: map[string]string{}}
 	var sheet bytes.Buffer
 	names, err := fs.Glob(styles, "style/*.css")
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(names) // base.css first: the others build on it
+	const base = "style/base.css" // the others build on it
+	names = append([]string{base}, slices.DeleteFunc(names, func(name string) bool { return name == base })...)
 	for _, name := range names {
 		text, err := styles.ReadFile(name)
 		if err != nil {
@@ -66,6 +70,11 @@ func newAssets(bundle fs.FS) (*assets, error) {
 func (a *assets) add(name string, text []byte) {
 	sum := sha256.Sum256(text)
 	a.files[name], a.hash[name] = text, hex.EncodeToString(sum[:8])
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	w.Write(text) // into memory
+	w.Close()
+	a.zipped[name] = zipped.Bytes()
 }
 
 // address of a file, which changes with what is in it; empty: there is none.
@@ -87,6 +96,12 @@ func (a *assets) serve(w http.ResponseWriter, r *http.Request, _ access.Viewer) 
 		w.Header().Set("Cache-Control", "public, no-cache")
 	}
 	w.Header().Set("ETag", `"`+a.hash[name]+`"`)
+	w.Header().Set("Vary", "Accept-Encoding")
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Header().Set("ETag", `"`+a.hash[name]+`-gzip"`)
+		text = a.zipped[name]
+	}
 	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(text))
 	return nil
 }

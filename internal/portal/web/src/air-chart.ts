@@ -16,9 +16,16 @@ function alpha(colour: string, hex: string): string {
   return /^#[0-9a-f]{6}$/i.test(colour) ? colour + hex : colour;
 }
 
+// Reach is what an axis spans, and the step between its lines.
+export interface Reach {
+  min: number;
+  max: number;
+  interval: number;
+}
+
 // reach is from the least to the most that any series has, with what must be seen
-// besides.
-export function reach(a: Answer): [number, number] {
+// besides, in about so many steps of a round size.
+export function reach(a: Answer, lines: number): Reach {
   let least = Infinity;
   let most = -Infinity;
   const see = (v: number | null | undefined) => {
@@ -32,11 +39,12 @@ export function reach(a: Answer): [number, number] {
     s.max?.forEach(see);
     s.outside?.forEach(see);
   }
-  if (a.bands) most = Math.max(most, a.bands[0] * 1.05);
-  if (most < least) return [0, 1];
-  const pad = (most - least || Math.abs(most) || 1) * 0.05;
-  const step = 10 ** Math.floor(Math.log10(most - least + pad)) / 5;
-  return [Math.floor(least / step) * step, Math.ceil((most + pad) / step) * step];
+  if (most < least) return { min: 0, max: 1, interval: 1 };
+  if (a.bands) most = Math.max(most, a.bands[0] * 1.02);
+  const rough = (most - least || Math.abs(most) || 1) / lines;
+  const size = 10 ** Math.floor(Math.log10(rough));
+  const interval = size * ([1, 2, 5, 10].find((n) => n * size >= rough) ?? 10);
+  return { min: Math.floor(least / interval) * interval, max: Math.ceil((most + rough / 10) / interval) * interval, interval };
 }
 
 // axisOf labels instants: days at midnight, hours between.
@@ -178,19 +186,22 @@ export class Room {
     });
   }
 
-  private happenings(colours: Palette): Line[] {
+  private happenings(colours: Palette, spans: Reach): Line[][] {
     const all = [
       ...(this.answer.actions ?? []).map((x) => ({ at: x.at, text: x.action, link: x.link, moved: false })),
       ...(this.answer.moves ?? []).map((m) => ({ at: m.at, text: m.words, link: "", moved: true })),
     ].sort((a, b) => a.at - b.at);
     const labelled = this.spaced(all.map((x) => x.at));
-    return all.map((x, i) => ({
-      xAxis: x.at,
+    // Many lines would hide what they are about: then they are short.
+    const crowded = all.filter((x) => x.at >= this.from && x.at <= this.to).length > 24;
+    const foot = crowded ? spans.max - (spans.max - spans.min) / 12 : spans.min;
+    return all.map((x, i) => [{
+      coord: [x.at, foot],
       name: x.text,
       link: x.link,
       lineStyle: { color: x.moved ? colours.faint : colours.ink, type: x.moved ? "dotted" : "solid", width: 1, opacity: 0.55 },
       label: {
-        show: labelled[i],
+        show: labelled[i] && !crowded,
         position: "insideEndBottom",
         formatter: x.text.length > 34 ? x.text.slice(0, 33) + "…" : x.text,
         color: x.moved ? colours.faint : colours.ink,
@@ -198,7 +209,7 @@ export class Room {
         textBorderColor: colours.card,
         textBorderWidth: 3,
       },
-    }));
+    }, { coord: [x.at, spans.max] }]);
   }
 
   // label chooses again which labels have room.
@@ -208,8 +219,8 @@ export class Room {
 
   private option(colours: Palette): Option {
     const a = this.answer;
-    const [least, most] = reach(a);
-    const { bandLines, ...bands } = bandMarks(a, colours, most, true) as { bandLines?: Line[] };
+    const spans = reach(a, 8);
+    const { bandLines, ...bands } = bandMarks(a, colours, spans.max, true) as { bandLines?: Line[] };
     const persons = (a.present ?? []).length > 0;
     const lines: Line[] = a.series.map((s, i) => ({
       name: s.name,
@@ -223,10 +234,12 @@ export class Room {
       color: colours.series[i % colours.series.length],
       emphasis: { disabled: true },
       z: 5,
-      ...(i === 0
-        ? { ...bands, markLine: { symbol: ["none", "circle"], symbolSize: 5, animation: false, data: [...(bandLines ?? []).map((b) => ({ ...b, symbol: ["none", "none"] })), ...this.happenings(colours)] } }
-        : {}),
     }));
+    const marks = { type: "line", data: [], silent: true };
+    lines.push(
+      { ...marks, ...bands, markLine: { silent: true, symbol: "none", animation: false, data: bandLines ?? [] } },
+      { ...marks, silent: false, markLine: { symbol: ["none", "circle"], symbolSize: 5, animation: false, data: this.happenings(colours, spans) } },
+    );
     a.series.forEach((s, i) => {
       if (!s.min || !s.max) return;
       const silent = { type: "line", stack: "reach " + i, stackStrategy: "all", symbol: "none", silent: true, lineStyle: { opacity: 0 }, tooltip: { show: false }, emphasis: { disabled: true }, z: 2 };
@@ -266,8 +279,8 @@ export class Room {
       },
       xAxis: persons ? [{ ...axis, axisLabel: { show: false } }, { ...axis, gridIndex: 1 }] : [axis],
       yAxis: persons
-        ? [y({ name: a.unit, min: least, max: most }), y({ gridIndex: 1, min: 0, minInterval: 1, splitNumber: 1, name: "persons", nameGap: 4, nameTextStyle: { color: colours.faint, align: "left", fontSize: 11 } })]
-        : [y({ name: a.unit, min: least, max: most })],
+        ? [y({ name: a.unit, ...spans }), y({ gridIndex: 1, min: 0, minInterval: 1, splitNumber: 1, name: "persons", nameGap: 4, nameTextStyle: { color: colours.faint, align: "left", fontSize: 11 } })]
+        : [y({ name: a.unit, ...spans })],
       dataZoom: [
         { type: "slider", xAxisIndex: persons ? [0, 1] : [0], startValue: this.from, endValue: this.to, filterMode: "none", bottom: 8, height: 26, left, right,
           borderColor: colours.line, backgroundColor: "transparent", fillerColor: alpha(colours.series[0] ?? "", "22"), handleStyle: { color: colours.card, borderColor: colours.faint },
@@ -313,11 +326,11 @@ export class Room {
 }
 
 // spark draws the small chart of a room. All have the same axes.
-export function spark(element: HTMLElement, a: Answer, s: Series, zone: string, [least, most]: [number, number]): Drawn {
+export function spark(element: HTMLElement, a: Answer, s: Series, zone: string, spans: Reach): Drawn {
   const show = clock(zone);
   return draw(element, (colours) => {
-    const { bandLines, ...bands } = bandMarks(a, colours, most, false) as { bandLines?: Line[] };
-    const actions = (a.actions ?? []).filter((x) => x.link.includes(encodeURIComponent(s.key.slice(0, s.key.lastIndexOf("/")))));
+    const { bandLines, ...bands } = bandMarks(a, colours, spans.max, false) as { bandLines?: Line[] };
+    const actions = (a.actions ?? []).filter((x) => s.key.startsWith(x.key + "/"));
     const axis = axisOf(a, colours, show);
     return {
       animation: false,
@@ -325,11 +338,11 @@ export function spark(element: HTMLElement, a: Answer, s: Series, zone: string, 
       useUTC: a.zone === "UTC",
       grid: { left: 40, right: 8, top: 8, bottom: 20 },
       xAxis: { ...axis, splitNumber: 3, axisLabel: { ...(axis.axisLabel as Line), fontSize: 10 } },
-      yAxis: { type: "value", min: least, max: most, interval: (most - least) / 2, splitLine: { lineStyle: { color: colours.line } }, axisLabel: { color: colours.faint, fontSize: 10, formatter: (v: number) => quantity(v).replace(/\.0+$/, "") } },
+      yAxis: { type: "value", ...spans, interval: (spans.max - spans.min) / 2, splitLine: { lineStyle: { color: colours.line } }, axisLabel: { color: colours.faint, fontSize: 10, formatter: (v: number) => quantity(v).replace(/\.0+$/, "") } },
       series: [
         {
           type: "line", data: pairs(s, s.mean), symbol: "none", sampling: "lttb", silent: true, color: colours.series[0], lineStyle: { width: 1.5 }, z: 5, ...bands,
-          markLine: { silent: true, symbol: "none", animation: false, data: [...(bandLines ?? []), ...actions.map((x) => [{ coord: [x.at, most], label: { show: false }, lineStyle: { color: colours.ink, type: "solid", width: 1, opacity: 0.7 } }, { coord: [x.at, most - (most - least) / 6] }])] },
+          markLine: { silent: true, symbol: "none", animation: false, data: [...(bandLines ?? []), ...actions.map((x) => [{ coord: [x.at, spans.max], label: { show: false }, lineStyle: { color: colours.ink, type: "solid", width: 1, opacity: 0.7 } }, { coord: [x.at, spans.max - (spans.max - spans.min) / 6] }])] },
         },
       ],
     };

@@ -16,6 +16,7 @@ export interface Action {
   at: number;
   action: string;
   device?: string;
+  key: string; // of the room
   link: string;
 }
 

@@ -149,19 +149,21 @@ async function rooms(page: HTMLElement, zone: string): Promise<void> {
   const address = page.dataset.rooms ?? "";
   try {
     const answer = await get<Answer>(address, signal);
-    let axes = reach(answer);
+    let axes = reach(answer, 8);
     const drawn = new Map<string, Drawn>();
+    const show = (element: HTMLElement) => {
+      const series = answer.series.find((s) => s.key === element.dataset.spark);
+      if (!series || drawn.has(series.key)) return;
+      drawn.set(series.key, spark(element, answer, series, zone, axes));
+      seen.unobserve(element);
+    };
     const seen = new IntersectionObserver((entries) => {
-      for (const entry of entries) {
-        const element = entry.target as HTMLElement;
-        const series = answer.series.find((s) => s.key === element.dataset.spark);
-        if (!entry.isIntersecting || !series || drawn.has(series.key)) continue;
-        drawn.set(series.key, spark(element, answer, series, zone, axes));
-        seen.unobserve(element);
-      }
+      for (const entry of entries) if (entry.isIntersecting) show(entry.target as HTMLElement);
     }, { rootMargin: "200px" });
-    const observe = () => page.querySelectorAll<HTMLElement>("[data-spark]").forEach((element) => seen.observe(element));
+    const all = () => page.querySelectorAll<HTMLElement>("[data-spark]");
+    const observe = () => all().forEach((element) => seen.observe(element));
     observe();
+    addEventListener("beforeprint", () => all().forEach(show), { signal });
     const clear = () => {
       seen.disconnect();
       drawn.forEach((d) => d.dispose());
@@ -170,7 +172,7 @@ async function rooms(page: HTMLElement, zone: string): Promise<void> {
     signal.addEventListener("abort", clear);
     follow(page, () => answer, (since) => refresh(address, answer, since, signal), () => {
       clear();
-      axes = reach(answer);
+      axes = reach(answer, 8);
       observe();
     });
   } catch (err) {
