@@ -198,11 +198,11 @@ func (d *DB) store(group []*request) error {
 	d.ledger.committed()
 	maps.Copy(d.versions, versions)
 	for t := range tables {
-		if t.kept != nil && t.kept.stored(t.appended) >= d.foldRows {
-			select {
-			case d.due <- struct{}{}:
-			default:
-			}
+		if t.kept == nil {
+			continue
+		}
+		if t.kept.stored(t.appended); d.toFold(t.kept) {
+			d.wake()
 		}
 	}
 	return nil

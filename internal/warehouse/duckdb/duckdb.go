@@ -278,11 +278,14 @@ func (d *DB) Apply(ctx context.Context, products []contract.Product) error {
 	for _, k := range views {
 		last, err := k.count(d.writer)
 		if err != nil {
-			return fmt.Errorf("make view %s: %w", k.view, err)
+			return fmt.Errorf("make view %s: %w", k.view.FullName(), err)
 		}
 		// A clock that was set back must not make new rows old ones.
 		d.last = max(d.last, last)
 		d.kept[k.table.FullName()] = k
+		if d.toFold(k) {
+			d.wake()
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -36,13 +36,25 @@ func (d *DB) FoldFrom(rows int64) {
 	d.foldRows = rows
 }
 
+// FoldStale folds the stale hours, and leaves new rows where they are.
+func (d *DB) FoldStale() error {
+	d.folding.Lock()
+	defer d.folding.Unlock()
+	for _, k := range d.kept {
+		if _, err := k.folding(d.folder, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Fold folds all there is.
 func (d *DB) Fold() error {
 	d.folding.Lock()
 	defer d.folding.Unlock()
 	for _, k := range d.kept {
 		for {
-			if some, err := k.folding(d.folder); !some || err != nil {
+			if some, err := k.folding(d.folder, true); !some || err != nil {
 				return err
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,11 +30,15 @@ import (
 // either of them sees is before or after, by DuckDB's snapshots. A mark that is
 // made while it folds is not in its snapshot, and stays.
 type kept struct {
-	view  string
+	view  *contract.View
 	table *table
-	key   []int // cells that tell hours of a table apart: KeyOf without Time
+	key   []int // cells that tell the hours of a table apart: KeyOf without Time
 
-	fold  func(from, to int64) []string // statements that fold what was recorded after from and until to
+	columns []string // of the view, as SQL has them
+	groups  []string // of columns
+	merged  []string // as columns, of rows of the same groups one
+	marked  []string // columns of a mark: the key, and the hour
+
 	stale *appender
 	marks map[string]struct{} // of this transaction
 	text  []byte
@@ -57,112 +60,134 @@ const (
 	// maxFold bounds what one transaction folds, and so its memory and how long
 	// Close waits.
 	maxFold = 1 << 20
-	// foldStale is how long hours are stale at least, since a repair sends many
-	// events, and restAfter how many times longer than a fold takes it rests.
-	foldStale = 2 * time.Second
-	restAfter = 10
+	// restAfter is how many times longer than a fold of stale hours takes it
+	// rests: a repair sends many events.
+	restAfter = 4
+	// maxSpans is up to how many separate times the rows of stale hours are looked
+	// for in: a part of the table each, and not all between the first and the last.
+	maxSpans = 32
 )
 
-func (k *kept) storage(suffix string) string { return name(k.table.schema) + "." + name(k.view+suffix) }
+func (k *kept) storage(suffix string) string {
+	return name(k.table.schema) + "." + name(k.view.Name+suffix)
+}
 
 // newKept makes what is missing of a view that is kept, and the view.
 func newKept(c conn, v *contract.View, t *table) (*kept, error) {
-	k := &kept{view: v.Name, table: t, marks: map[string]struct{}{}}
-	column := func(column string) string { return name(column) }
-	var same, within []string // how rows of the view, and of the table, are of a stale hour
-	var marked []string
-	for i, col := range t.ranking.Stored {
-		if slices.Contains(t.KeyOf, col.Name) && i != t.ranking.Time {
-			k.key = append(k.key, i)
-			marked = append(marked, column(col.Name))
-			same = append(same, fmt.Sprintf("k.%[1]s = s.%[1]s", column(col.Name)))
-			within = append(within, fmt.Sprintf("r.%[1]s = s.%[1]s", column(col.Name)))
+	k := &kept{view: v, table: t, marks: map[string]struct{}{}}
+	for i, column := range t.ranking.Stored {
+		if slices.Contains(t.KeyOf, column.Name) && i != t.ranking.Time {
+			k.key, k.marked = append(k.key, i), append(k.marked, name(column.Name))
 		}
 	}
-	marked = append(marked, column(v.Kept.Hour))
-	same = append(same, fmt.Sprintf("k.%[1]s = s.%[1]s", column(v.Kept.Hour)))
-	within = append(within, fmt.Sprintf("r.%[1]s >= s.%[2]s AND r.%[1]s < s.%[2]s + INTERVAL 1 HOUR", column(t.Time), column(v.Kept.Hour)))
-
-	var list, types, groups, merged []string
+	k.marked = append(k.marked, name(v.Kept.Hour))
+	var types []string
 	err := c.query("SELECT column_name, column_type FROM (DESCRIBE "+v.DuckDB+"\n)", func(row []warehouse.Cell) error {
-		col, kind := column(strings.Clone(row[0].Text())), strings.Clone(row[1].Text())
-		list, types = append(list, col), append(types, col+" "+kind)
-		if how := v.Kept.Merge[row[0].Text()]; how == "" {
-			groups, merged = append(groups, col), append(merged, col)
+		column, kind := name(strings.Clone(row[0].Text())), strings.Clone(row[1].Text())
+		k.columns, types = append(k.columns, column), append(types, column+" "+kind)
+		if how := v.Kept.Merge[row[0].Text()]; how != "" {
+			k.merged = append(k.merged, fmt.Sprintf("CAST(%s(%s) AS %s) AS %[2]s", how, column, kind))
 		} else {
-			merged = append(merged, fmt.Sprintf("CAST(%s(%s) AS %s) AS %[2]s", how, col, kind))
+			k.groups, k.merged = append(k.groups, column), append(k.merged, column)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	table := regexp.MustCompile(`\b` + regexp.QuoteMeta(v.Kept.Table) + `\b`)
-	// made is the statement of the view over some rows of the table.
-	made := func(of string) string {
-		there := "true"
-		if t.Tombstones {
-			there = "NOT r." + name(contract.Deleted)
-		}
-		rows := fmt.Sprintf("(SELECT %s FROM %s AS r %s AND %s)", names(t.Columns), t.storage(currentSuffix), of, there)
-		return "SELECT * FROM (" + table.ReplaceAllLiteralString(v.DuckDB, rows) + "\n)"
-	}
-	join := func(kind string, on []string) string {
-		return fmt.Sprintf("%s JOIN %s AS s ON %s", kind, k.storage(staleSuffix), strings.Join(on, " AND "))
-	}
-	recorded := "r." + name(contract.RecordedAt)
-
-	definition := strings.Join([]string{v.DuckDB, v.Kept.Hour, strings.Join(slices.Sorted(maps.Keys(v.Kept.Merge)), " "), strings.Join(merged, ", ")}, "\n")
+	definition := strings.Join(append([]string{v.DuckDB, v.Kept.Table, v.Kept.Hour}, k.merged...), "\n")
 	was, err := k.definition(c)
 	if err != nil {
 		return nil, err
 	}
 	if was != definition {
-		for _, suffix := range []string{keptSuffix, untilSuffix, staleSuffix} {
-			if err := c.exec("DROP TABLE IF EXISTS " + k.storage(suffix)); err != nil {
-				return nil, err
-			}
+		if err := dropKept(c, t.schema, v.Name); err != nil {
+			return nil, err
 		}
 	}
 	for _, sql := range []string{
 		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)", k.storage(keptSuffix), strings.Join(types, ", ")),
 		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s AS SELECT TIMESTAMP 'epoch' AS until, %s AS definition", k.storage(untilSuffix), literal(definition)),
-		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s AS SELECT %s FROM %s LIMIT 0", k.storage(staleSuffix), strings.Join(marked, ", "), k.storage(keptSuffix)),
-		fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s; CREATE OR REPLACE VIEW %[1]s.%s AS SELECT %s FROM (\n"+
-			"SELECT k.* FROM %s AS k %s\nUNION ALL\n%s\nUNION ALL\n%s\n) GROUP BY %s",
-			name(v.Schema), name(v.Name), strings.Join(merged, ", "),
-			k.storage(keptSuffix), join("ANTI", same),
-			made(fmt.Sprintf("JOIN %s AS u ON %s > u.until %s WHERE true", k.storage(untilSuffix), recorded, join("ANTI", within))),
-			made(join("SEMI", within)+" WHERE true"),
-			strings.Join(groups, ", ")),
+		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s AS SELECT %s FROM %s LIMIT 0", k.storage(staleSuffix), strings.Join(k.marked, ", "), k.storage(keptSuffix)),
+		fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s", name(v.Schema)),
+		fmt.Sprintf("CREATE OR REPLACE VIEW %s.%s AS %s", name(v.Schema), name(v.Name), k.mergedOf(
+			k.hours("ANTI"),
+			k.made("SELECT r.* FROM "+t.storage(currentSuffix)+" AS r, "+k.storage(untilSuffix)+" AS u WHERE r."+name(contract.RecordedAt)+" > u.until", "ANTI"),
+			k.made("FROM "+t.storage(currentSuffix), "SEMI"))),
 	} {
 		if err := c.exec(sql); err != nil {
 			return nil, err
 		}
 	}
-
-	columns, instant := strings.Join(list, ", "), "make_timestamp(%d)"
-	k.fold = func(from, to int64) []string {
-		since, until := fmt.Sprintf("%s > "+instant, recorded, from), fmt.Sprintf("%s <= "+instant, recorded, to)
-		return []string{
-			// What is made of new rows, and of all rows of stale hours.
-			fmt.Sprintf("CREATE OR REPLACE TEMP TABLE folded AS %s UNION ALL %s",
-				made(join("ANTI", within)+" WHERE "+since+" AND "+until), made(join("SEMI", within)+" WHERE "+until)),
-			fmt.Sprintf("CREATE OR REPLACE TEMP TABLE touched AS SELECT %[1]s FROM temp.main.folded UNION SELECT %[1]s FROM %s",
-				strings.Join(marked, ", "), k.storage(staleSuffix)),
-			fmt.Sprintf("CREATE OR REPLACE TEMP TABLE outdated AS SELECT k.rowid AS id, k.* FROM %s AS k SEMI JOIN temp.main.touched AS s ON %s",
-				k.storage(keptSuffix), strings.Join(same, " AND ")),
-			fmt.Sprintf("INSERT INTO temp.main.folded SELECT %s FROM temp.main.outdated AS k %s", columns, join("ANTI", same)),
-			fmt.Sprintf("DELETE FROM %s WHERE rowid IN (SELECT id FROM temp.main.outdated)", k.storage(keptSuffix)),
-			fmt.Sprintf("INSERT INTO %s SELECT %s FROM temp.main.folded GROUP BY %s ORDER BY %[3]s",
-				k.storage(keptSuffix), strings.Join(merged, ", "), strings.Join(groups, ", ")),
-			fmt.Sprintf("DELETE FROM %s", k.storage(staleSuffix)),
-			fmt.Sprintf("UPDATE %s SET until = "+instant, k.storage(untilSuffix), to),
-			"DROP TABLE temp.main.folded; DROP TABLE temp.main.touched; DROP TABLE temp.main.outdated",
-		}
-	}
 	return k, nil
 }
+
+// The parts of statements. A join is SEMI, for the stale hours, or ANTI, for all
+// others. DuckDB's joins leave out the parts of a table in which nothing is that
+// is joined, by the least and the greatest value on the other side.
+
+// hours are rows that are kept.
+func (k *kept) hours(join string) string {
+	var on []string
+	for _, column := range k.marked {
+		on = append(on, fmt.Sprintf("k.%[1]s = s.%[1]s", column))
+	}
+	return fmt.Sprintf("SELECT k.* FROM %s AS k %s JOIN %s AS s ON %s", k.storage(keptSuffix), join, k.storage(staleSuffix), strings.Join(on, " AND "))
+}
+
+// made are the rows of the view that are made of rows of storage.
+func (k *kept) made(rows, join string) string {
+	var columns []string
+	for _, column := range k.table.Columns {
+		columns = append(columns, "r."+name(column.Name))
+	}
+	hour, at := "s."+name(k.view.Kept.Hour), "r."+name(k.table.Time)
+	on := []string{at + " >= " + hour, at + " < " + hour + " + INTERVAL 1 HOUR"}
+	for _, column := range k.marked[:len(k.key)] {
+		on = append(on, fmt.Sprintf("r.%[1]s = s.%[1]s", column))
+	}
+	where := ""
+	if k.table.Tombstones {
+		where = " WHERE NOT r." + name(contract.Deleted)
+	}
+	of := fmt.Sprintf("(SELECT %s FROM (%s) AS r %s JOIN %s AS s ON %s%s)",
+		strings.Join(columns, ", "), rows, join, k.storage(staleSuffix), strings.Join(on, " AND "), where)
+	table := regexp.MustCompile(`\b` + regexp.QuoteMeta(k.view.Kept.Table) + `\b`)
+	return "SELECT * FROM (" + table.ReplaceAllLiteralString(k.view.DuckDB, of) + "\n)"
+}
+
+// mergedOf has each group of rows of the view once.
+func (k *kept) mergedOf(rows ...string) string {
+	return fmt.Sprintf("SELECT %s FROM (\n%s\n) GROUP BY %s", strings.Join(k.merged, ", "), strings.Join(rows, "\nUNION ALL\n"), strings.Join(k.groups, ", "))
+}
+
+// fold are the statements that fold what was recorded after from and until to,
+// and the stale hours, which are within spans.
+func (k *kept) fold(from, to int64, spans []span) []string {
+	recorded, at, current := name(contract.RecordedAt), name(k.table.Time), k.table.storage(currentSuffix)
+	statements := []string{"CREATE OR REPLACE TEMP TABLE folded AS " +
+		k.made(fmt.Sprintf("FROM %s WHERE %s > make_timestamp(%d) AND %[2]s <= make_timestamp(%[4]d)", current, recorded, from, to), "ANTI")}
+	for _, s := range spans {
+		statements = append(statements, "INSERT INTO folded "+
+			k.made(fmt.Sprintf("FROM %s WHERE %s >= make_timestamp(%d) AND %[2]s < make_timestamp(%[4]d) AND %[5]s <= make_timestamp(%[6]d)",
+				current, at, s.from, s.to, recorded, to), "SEMI"))
+	}
+	marked := strings.Join(k.marked, ", ")
+	return append(statements,
+		// What is kept already of the hours of the new rows is merged with what is
+		// made of those; of the stale ones all is made anew.
+		fmt.Sprintf("CREATE OR REPLACE TEMP TABLE outdated AS SELECT k.rowid AS id, k.* FROM %s AS k "+
+			"SEMI JOIN (SELECT %s FROM folded UNION SELECT %[2]s FROM %[3]s) AS s USING (%[2]s)", k.storage(keptSuffix), marked, k.storage(staleSuffix)),
+		fmt.Sprintf("INSERT INTO folded SELECT %s FROM outdated AS k ANTI JOIN %s AS s USING (%s)", strings.Join(k.columns, ", "), k.storage(staleSuffix), marked),
+		fmt.Sprintf("DELETE FROM %s WHERE rowid IN (SELECT id FROM outdated)", k.storage(keptSuffix)),
+		fmt.Sprintf("INSERT INTO %s %s ORDER BY %s", k.storage(keptSuffix), k.mergedOf("FROM folded"), strings.Join(k.groups, ", ")),
+		"DELETE FROM "+k.storage(staleSuffix),
+		fmt.Sprintf("UPDATE %s SET until = make_timestamp(%d)", k.storage(untilSuffix), to),
+		"DROP TABLE folded; DROP TABLE outdated")
+}
+
+// span is a time, in µs: from inclusive, to exclusive.
+type span struct{ from, to int64 }
 
 // forgetKept drops what is kept of views of a product that are not any more: rows
 // that are stored from now on mark nothing.
@@ -177,9 +202,14 @@ func forgetKept(c conn, p *contract.Product) error {
 		return nil
 	})
 	for _, view := range old {
-		for _, suffix := range []string{keptSuffix, untilSuffix, staleSuffix} {
-			err = errors.Join(err, c.exec(fmt.Sprintf("DROP TABLE IF EXISTS %s.%s", name(schema), name(view+suffix))))
-		}
+		err = errors.Join(err, dropKept(c, schema, view))
+	}
+	return err
+}
+
+func dropKept(c conn, schema, view string) (err error) {
+	for _, suffix := range []string{keptSuffix, untilSuffix, staleSuffix} {
+		err = errors.Join(err, c.exec(fmt.Sprintf("DROP TABLE IF EXISTS %s.%s", name(schema), name(view+suffix))))
 	}
 	return err
 }
@@ -187,7 +217,7 @@ func forgetKept(c conn, p *contract.Product) error {
 // definition is what the view was when its rows were kept; empty: none are.
 func (k *kept) definition(c conn) (definition string, err error) {
 	there, err := c.one(fmt.Sprintf("SELECT count(*) FROM duckdb_tables() WHERE schema_name = %s AND table_name = %s",
-		literal(k.table.schema), literal(k.view+untilSuffix)))
+		literal(k.table.schema), literal(k.view.Name+untilSuffix)))
 	if err != nil || there[0] == 0 {
 		return "", err
 	}
@@ -218,14 +248,14 @@ func (k *kept) count(c conn) (mesh.Instant, error) {
 
 // mark says that a row of the table is replaced in this transaction.
 func (k *kept) mark(c conn, row []warehouse.Cell) (err error) {
-	hour := bucketOf(row[k.table.ranking.Time].Int(), hour) * hour
-	k.text = binary.BigEndian.AppendUint64(appendCells(k.text[:0], row, k.key), uint64(hour))
+	start := bucketOf(row[k.table.ranking.Time].Int(), hour) * hour
+	k.text = binary.BigEndian.AppendUint64(appendCells(k.text[:0], row, k.key), uint64(start))
 	if _, ok := k.marks[string(k.text)]; ok {
 		return nil
 	}
 	k.marks[string(k.text)] = struct{}{}
 	if k.stale == nil {
-		if k.stale, err = newAppender(c, "", k.table.schema, k.view+staleSuffix, nil); err != nil {
+		if k.stale, err = newAppender(c, "", k.table.schema, k.view.Name+staleSuffix, nil); err != nil {
 			return err
 		}
 	}
@@ -233,7 +263,7 @@ func (k *kept) mark(c conn, row []warehouse.Cell) (err error) {
 	for _, i := range k.key {
 		mark = append(mark, row[i])
 	}
-	return k.stale.append(append(mark, warehouse.Instant(mesh.Instant(hour))))
+	return k.stale.append(append(mark, warehouse.Instant(mesh.Instant(start))))
 }
 
 // flush makes the marks a part of the transaction.
@@ -245,13 +275,12 @@ func (k *kept) flush() error {
 }
 
 // stored says that a transaction has committed, and how many rows it appended.
-// It gives how many there are to fold.
-func (k *kept) stored(rows int) (fresh int64) {
+func (k *kept) stored(rows int) {
+	k.fresh.Add(int64(rows))
 	if len(k.marks) > 0 {
 		k.replaced.Store(true)
 		clear(k.marks)
 	}
-	return k.fresh.Add(int64(rows))
 }
 
 // close drops what was not flushed.
@@ -261,28 +290,37 @@ func (k *kept) close() {
 	clear(k.marks)
 }
 
-// folding folds, and says whether there was anything to fold.
-func (k *kept) folding(c conn) (some bool, err error) {
+// folding folds stale hours, and new rows if it is told to, and says whether
+// there was anything to fold. New rows stay where they are as long as they are
+// few: their hours go on, and would be written anew each time.
+func (k *kept) folding(c conn, fresh bool) (some bool, err error) {
 	k.replaced.Store(false) // a mark that is made from here on says so again
 	var rows int64
 	err = c.transaction(func() error {
-		row, err := c.one("SELECT epoch_us(until), (SELECT count(*) FROM " + k.storage(staleSuffix) + ") FROM " + k.storage(untilSuffix))
+		row, err := c.one("SELECT epoch_us(until) FROM " + k.storage(untilSuffix))
 		if err != nil {
 			return err
 		}
-		from, stale := row[0], row[1]
-		// In the order they were stored in, which is that of recorded_at: a snapshot
-		// has all rows that were recorded before its last one.
-		row, err = c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(max(instant)), %[1]d) FROM (SELECT %[2]s AS instant FROM %[3]s WHERE %[2]s > make_timestamp(%[1]d) LIMIT %[4]d)",
-			from, name(contract.RecordedAt), k.table.storage(currentSuffix), maxFold))
+		from := row[0]
+		stale, err := k.spans(c)
 		if err != nil {
 			return err
 		}
-		rows = row[0]
-		if some = rows > 0 || stale > 0; !some {
+		to := from
+		if fresh {
+			// In the order they were stored in, which is that of recorded_at: a snapshot
+			// has all rows that were recorded before its last one.
+			row, err = c.one(fmt.Sprintf("SELECT count(*), coalesce(epoch_us(max(instant)), %[1]d) FROM (SELECT %[2]s AS instant FROM %[3]s WHERE %[2]s > make_timestamp(%[1]d) LIMIT %[4]d)",
+				from, name(contract.RecordedAt), k.table.storage(currentSuffix), maxFold))
+			if err != nil {
+				return err
+			}
+			rows, to = row[0], row[1]
+		}
+		if some = rows > 0 || len(stale) > 0; !some {
 			return nil
 		}
-		for _, sql := range k.fold(from, row[1]) {
+		for _, sql := range k.fold(from, to, stale) {
 			if err := c.exec(sql); err != nil {
 				return err
 			}
@@ -297,41 +335,73 @@ func (k *kept) folding(c conn) (some bool, err error) {
 	return some, nil
 }
 
+// spans are the times that stale hours are in.
+func (k *kept) spans(c conn) (spans []span, err error) {
+	const near = 24 * hour // parts of the table that are worth reading at once
+	err = c.query(fmt.Sprintf("SELECT DISTINCT epoch_us(%[1]s) AS hour FROM %[2]s ORDER BY hour", name(k.view.Kept.Hour), k.storage(staleSuffix)), func(row []warehouse.Cell) error {
+		from := row[0].Int()
+		if last := len(spans) - 1; last >= 0 && from-spans[last].to < near {
+			spans[last].to = from + hour
+		} else {
+			spans = append(spans, span{from, from + hour})
+		}
+		return nil
+	})
+	if len(spans) > maxSpans {
+		spans = []span{{spans[0].from, spans[len(spans)-1].to}}
+	}
+	return spans, err
+}
+
+// toFold says whether there is what is worth folding.
+func (d *DB) toFold(k *kept) bool { return k.fresh.Load() >= d.foldRows || k.replaced.Load() }
+
+// wake wakes the goroutine that folds.
+func (d *DB) wake() {
+	select {
+	case d.due <- struct{}{}:
+	default: // it will look
+	}
+}
+
 // keep is the goroutine that folds.
 func (d *DB) keep() {
 	defer close(d.folded)
-	rest := time.NewTimer(foldStale)
-	defer rest.Stop()
 	for {
 		select {
 		case <-d.ctx.Done():
 			return
 		case <-d.due:
-		case <-rest.C:
 		}
-		began := time.Now()
-		if err := d.fold(); err != nil {
+		rest, err := d.foldOnce()
+		if err != nil {
 			// What is shown is right without; it takes longer.
 			slog.Warn("hours are not kept ready", "error", err)
+			rest = time.Minute
+			d.wake()
 		}
-		rest.Reset(max(foldStale, restAfter*time.Since(began)))
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-time.After(rest):
+		}
 	}
 }
 
-// fold folds where it is worth it.
-func (d *DB) fold() error {
+// foldOnce folds where it is worth it, and says how long to rest.
+func (d *DB) foldOnce() (rest time.Duration, err error) {
 	d.folding.Lock()
 	defer d.folding.Unlock()
 	for _, k := range d.kept {
-		for d.ctx.Err() == nil && (k.fresh.Load() >= d.foldRows || k.replaced.Load()) {
-			some, err := k.folding(d.folder)
-			if err != nil {
-				return fmt.Errorf("fold %s: %w", k.view, err)
-			}
-			if !some {
+		for d.ctx.Err() == nil && d.toFold(k) {
+			fresh, began := k.fresh.Load() >= d.foldRows, time.Now()
+			if some, err := k.folding(d.folder, fresh); err != nil {
+				return 0, fmt.Errorf("fold %s: %w", k.view.FullName(), err)
+			} else if !fresh || !some {
+				rest += restAfter * time.Since(began)
 				break
 			}
 		}
 	}
-	return nil
+	return rest, nil
 }
