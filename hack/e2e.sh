@@ -104,6 +104,9 @@ if [ -z "$secret" ]; then
 	: "${token:=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')}"
 	make secret generic ingest-tokens -n iot --from-literal="tokens=e2e:$(printf %s "$token" | sha256sum | cut -d ' ' -f 1)"
 fi
+# Its users are those of one pod, and go with it.
+[ -n "$(kubectl get secret portal -n platform --ignore-not-found -o name)" ] ||
+	make secret generic portal -n platform --from-literal=database-url=sqlite:/dev/shm/portal.db --from-literal=url=https://portal.example.com
 # A pod that runs already has read its environment, and remembers what it stored.
 kubectl create --dry-run=client -f config -o jsonpath='{.kind} {.metadata.namespace} {.metadata.name}{"\n"}' |
 	awk '$1 == "Service" { of[$2] = of[$2] "," $3 } END { for (n in of) print n, substr(of[n], 2) }' |

@@ -30,3 +30,15 @@ need_node() {
   need node nodejs "the portal's scripts are bundled with it"
   need npm npm "the portal's scripts are bundled with what it installs"
 }
+
+# need_postgres sees that tests find PostgreSQL, or says that they run without.
+need_postgres() {
+  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing postgresql: users of the portal are tested on it" >&2
+    # No cluster of its own: tests start theirs.
+    mkdir -p /etc/postgresql-common && { [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf; }
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null && return
+  fi
+  echo "without PostgreSQL the users of the portal are tested on SQLite alone; on Debian and Ubuntu: apt-get install postgresql" >&2
+}

@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/need.sh
 need_build
+need_postgres
 export CGO_ENABLED=1
 
 step() { printf '\n== %s\n' "$1"; }
