@@ -180,7 +180,7 @@ func eventLink(k live.Key, at mesh.Instant) string {
 
 type livePage struct {
 	liveFilter
-	Query                   string // the same, as an address has it
+	Here, Stream            string // addresses, of the page and of its events
 	Brokers, Types, Tenants []string
 	Events                  []liveEvent
 	Unvalued                int // events for which the expression has no value
@@ -199,7 +199,7 @@ var meshTypes = []string{
 func (p *Portal) livePage(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
 	form, of := filterOf(r)
 	page := livePage{
-		liveFilter: form, Query: form.query(), Now: clock(mesh.At(time.Now())),
+		liveFilter: form, Here: "/live?" + form.query(), Stream: "/api/live?" + form.query(), Now: clock(mesh.At(time.Now())),
 		Brokers: []string{"analytics/analytics", "crm/crm", "iot/iot"}, Types: slices.Clone(meshTypes),
 	}
 	status := http.StatusOK

@@ -173,8 +173,44 @@ type parkedDevice struct {
 	N           int64
 	Metrics     int64
 	First, Last time.Time
-	Held        string // by whom, when; empty: never by anybody
-	Row         string // of the sheet, to be added
+	Held        []string // by whom, when; none: never by anybody
+	Row         string   // of the sheet, to be added
+}
+
+// interval is who held a device from when to when; to zero: still.
+type interval struct {
+	tenant   string
+	from, to time.Time
+}
+
+func (h interval) String() string {
+	if h.to.IsZero() {
+		return "by " + h.tenant + " from " + isoTime(h.from)
+	}
+	return "by " + h.tenant + " from " + isoTime(h.from) + " until " + isoTime(h.to)
+}
+
+// free is the time about an instant in which nobody held a device: from the end of
+// the interval before, or from the instant on where there is none.
+func free(held []interval, at time.Time) (from, to time.Time) {
+	from = at
+	before := false
+	for _, h := range held { // in the order they begin
+		if !h.to.IsZero() && !h.to.After(at) && (!before || h.to.After(from)) {
+			from, before = h.to, true
+		}
+		if h.from.After(at) && to.IsZero() {
+			to = h.from
+		}
+	}
+	return from, to
+}
+
+func isoTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return mesh.At(t).String()
 }
 
 // sheetColumns are those of the sheet of placements.
@@ -202,7 +238,7 @@ FROM {iot_telemetry.readings} WHERE tenant_id IS NULL GROUP BY device_id ORDER B
 		d.Last, _ = row[4].(time.Time)
 		devices, ids = append(devices, d), append(ids, literal.Text(d.Device))
 	}
-	held := map[string][]string{}
+	held := map[string][]interval{}
 	if len(ids) > 0 {
 		placed, err := p.data.Query(r.Context(), v, "SELECT device_id, tenant_id, valid_from, valid_to FROM {iot_metadata.placements} WHERE device_id IN ("+
 			strings.Join(ids, ", ")+") ORDER BY device_id, valid_from")
@@ -216,17 +252,17 @@ FROM {iot_telemetry.readings} WHERE tenant_id IS NULL GROUP BY device_id ORDER B
 			id, _ := row[0].(string)
 			tenant, _ := row[1].(string)
 			from, _ := row[2].(time.Time)
-			until := ""
-			if to, ok := row[3].(time.Time); ok {
-				until = " until " + mesh.At(to).String()
-			}
-			held[id] = append(held[id], fmt.Sprintf("by %s from %s%s", tenant, mesh.At(from), until))
+			to, _ := row[3].(time.Time)
+			held[id] = append(held[id], interval{tenant, from, to})
 		}
 	}
 	for i := range devices {
 		d := &devices[i]
-		d.Held = strings.Join(held[d.Device], ", ")
-		d.Row = csvCell(d.Device) + ",TENANT,,,ROOM,,," + mesh.At(d.First).String() + ","
+		from, to := free(held[d.Device], d.First)
+		for _, h := range held[d.Device] {
+			d.Held = append(d.Held, h.String())
+		}
+		d.Row = csvCell(d.Device) + ",TENANT,,,ROOM,,," + isoTime(from) + "," + isoTime(to)
 	}
 	page := struct {
 		Devices []parkedDevice

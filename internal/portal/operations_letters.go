@@ -52,7 +52,7 @@ type letterLine struct {
 }
 
 // differing is what of a cause tells one letter of a group from another.
-var differing = regexp.MustCompile(`"[^"]*"|[0-9a-fA-F]{8,}|\d+`)
+var differing = regexp.MustCompile(`"[^"]*"|[0-9a-fA-F]{8,}|\b\d+\b`)
 
 // causeOf is the first line of a cause with … for what differs.
 func causeOf(cause string) string {
@@ -99,6 +99,11 @@ func (p *Portal) letterGroups(ctx context.Context, v access.Viewer) (groups []*l
 			g.Letters = append(g.Letters, newLetterLine(&l))
 		}
 		g.letters = append(g.letters, l)
+	}
+	for _, g := range groups {
+		if g.N == 1 {
+			g.Cause = g.letters[0].Cause
+		}
 	}
 	slices.SortStableFunc(groups, func(a, b *letterGroup) int { return b.N - a.N })
 	return groups, n == lettersRead, nil
@@ -304,7 +309,7 @@ func (p *Portal) actOnLetters(w http.ResponseWriter, r *http.Request, v access.V
 	if err := p.record(r, v, audit.Acted, object, strings.TrimSpace(do+" "+why)); err != nil {
 		return err
 	}
-	a := act{Heading: "Redriven", Head: []string{"Letter", "What came of it", ""}}
+	a := act{Heading: "What came of redriving", Head: []string{"Letter", "What came of it", ""}}
 	lettersBack(&a)
 	redrive := deadletter.Redrive{
 		Warehouse: reader, Source: requestSource, FirstLook: 200 * time.Millisecond, Patience: lettersPatience,
@@ -318,7 +323,7 @@ func (p *Portal) actOnLetters(w http.ResponseWriter, r *http.Request, v access.V
 		},
 	}
 	if do == "discard" {
-		a.Heading, redrive.Discard = "Given up", v.Name+": "+why
+		a.Heading, redrive.Discard = "What came of giving up", v.Name+": "+why
 	}
 	err = redrive.Ask(ctx, letters)
 	c := redrive.Counts

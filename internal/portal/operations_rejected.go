@@ -23,7 +23,12 @@ type rejectedGroup struct {
 	N             int64
 	Devices       int64
 	Latest        time.Time
-	Query         string // of an address that means these
+	List, Retry   string // addresses, of these
+}
+
+func (g *rejectedGroup) link() {
+	query := url.Values{"reader": {g.Reader}, "cause": {g.Cause}}.Encode()
+	g.List, g.Retry = "/operations/rejected?"+query, "/operations/rejected/retry?"+query
 }
 
 const messagesShown = 100
@@ -79,7 +84,7 @@ FROM messages WHERE readings IS NULL GROUP BY reader, cause ORDER BY n DESC, cau
 		g.N, _ = row[2].(int64)
 		g.Devices, _ = row[3].(int64)
 		g.Latest, _ = row[4].(time.Time)
-		g.Query = url.Values{"reader": {g.Reader}, "cause": {g.Cause}}.Encode()
+		g.link()
 		page.Groups = append(page.Groups, g)
 	}
 	if q := r.URL.Query(); q.Has("cause") {
@@ -87,7 +92,8 @@ FROM messages WHERE readings IS NULL GROUP BY reader, cause ORDER BY n DESC, cau
 		if err != nil {
 			return err
 		}
-		page.Chosen = &rejectedGroup{Reader: s.Reader, Cause: s.Is, Query: url.Values{"reader": {s.Reader}, "cause": {s.Is}}.Encode()}
+		page.Chosen = &rejectedGroup{Reader: s.Reader, Cause: s.Is}
+		page.Chosen.link()
 		for m, err := range rejected.Select(r.Context(), reader, s, "received_at DESC, source, message_id") {
 			if err != nil {
 				return err
@@ -113,7 +119,7 @@ type rejectionPage struct {
 	History    []rejected.Found
 	Now        string // what the readers say of it now
 	Readable   bool
-	Admin      bool
+	Retried    bool // it can be, by an admin
 }
 
 func (p *Portal) rejection(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
@@ -129,7 +135,7 @@ func (p *Portal) rejection(w http.ResponseWriter, r *http.Request, v access.View
 		if err != nil {
 			return err
 		}
-		page := rejectionPage{Message: m, Why: rejected.Why(&m.Rejection), Size: bytesOf(int64(len(m.Payload))), Admin: admins.lets(v)}
+		page := rejectionPage{Message: m, Why: rejected.Why(&m.Rejection), Size: bytesOf(int64(len(m.Payload))), Retried: admins.lets(v) && m.IsMessage()}
 		offset := m.Position.Offset()
 		page.Place = strings.TrimPrefix(rejected.Place(m.Payload, offset), "; ")
 		shown := m.Payload
@@ -228,7 +234,7 @@ func (p *Portal) retry(w http.ResponseWriter, r *http.Request, v access.Viewer) 
 	}
 	ctx, cancel := acting(r)
 	defer cancel()
-	a := act{Heading: "Read again", Head: []string{"Message", "What came of it", "Readings", "Rows"}}
+	a := act{Heading: "What came of reading it again", Head: []string{"Message", "What came of it", "Readings", "Rows"}}
 	rejectedBack(&a)
 	again := rejected.Retry{Warehouse: reader, Parser: p.act.Parser(), Post: p.act.Post, Wait: settle, Say: func(some []*rejected.Attempt) {
 		for _, each := range some {
