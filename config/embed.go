@@ -4,7 +4,7 @@
 //
 // What all Services share:
 //
-//   - Only telemetry-ingest is reached from outside; the others are
+//   - Only telemetry-ingest and the portal are reached from outside; the others are
 //     cluster-local.
 //   - They scale to zero. A cold start takes less than a second, so 30 s
 //     without work end the last pod; Knative's default of 60 s keeps pods that

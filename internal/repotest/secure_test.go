@@ -205,6 +205,9 @@ func TestNetworkPoliciesOpenWhatFunctionsNeed(t *testing.T) {
 		if w.Ref() == deadLetters { // brings letters to Services of all namespaces
 			need("services")
 		}
+		if slices.Contains(w.Missing, "DATABASE_URL") {
+			need("database")
+		}
 		for name, value := range w.Env {
 			if name == "WAKE" || name != "K_SINK" && strings.Contains(value, ".svc.cluster.local/") {
 				need("services")
