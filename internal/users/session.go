@@ -122,10 +122,11 @@ type Session struct {
 	Values            map[string]string // what was kept when it began
 }
 
-// SessionsOf gives the sessions of a user, the one used last first.
+// SessionsOf gives the sessions of a user, the one used last first, and no more than
+// a page shows.
 func (s *Store) SessionsOf(ctx context.Context, id string) ([]Session, error) {
 	now := s.now()
-	rows, err := s.db.QueryContext(ctx, "SELECT data, created_at, seen_at FROM sessions WHERE user_id = $1 AND NOT ended AND expires_at > $2 AND seen_at > $3 ORDER BY seen_at DESC",
+	rows, err := s.db.QueryContext(ctx, "SELECT data, created_at, seen_at FROM sessions WHERE user_id = $1 AND NOT ended AND expires_at > $2 AND seen_at > $3 ORDER BY seen_at DESC LIMIT 50",
 		id, now.UnixMicro(), now.Add(-sessionIdle).UnixMicro())
 	if err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
