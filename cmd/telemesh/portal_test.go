@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/csv"
+	"encoding/json"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,10 +27,11 @@ func recorded(t *testing.T) (data string) {
 	placements := write(t, filepath.Join(dir, "placements.csv"), `device_id,tenant_id,building,floor,room,persons,outside_co2,valid_from,valid_to
 `+recordedDevice+`,school,North,1,N1.01,24,421,2022-10-01T00:00:00+02:00,2022-10-20T12:00:00+02:00
 `+recordedDevice+`,office,South,2,S2.02,6,430,2022-10-20T12:00:00+02:00,
+`+hostileCell+`,school,`+hostileCell+`,1,`+hostileCell+`,1,421,2022-10-01T00:00:00+02:00,
 `)
 	actions := write(t, filepath.Join(dir, "actions.csv"), `action_id,tenant_id,device_id,building,room,action,taken_at
 1,school,,North,N1.01,window opened,2022-10-11T09:00:00Z
-2,school,,North,N1.01,<b>fan</b> switched on,2022-10-12T10:30:00Z
+2,school,,North,N1.01,`+hostileCell+`,2022-10-12T10:30:00Z
 3,office,`+recordedDevice+`,,,filter changed,2022-10-25T09:00:00Z
 `)
 	customers := write(t, filepath.Join(dir, "customers.csv"), "customer_id,name,sector,country\nschool,The School,education,NL\noffice,\"Office, Ltd\",office,NL\n")
@@ -41,6 +44,13 @@ func recorded(t *testing.T) (data string) {
 	telemesh(t, args...)
 	return data
 }
+
+// hostile is what somebody who wants to harm the readers of the portal calls a
+// device, a metric, a room or an action.
+const (
+	hostile     = `<img src="x" onerror="document.title='harmed'">`
+	hostileCell = `"<img src=""x"" onerror=""document.title='harmed'"">"` // of a CSV
+)
 
 const recordedDevice = "925038/CO2-meter-SCD4x"
 
@@ -64,10 +74,17 @@ func standIn() string {
 // is theirs.
 func TestPortalInBrowser(t *testing.T) {
 	data := recorded(t)
-	at := started(t, command(t.Context(), t, up(data)...))
-	b := newBrowser(t, at["portal"])
+	addresses := started(t, command(t.Context(), t, up(data)...))
+	for at := recordedFrom.AddDate(0, 0, 7); at.Before(recordedFrom.AddDate(0, 0, 8)); at = at.Add(time.Hour) {
+		said, err := json.Marshal(map[string]any{"device_id": hostile, "time": at, "metrics": map[string]int{"co2": 600, hostile: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		postMessage(t, addresses["ingest"], string(said))
+	}
+	b := newBrowser(t, addresses["portal"])
 	const password = "correct horse battery"
-	secret := b.setUp(t, at["setup"], "ada", password)
+	secret := b.setUp(t, addresses["setup"], "ada", password)
 	b.look(t, "recovery-codes")
 	b.open(t, "/account")
 	b.logOut(t)
@@ -86,14 +103,18 @@ func TestPortalInBrowser(t *testing.T) {
 			}
 			b.look(t, name)
 			b.reachable(t, name)
+			b.harmless(t, name)
 		}
 	})
 
 	t.Run("a room's air and what was done about it", func(t *testing.T) {
 		b.open(t, "/air?tenant=school&room=North%2F1%2FN1.01&"+october)
 		b.waits(t, `!!document.querySelector("#chart canvas")`)
-		for _, told := range []string{"window opened", "<b>fan</b> switched on"} {
+		for _, told := range []string{"window opened", hostile} {
 			b.sees(t, told)
+		}
+		if text := js[string](t, b, `document.querySelector("main").textContent`); !strings.Contains(text, "900") || !strings.Contains(text, "1,200") {
+			t.Error("the page does not say where the bands come from")
 		}
 		if text := js[string](t, b, `document.querySelector("main").textContent`); !strings.Contains(text, "900") || !strings.Contains(text, "1,200") {
 			t.Error("the page does not say where the bands come from")
@@ -133,7 +154,7 @@ func TestPortalInBrowser(t *testing.T) {
 			got = append(got, fmt.Sprintf("%s %v", row[id], number(t, row[value])))
 		}
 		var want []string
-		for _, line := range rows(t, data, `SELECT reading_id, value FROM iot_analytics.readings WHERE tenant_id = 'school' AND metric = 'co2'
+		for _, line := range rows(t, data, `SELECT reading_id, value FROM iot_analytics.readings WHERE tenant_id = 'school' AND metric = 'co2' AND room = 'N1.01'
 			AND observed_at >= TIMESTAMPTZ '2022-10-10 00:00:00+00' AND observed_at < TIMESTAMPTZ '2022-10-24 00:00:00+00'`) {
 			id, value, _ := strings.Cut(line, ",")
 			want = append(want, fmt.Sprintf("%s %v", id, number(t, value)))
@@ -145,16 +166,28 @@ func TestPortalInBrowser(t *testing.T) {
 		}
 	})
 
+	t.Run("names that harm", func(t *testing.T) {
+		postMessage(t, addresses["ingest"], fmt.Sprintf(`{"device_id":"nobody's","time":%q,"metrics":{"co2":1}}`, hostile))
+		waitFor(t, func() bool { return len(rows(t, data, "SELECT 1 FROM iot_telemetry_internal.rejected")) > 0 })
+		for _, page := range []string{
+			"/air?tenant=school&" + october, "/air?tenant=school&device=" + url.QueryEscape(hostile) + "&" + october, "/live", "/operations/rejected", "/operations/parked",
+			"/operations", "/catalog/iot-analytics", "/users", "/operations/audit",
+		} {
+			b.open(t, page)
+			b.harmless(t, page)
+		}
+	})
+
 	t.Run("a live event", func(t *testing.T) {
 		b.open(t, "/live")
 		b.sees(t, "Live")
-		postMessage(t, at["ingest"], `{"device_id":"just-now","metrics":{"co2":777}}`)
+		postMessage(t, addresses["ingest"], `{"device_id":"just-now","metrics":{"co2":777}}`)
 		b.waits(t, `[...document.querySelectorAll("main tbody tr")].some((row) => row.innerText.includes("telemetry.received"))`)
 	})
 
 	t.Run("air that changes", func(t *testing.T) {
 		b.open(t, "/air?tenant=office")
-		postMessage(t, at["ingest"], fmt.Sprintf(`{"device_id":%q,"time":%q,"metrics":{"co2":1234}}`, recordedDevice, time.Now().UTC().Format(time.RFC3339)))
+		postMessage(t, addresses["ingest"], fmt.Sprintf(`{"device_id":%q,"time":%q,"metrics":{"co2":1234}}`, recordedDevice, time.Now().UTC().Format(time.RFC3339)))
 		b.waits(t, `document.body.innerText.includes("1,234") || document.body.innerText.includes("1\u202f234")`)
 	})
 
@@ -179,4 +212,12 @@ func TestPortalInBrowser(t *testing.T) {
 		}
 		b.look(t, "forbidden")
 	})
+}
+
+// harmless sees that no name became a part of the page.
+func (b *browser) harmless(t *testing.T, page string) {
+	t.Helper()
+	if js[bool](t, b, `document.title === "harmed" || !!document.querySelector("img[src=x]")`) {
+		t.Errorf("%s: a name became an element", page)
+	}
 }
