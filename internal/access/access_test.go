@@ -8,6 +8,7 @@ import (
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/literal"
 	"github.com/telemesh/telemesh/products"
 )
 
@@ -59,6 +60,7 @@ func TestQueryIsOfTheViewersTenants(t *testing.T) {
 		{only(t, admin, "school"), "SELECT 1 FROM {iot_actions.actions}", "SELECT 1 FROM (SELECT * FROM iot_actions.actions WHERE tenant_id IN ('school'))"},
 		{access.Viewer{Role: access.Tenant}, "SELECT 1 FROM {iot_actions.actions}", "SELECT 1 FROM (SELECT * FROM iot_actions.actions WHERE FALSE)"},
 		{access.Viewer{Tenants: []string{"school"}}, "SELECT 1 FROM {iot_actions.actions}", "SELECT 1 FROM (SELECT * FROM iot_actions.actions WHERE FALSE)"},
+		{admin, "SELECT " + literal.Text("{iot_actions.actions}"), "SELECT CONCAT(CHR(123), 'iot_actions.actions', CHR(125))"},
 		{school, "SELECT 1 FROM {event_log.events}", ""},
 		{school, "SELECT 1 FROM {iot_analytics_internal.readings}", ""},
 		{only(t, admin, "school"), "SELECT 1 FROM {event_log.events}", ""},

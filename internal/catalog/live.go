@@ -79,7 +79,7 @@ func (l *Live) ask(ctx context.Context, v access.Viewer, what string, load func(
 				k.err = ctx.Err()
 			}
 			if errors.Is(k.err, context.DeadlineExceeded) {
-				k.err = errSlow
+				k.err = ErrSlow
 			}
 			l.mu.Lock()
 			k.until = l.now().Add(max(fresh, 20*took))
@@ -96,7 +96,8 @@ func (l *Live) ask(ctx context.Context, v access.Viewer, what string, load func(
 	}
 }
 
-var errSlow = errors.New("the warehouse did not answer in time")
+// ErrSlow is that of a fact that takes too long to be found.
+var ErrSlow = errors.New("the warehouse did not answer in time")
 
 // Known is a fact, or why it is not known.
 type Known[T any] struct {
@@ -359,7 +360,7 @@ func (l *Live) count(ctx context.Context, v access.Viewer, p *Port, rule *contra
 	row, err := l.one(ctx, v, sql)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = errSlow
+			err = ErrSlow
 		}
 		return Known[float64]{Err: err}
 	}

@@ -14,9 +14,17 @@ func (p *Port) SQL(tenant string) string {
 	if p.Kind == Event {
 		return ""
 	}
-	var names []string
-	for _, c := range p.Columns {
-		names = append(names, "  "+c.Name)
+	lines := []string{" "}
+	for i, c := range p.Columns {
+		name := c.Name
+		if i < len(p.Columns)-1 {
+			name += ","
+		}
+		if last := &lines[len(lines)-1]; len(*last)+len(name) < lineLength {
+			*last += " " + name
+		} else {
+			lines = append(lines, "  "+name)
+		}
 	}
 	var where []string
 	if p.Owned != "" && tenant != "" {
@@ -25,7 +33,7 @@ func (p *Port) SQL(tenant string) string {
 	if at := p.Time(); at != "" {
 		where = append(where, at+" >= CURRENT_TIMESTAMP - INTERVAL 1 DAY")
 	}
-	sql := "SELECT\n" + strings.Join(names, ",\n") + "\nFROM " + p.Name
+	sql := "SELECT\n" + strings.Join(lines, "\n") + "\nFROM " + p.Name
 	if len(where) > 0 {
 		sql += "\nWHERE " + strings.Join(where, "\n  AND ")
 	}
@@ -34,6 +42,8 @@ func (p *Port) SQL(tenant string) string {
 	}
 	return sql + "\nLIMIT 1000"
 }
+
+const lineLength = 90 // of a query
 
 // Subscription is a Trigger, as YAML, that brings the events of a port to a
 // Service from one of the port's Brokers. Where events say whose they are it

@@ -24,25 +24,28 @@ import (
 
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/audit"
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/live"
+	"github.com/telemesh/telemesh/internal/topology"
 	"github.com/telemesh/telemesh/internal/users"
 )
 
 // Portal serves the pages.
 type Portal struct {
-	data     *access.Data
-	users    *users.Store
-	sessions *scs.SessionManager // nil without users
-	audit    *audit.Log
-	feed     *live.Feed
-	act      Acting
-	assets   *assets
-	log      *slog.Logger
-	now      func() time.Time
-	host     string // name of the host of the public address
-	secure   bool   // that address is one of https
-	proxies  []netip.Prefix
-	demo     bool
+	data      *access.Data
+	users     *users.Store
+	sessions  *scs.SessionManager // nil without users
+	audit     *audit.Log
+	feed      *live.Feed
+	act       Acting
+	assets    *assets
+	log       *slog.Logger
+	now       func() time.Time
+	host      string // name of the host of the public address
+	secure    bool   // that address is one of https
+	proxies   []netip.Prefix
+	demo      bool
+	inventory inventory
 	// viewer tells who asks, by the session or the token of a request; false:
 	// nobody who is logged in.
 	viewer func(*http.Request) (access.Viewer, bool, error)
@@ -50,7 +53,13 @@ type Portal struct {
 
 // Config is what a Portal is made of.
 type Config struct {
-	Data   *access.Data
+	Data *access.Data
+	// Products and Mesh are what the catalog and the mesh show. Here, if it is not
+	// nil, tells of the mesh in place of Mesh, as it runs in this process.
+	Products []contract.Product
+	Mesh     topology.Mesh
+	Here     func() topology.Here
+
 	Users  *users.Store // nil: there are no pages of users, and Viewer says who comes
 	Audit  *audit.Log   // nil: nothing is recorded
 	Live   *live.Feed
@@ -79,6 +88,7 @@ func New(cfg Config) (*Portal, error) {
 	if p.now == nil {
 		p.now = time.Now
 	}
+	p.inventory = newInventory(&cfg, p.now)
 	if cfg.URL != nil {
 		p.host, p.secure = cfg.URL.Hostname(), cfg.URL.Scheme == "https"
 	}
@@ -128,7 +138,7 @@ func (p *Portal) routes() []route {
 		{"GET /{$}", signedIn, p.home},
 		{"GET /assets/{name}", anyone, p.assets.serve},
 		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
-	}, p.airRoutes(), p.liveRoutes(), p.operationsRoutes())
+	}, p.airRoutes(), p.catalogRoutes(), p.meshRoutes(), p.liveRoutes(), p.operationsRoutes())
 	if p.users != nil {
 		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes(), p.apiRoutes())
 	}

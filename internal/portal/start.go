@@ -11,6 +11,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
+	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/access"
@@ -99,7 +100,13 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	if err != nil {
 		return nil, err
 	}
+	mesh, err := manifests.Read(manifests.Folder{FS: brokers.FS}, manifests.Folder{FS: triggers.FS}, manifests.Folder{FS: config.FS},
+		manifests.Folder{FS: config.Sources, Optional: true})
+	if err != nil {
+		return nil, err
+	}
 	p, err := New(Config{
+		Products: all, Mesh: mesh, Here: ports.Here,
 		Data: data, Live: feed, Act: does, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
 		URL: public, Proxies: proxies, Demo: env.Demo,
 	})

@@ -167,8 +167,8 @@ func typesOfAll(filters []Filter) map[string]bool {
 	return common
 }
 
-// String writes filters as one line, for people.
-func (t *Trigger) String() string {
+// FilterText writes the filters as one line, for people.
+func (t Trigger) FilterText() string {
 	if len(t.Filters) == 0 {
 		return "every event"
 	}

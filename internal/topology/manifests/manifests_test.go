@@ -228,7 +228,7 @@ metadata: {name: g, namespace: ns}
 	if got := m.Triggers[1].Attributes(); !slices.Equal(got, []string{"tenantid", "type"}) {
 		t.Errorf("attributes %v", got)
 	}
-	if got := m.Triggers[1].String(); got != "EXISTS tenantid and type = x" {
+	if got := m.Triggers[1].FilterText(); got != "EXISTS tenantid and type = x" {
 		t.Errorf("filters as text: %s", got)
 	}
 	if _, err := manifests.Read(manifests.Folder{FS: fstest.MapFS{"a.yaml": {Data: []byte("kind: [")}}}); err == nil {

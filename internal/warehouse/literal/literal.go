@@ -9,7 +9,8 @@ import (
 )
 
 // Text writes a string. The two disagree on quotes, backslashes and line ends in
-// a literal: these are put together from code points. GoogleSQL has no CHR(0),
+// a literal: these are put together from code points, and so are braces, between
+// which package access has tables. GoogleSQL has no CHR(0),
 // and DuckDB no escape; the length of '\t' tells which of them reads the
 // statement.
 func Text(s string) string {
@@ -22,7 +23,7 @@ func Text(s string) string {
 	}
 	for i := range len(s) {
 		c := s[i]
-		if c >= 0x20 && c != '\'' && c != '\\' && c != 0x7f {
+		if c >= 0x20 && c != '\'' && c != '\\' && c != '{' && c != '}' && c != 0x7f {
 			continue
 		}
 		literal(i)

@@ -1,0 +1,398 @@
+package portal
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/catalog"
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/flow"
+	"github.com/telemesh/telemesh/internal/lineage"
+	"github.com/telemesh/telemesh/internal/topology"
+)
+
+func (p *Portal) meshRoutes() []route {
+	return []route{
+		{"GET /mesh", team, p.meshPage},
+		{"GET /api/mesh", team, p.meshState},
+	}
+}
+
+// meshView is the mesh as its page shows it.
+type meshView struct {
+	Links     links
+	State     *meshState
+	Brokers   []topology.Broker
+	Triggers  []topology.Trigger
+	Functions []meshFunction
+	Tables    []meshTable
+	Graph     meshGraph
+	Here      *topology.Here // nil: a cluster runs the mesh
+}
+
+type meshFunction struct {
+	topology.Function
+	Woken []*topology.Trigger
+}
+
+type meshTable struct {
+	Name    string
+	View    bool
+	Product *catalog.Product
+	Events  []string
+	From    []string // tables
+	Readers []string
+}
+
+// meshState is what changes from one look to the next.
+type meshState struct {
+	At time.Time `json:"at"`
+	// Cells are texts of the tables and of the drawing by what they are of:
+	// "trigger iot/tenant-enrich rate".
+	Cells map[string]string `json:"cells"`
+	// Busy is events in the last hour, by an edge's or a node's id.
+	Busy    map[string]int64 `json:"busy"`
+	Failing map[string]bool  `json:"failing"` // Triggers with dead letters of the last day
+	Partial bool             `json:"partial"`
+}
+
+// Cell is a text; empty: it is not known.
+func (s *meshState) Cell(kind string, of any, what string) string {
+	return s.Cells[fmt.Sprintf("%s %s %s", kind, of, what)]
+}
+
+// meshGraph is the drawing without what changes.
+type meshGraph struct {
+	Nodes []meshNode `json:"nodes"`
+	Edges []meshEdge `json:"edges"`
+}
+
+type meshNode struct {
+	ID   string `json:"id"`
+	Kind string `json:"kind"` // broker, event, function, source, tick, table, view
+	Name string `json:"name"`
+	Note string `json:"note"`
+	Link string `json:"link"`
+}
+
+type meshEdge struct {
+	ID   string `json:"id"`
+	From string `json:"from"`
+	To   string `json:"to"`
+	Kind string `json:"kind"` // makes, takes, stores, reads, asks
+	Name string `json:"name"` // of a Trigger
+	Link string `json:"link"`
+}
+
+func (p *Portal) meshPage(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
+	c, err := p.inventory.catalog()
+	if err != nil {
+		return err
+	}
+	state, err := p.stateOf(r.Context(), v)
+	if err != nil {
+		return err
+	}
+	m := p.inventory.mesh()
+	view := meshView{Links: links{c}, State: state, Brokers: m.Brokers, Triggers: m.Triggers, Graph: graph(c, m)}
+	for _, f := range m.Functions {
+		view.Functions = append(view.Functions, meshFunction{f, m.Wake(f.Ref)})
+	}
+	for _, product := range c.Products {
+		for i := range product.Tables {
+			t := &product.Tables[i]
+			view.Tables = append(view.Tables, meshTable{Name: t.FullName(), Product: product, Events: t.Events,
+				From: c.Lineage.Node(t.FullName()).Tables, Readers: c.Lineage.Readers(t.FullName())})
+		}
+		for i := range product.Views {
+			name := product.Views[i].FullName()
+			view.Tables = append(view.Tables, meshTable{Name: name, View: true, Product: product, From: c.Lineage.Node(name).Tables, Readers: c.Lineage.Readers(name)})
+		}
+	}
+	if p.inventory.process != nil {
+		here := p.inventory.process()
+		view.Here = &here
+	}
+	return p.page(w, r, v, http.StatusOK, "mesh", "Mesh", view)
+}
+
+func (p *Portal) meshState(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
+	state, err := p.stateOf(r.Context(), v)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, state)
+}
+
+// quick bounds how long the mesh waits for facts about rows, which are shown
+// once they are known.
+const quick = 1500 * time.Millisecond
+
+func (p *Portal) stateOf(ctx context.Context, v access.Viewer) (*meshState, error) {
+	c, err := p.inventory.catalog()
+	if err != nil {
+		return nil, err
+	}
+	rates, err := p.inventory.flow.Rates(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	m := p.inventory.mesh()
+	s := &meshState{At: rates.At, Cells: map[string]string{}, Busy: map[string]int64{}, Failing: map[string]bool{}, Partial: rates.Partial}
+	set := func(kind string, of any, what, text string) { s.Cells[fmt.Sprintf("%s %s %s", kind, of, what)] = text }
+	rate := func(kind string, of any, r flow.Rate) {
+		set(kind, of, "rate", perMinute(r))
+		set(kind, of, "hour", count(r.Long))
+		set(kind, of, "last", age(r.Last, rates.At))
+	}
+	for _, b := range m.Brokers {
+		rate("broker", b.Ref, rates.Brokers[b.Ref])
+		s.Busy[brokerNode(b.Ref)] = rates.Brokers[b.Ref].Long
+		set("broker", b.Ref, "letters", count(rates.Letters[topology.Ref{Namespace: b.Namespace}].Given))
+	}
+	for i := range m.Triggers {
+		t := &m.Triggers[i]
+		if rates.Unknown[t.Ref] {
+			set("trigger", t.Ref, "rate", "not known")
+		} else {
+			rate("trigger", t.Ref, rates.Triggers[t.Ref])
+		}
+		if took, ok := rates.Took[t.Ref]; ok {
+			set("trigger", t.Ref, "took", short(took.P50)+" / "+short(took.P95))
+		}
+		set("trigger", t.Ref, "letters", count(rates.Letters[t.Ref].Given))
+		s.Failing[t.Ref.String()] = rates.Letters[t.Ref].Given > 0
+		for taken, r := range rates.Taken {
+			if taken.Trigger == t.Ref {
+				s.Busy[takesEdge(t, taken.Type)] = r.Long
+			}
+		}
+		if t.Keeps == "everything" {
+			s.Busy[takesEdge(t, "")] = rates.Triggers[t.Ref].Long
+		}
+	}
+	made := map[topology.Ref]flow.Rate{}
+	for of, r := range rates.Made {
+		all := made[of.Function]
+		all.Recent, all.Long = all.Recent+r.Recent, all.Long+r.Long
+		if r.Last.After(all.Last) {
+			all.Last = r.Last
+		}
+		made[of.Function] = all
+		s.Busy[makesEdge(of.Function, of.Broker, of.Type.Type)] = r.Long
+	}
+	for _, f := range m.Functions {
+		if len(f.Emits) > 0 {
+			rate("function", f.Ref, made[f.Ref])
+		}
+		busy := made[f.Ref].Long
+		for _, t := range m.Wake(f.Ref) {
+			busy += rates.Triggers[t.Ref].Long
+		}
+		s.Busy[functionNode(f.Ref)] = busy
+	}
+	for of, r := range rates.Types {
+		s.Busy[eventNode(of.Broker, of.Type)] = r.Long
+		set("event", of.Broker.String()+" "+of.Type, "rate", perMinute(r))
+	}
+	if p.inventory.process != nil {
+		for _, t := range p.inventory.process().Triggers {
+			set("trigger", t.Trigger, "pending", count(t.Pending))
+			set("trigger", t.Trigger, "flight", count(t.InFlight))
+			set("trigger", t.Trigger, "delivered", count(t.Delivered))
+			set("trigger", t.Trigger, "retried", count(t.Retried))
+			set("trigger", t.Trigger, "dead", count(t.DeadLettered))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, quick)
+	defer cancel()
+	var ports []*catalog.Port
+	for _, product := range c.Products {
+		for _, port := range product.Ports {
+			if port.Kind == catalog.Table {
+				ports = append(ports, port)
+			}
+		}
+	}
+	for port, facts := range p.inventory.live.All(ctx, v, ports) {
+		if facts.Rows.Err == nil {
+			set("table", port.Name, "rows", count(facts.Rows.Value))
+		}
+		if r := facts.Recent.Value; facts.Recent.Err == nil && !r.Newest.IsZero() {
+			set("table", port.Name, "newest", age(r.Newest, rates.At))
+		}
+	}
+	return s, nil
+}
+
+// perMinute prints a rate of the last five minutes.
+func perMinute(r flow.Rate) string {
+	switch n := r.PerMinute(); {
+	case n == 0:
+		return "0"
+	case n < 10:
+		return fmt.Sprintf("%.1f/min", n)
+	default:
+		return count(int64(n+.5)) + "/min"
+	}
+}
+
+// The ids of what is drawn.
+func brokerNode(r topology.Ref) string { return "broker " + r.String() }
+func eventNode(r topology.Ref, eventType string) string {
+	return "event " + r.String() + " " + eventType
+}
+func functionNode(r topology.Ref) string { return "function " + r.String() }
+func tickNode(r topology.Ref) string     { return "tick " + r.String() }
+func tableNode(name string) string       { return "table " + name }
+func takesEdge(t *topology.Trigger, eventType string) string {
+	return "takes " + t.Ref.String() + " " + eventType
+}
+func makesEdge(f, broker topology.Ref, eventType string) string {
+	return "makes " + f.String() + " " + broker.String() + " " + eventType
+}
+
+// graph is the mesh to draw: from functions to the events that they make, by
+// Triggers from these to the functions that take them, and to the tables in
+// which they are kept.
+func graph(c *catalog.Catalog, m *topology.Mesh) meshGraph {
+	g := meshGraph{Nodes: []meshNode{}, Edges: []meshEdge{}}
+	l := links{c}
+	edge := func(kind, from, to, id string) {
+		g.Edges = append(g.Edges, meshEdge{ID: cmp.Or(id, kind+" "+from+" "+to), From: from, To: to, Kind: kind})
+	}
+	takes := func(t *topology.Trigger, from, to, id string) {
+		g.Edges = append(g.Edges, meshEdge{ID: id, From: from, To: to, Kind: "takes", Name: t.Ref.String(), Link: "#trigger-" + t.Ref.String()})
+	}
+	for _, f := range m.Functions {
+		kind, note := "function", f.Namespace
+		if f.Source || f.Optional {
+			kind = "source"
+		}
+		g.Nodes = append(g.Nodes, meshNode{functionNode(f.Ref), kind, f.Name, note, "#function-" + f.Ref.String()})
+		for _, asked := range f.Asks {
+			edge("asks", functionNode(asked), functionNode(f.Ref), "")
+		}
+		for _, table := range f.Tables {
+			if c.Port(table) != nil {
+				edge("reads", tableNode(table), functionNode(f.Ref), "")
+			}
+		}
+	}
+	for _, t := range m.Ticks {
+		g.Nodes = append(g.Nodes, meshNode{tickNode(t.Ref), "tick", t.Name, t.Schedule, ""})
+	}
+	for _, f := range m.Flows() {
+		id := eventNode(f.Broker, f.Type)
+		g.Nodes = append(g.Nodes, meshNode{id, "event", subject(f.Type), "Broker " + f.Broker.Name, cmp.Or(l.Port(f.Type), "#broker-"+f.Broker.String())})
+		for _, maker := range f.Makers {
+			edge("makes", functionNode(maker), id, makesEdge(maker, f.Broker, f.Type))
+		}
+		for _, tick := range f.Ticks {
+			edge("makes", tickNode(tick), id, "")
+		}
+		for _, t := range f.Read {
+			switch {
+			case m.Function(t.Service) != nil:
+				takes(t, id, functionNode(t.Service), takesEdge(t, f.Type))
+			case m.Broker(t.To) != nil:
+				takes(t, id, eventNode(t.To, f.Type), takesEdge(t, f.Type))
+			}
+		}
+	}
+	for _, b := range m.Brokers {
+		g.Nodes = append(g.Nodes, meshNode{brokerNode(b.Ref), "broker", "every event", "Broker " + b.Name, "#broker-" + b.Ref.String()})
+		for i := range m.Triggers {
+			if t := &m.Triggers[i]; t.Broker == b.Ref && t.Keeps == "everything" && m.Function(t.Service) != nil {
+				takes(t, brokerNode(b.Ref), functionNode(t.Service), takesEdge(t, ""))
+			}
+		}
+	}
+	g.stores(c, m, edge)
+	for _, product := range c.Products {
+		for i := range product.Tables {
+			t := &product.Tables[i]
+			g.Nodes = append(g.Nodes, meshNode{tableNode(t.FullName()), "table", t.Name, t.Schema, cmp.Or(l.Port(t.FullName()), "#table-"+t.FullName())})
+		}
+		for i := range product.Views {
+			view := &product.Views[i]
+			g.Nodes = append(g.Nodes, meshNode{tableNode(view.FullName()), "view", view.Name, view.Schema, l.Port(view.FullName())})
+			for _, from := range c.Lineage.Node(view.FullName()).Tables {
+				edge("reads", tableNode(from), tableNode(view.FullName()), "")
+			}
+		}
+	}
+	g.connected()
+	return g
+}
+
+// stores draws which function keeps events in which table: the one that is woken
+// by their type, where the warehouse is the product of the table, and the one that
+// everything comes to, which keeps it in the table that no type is said of.
+func (g *meshGraph) stores(c *catalog.Catalog, m *topology.Mesh, edge func(kind, from, to, id string)) {
+	for _, product := range c.Products {
+		for i := range product.Tables {
+			t := &product.Tables[i]
+			for _, f := range m.Functions {
+				if f.Product != product.Name {
+					continue
+				}
+				keeps := slices.ContainsFunc(m.Wake(f.Ref), func(trigger *topology.Trigger) bool {
+					if trigger.Keeps == "everything" {
+						return isLog(t)
+					}
+					return slices.ContainsFunc(t.Events, func(eventType string) bool { return slices.Contains(trigger.Types(), eventType) })
+				})
+				if keeps {
+					edge("stores", functionNode(f.Ref), tableNode(t.FullName()), "")
+				}
+			}
+		}
+	}
+}
+
+// isLog says whether a table is one of events: of one at one Broker in a row.
+func isLog(t *contract.Table) bool {
+	return slices.Contains(t.Key, "broker") && slices.Contains(t.Key, "event_id")
+}
+
+// connected drops what nothing leads to or from: the tables below have it.
+func (g *meshGraph) connected() {
+	ends := map[string]bool{}
+	for _, e := range g.Edges {
+		ends[e.From], ends[e.To] = true, true
+	}
+	g.Nodes = slices.DeleteFunc(g.Nodes, func(n meshNode) bool { return !ends[n.ID] })
+	known := map[string]bool{}
+	for _, n := range g.Nodes {
+		known[n.ID] = true
+	}
+	g.Edges = slices.DeleteFunc(g.Edges, func(e meshEdge) bool { return !known[e.From] || !known[e.To] })
+}
+
+// Sources gives what a table is made of, by column, for those that are made of
+// others.
+func (v meshView) Sources(table string) []lineage.Made {
+	var all []lineage.Made
+	for _, made := range v.Links.catalog.Lineage.Node(table).Columns {
+		if len(made.From) > 0 {
+			all = append(all, made)
+		}
+	}
+	return all
+}
+
+// Short names an event type without what all have in common.
+func (v meshView) Short(types []string) string {
+	var all []string
+	for _, t := range types {
+		all = append(all, subject(t))
+	}
+	return strings.Join(all, ", ")
+}
