@@ -223,6 +223,12 @@ func counted(n int, one, many string) string {
 	return count(int64(n)) + " " + many
 }
 
+func (p *Portal) noLetters(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
+	a := act{Heading: "Nothing to do", Done: "None of these letters is open any more."}
+	lettersBack(&a)
+	return p.actPage(w, r, v, a)
+}
+
 // confirmLetters says what will become of letters.
 func (p *Portal) confirmLetters(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
 	q := r.URL.Query()
@@ -234,8 +240,7 @@ func (p *Portal) confirmLetters(w http.ResponseWriter, r *http.Request, v access
 	a := act{Head: []string{"Letter", "Event", "Goes to"}, Form: &actForm{Action: "/operations/deadletters/act", Fields: map[string]string{"do": do, "id": q.Get("id"), "group": q.Get("group")}}}
 	lettersBack(&a)
 	if len(letters) == 0 {
-		a.Heading, a.Done, a.Form = "Nothing to do", "None of these letters is open any more.", nil
-		return p.actPage(w, r, v, a)
+		return p.noLetters(w, r, v)
 	}
 	n := counted(len(letters), "dead letter", "dead letters")
 	if all > len(letters) {
@@ -279,8 +284,8 @@ func (p *Portal) confirmLetters(w http.ResponseWriter, r *http.Request, v access
 var requestSource = mesh.Source("portal")
 
 func (p *Portal) actOnLetters(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
-	if err := r.ParseForm(); err != nil {
-		return badRequest(err.Error())
+	if err := form(w, r); err != nil {
+		return err
 	}
 	do, why := r.PostForm.Get("do"), strings.TrimSpace(r.PostForm.Get("reason"))
 	switch {
@@ -293,6 +298,9 @@ func (p *Portal) actOnLetters(w http.ResponseWriter, r *http.Request, v access.V
 	if err != nil {
 		return err
 	}
+	if len(letters) == 0 {
+		return p.noLetters(w, r, v)
+	}
 	ctx, cancel := acting(r)
 	defer cancel()
 	reader, err := p.data.Reader(v)
@@ -301,10 +309,7 @@ func (p *Portal) actOnLetters(w http.ResponseWriter, r *http.Request, v access.V
 	}
 	object := "dead letter " + r.PostForm.Get("id")
 	if group := r.PostForm.Get("group"); group != "" {
-		object = counted(len(letters), "dead letter", "dead letters")
-		if len(letters) > 0 {
-			object += " of Trigger " + triggerOf(&letters[0])
-		}
+		object = counted(len(letters), "dead letter", "dead letters") + " of Trigger " + triggerOf(&letters[0])
 	}
 	if err := p.record(r, v, audit.Acted, object, strings.TrimSpace(do+" "+why)); err != nil {
 		return err

@@ -214,8 +214,8 @@ func (p *Portal) confirmRetry(w http.ResponseWriter, r *http.Request, v access.V
 }
 
 func (p *Portal) retry(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
-	if err := r.ParseForm(); err != nil {
-		return badRequest(err.Error())
+	if err := form(w, r); err != nil {
+		return err
 	}
 	s, err := p.selectionOf(r.Context(), v, r.PostForm)
 	if err != nil {
