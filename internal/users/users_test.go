@@ -169,11 +169,13 @@ func TestFirstAdminByALink(t *testing.T) {
 		// All are used at the same time: one makes an admin.
 		var made atomic.Int64
 		var all sync.WaitGroup
+		var codes []string
+		for _, l := range links {
+			codes = append(codes, f.code(must[Pending](t)(f.Pending(ctx, l.Token)).Secret))
+		}
 		for i, l := range links {
-			pending := must[Pending](t)(f.Pending(ctx, l.Token))
-			code := f.code(pending.Secret)
 			all.Go(func() {
-				u, recovery, err := f.SetUp(ctx, home.Address, l.Token, fmt.Sprint("Admin", i), password, code)
+				u, recovery, err := f.SetUp(ctx, home.Address, l.Token, fmt.Sprint("Admin", i), password, codes[i])
 				switch {
 				case err == nil && u.Role == access.Admin && u.SetUp && len(recovery) == recoveries && u.Name == fmt.Sprint("admin", i):
 					made.Add(1)
