@@ -88,7 +88,7 @@ func TestEveryPort(t *testing.T) {
 func TestConsumers(t *testing.T) {
 	c := shipped(t)
 	for port, want := range map[string][]string{
-		"iot_actions.actions":                {"function iot/iot-actions-port", "product iot-analytics", "view iot_analytics.actions_timeline", "view iot_analytics.co2_with_actions"},
+		"iot_actions.actions":                {"function iot/iot-actions-port", "product iot-analytics", "view iot_analytics.actions_placed", "view iot_analytics.actions_timeline", "view iot_analytics.co2_with_actions"},
 		"dev.telemesh.telemetry.enriched.v1": {"Trigger analytics/analytics-join", "Trigger iot/analytics", "Trigger iot/iot-telemetry-sink"},
 		"iot_analytics.co2_evolution":        {"view iot_analytics.co2_with_actions"},
 		"event_log.events":                   nil,

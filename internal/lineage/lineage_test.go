@@ -258,14 +258,22 @@ func TestThroughTheProducts(t *testing.T) {
 		t.Errorf("origins of %s: %v, want none", want[1], got)
 	}
 	uses := g.Uses(lineage.Column{Table: "iot_analytics.readings", Name: "outside_co2"})
-	if !slices.Contains(uses, lineage.Use{Column: lineage.Column{Table: "iot_analytics.co2_evolution", Name: "above_outside"}}) || len(uses) != 3 {
-		t.Errorf("uses of outside_co2: %v", uses)
+	for _, name := range []string{"above_outside", "outside_co2"} {
+		if !slices.Contains(uses, lineage.Use{Column: lineage.Column{Table: "iot_analytics.co2_evolution", Name: name}}) {
+			t.Errorf("uses of outside_co2 lack %s: %v", name, uses)
+		}
 	}
 	if uses := g.Uses(lineage.Column{Table: "iot_analytics.readings", Name: "metric"}); !slices.Contains(uses, lineage.Use{Column: lineage.Column{Table: "iot_analytics.co2_evolution"}, Rows: true}) {
 		t.Errorf("uses of metric: %v", uses)
 	}
-	if diff := cmp.Diff([]string{"iot_analytics.actions_timeline", "iot_analytics.co2_with_actions", "iot_analytics.readings"}, g.Readers("iot_actions.actions")); diff != "" {
-		t.Errorf("readers of actions (-want +got):\n%s", diff)
+	readers := g.Readers("iot_actions.actions")
+	for _, name := range []string{"iot_analytics.actions_timeline", "iot_analytics.co2_with_actions", "iot_analytics.readings"} {
+		if !slices.Contains(readers, name) {
+			t.Errorf("readers of actions lack %s: %v", name, readers)
+		}
+	}
+	if slices.Contains(readers, "iot_analytics.co2_evolution") {
+		t.Errorf("readers of actions: %v", readers)
 	}
 }
 

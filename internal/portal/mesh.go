@@ -39,6 +39,7 @@ type meshView struct {
 type meshFunction struct {
 	topology.Function
 	Woken []*topology.Trigger
+	Known bool // the product that it is in the warehouse is one of the catalog
 }
 
 type meshTable struct {
@@ -102,7 +103,7 @@ func (p *Portal) meshPage(w http.ResponseWriter, r *http.Request, v access.Viewe
 	m := p.inventory.mesh()
 	view := meshView{Links: links{c}, State: state, Brokers: m.Brokers, Triggers: m.Triggers, Graph: graph(c, m)}
 	for _, f := range m.Functions {
-		view.Functions = append(view.Functions, meshFunction{f, m.Wake(f.Ref)})
+		view.Functions = append(view.Functions, meshFunction{f, m.Wake(f.Ref), c.Product(f.Product) != nil})
 	}
 	for _, product := range c.Products {
 		for i := range product.Tables {

@@ -140,7 +140,7 @@ func TestFlows(t *testing.T) {
 		flows[f.Broker.Name+" "+f.Type] = f
 	}
 	for name, want := range map[string]string{
-		"iot dev.telemesh.telemetry.received.v1":       "[iot/mqtt-source iot/pubsub-source iot/telemetry-ingest] [] [iot/telemetry-flatten] false",
+		"iot dev.telemesh.telemetry.received.v1":       "[iot/mqtt-source iot/pubsub-source iot/telemetry-ingest platform/portal] [] [iot/telemetry-flatten] false",
 		"iot dev.telemesh.telemetry.enriched.v1":       "[iot/tenancy-repair iot/tenant-enrich] [] [iot/analytics iot/iot-telemetry-sink] true",
 		"analytics dev.telemesh.telemetry.enriched.v1": "[] [iot/analytics] [analytics/analytics-join] false",
 		"analytics dev.telemesh.analytics.joined.v1":   "[analytics/analytics-join analytics/analytics-repair] [] [analytics/iot-analytics-sink] true",
@@ -214,8 +214,8 @@ metadata: {name: g, namespace: ns}
 	want := topology.Mesh{
 		Brokers: []topology.Broker{{Ref: ref("b")}},
 		Triggers: []topology.Trigger{
-			{Ref: ref("away"), Broker: topology.Ref{Namespace: "other", Name: "b"}, URL: "https://example.com/events"},
-			{Ref: ref("old"), Broker: ref("b"), Service: ref("f"), Filters: []topology.Filter{{CESQL: "EXISTS tenantid"}, {Exact: map[string]string{"type": "x"}}}},
+			{Ref: ref("away"), Broker: topology.Ref{Namespace: "other", Name: "b"}, URL: "https://example.com/events", Address: "https://example.com/events"},
+			{Ref: ref("old"), Broker: ref("b"), Service: ref("f"), Address: "http://f.ns.svc.cluster.local/path", Filters: []topology.Filter{{CESQL: "EXISTS tenantid"}, {Exact: map[string]string{"type": "x"}}}},
 		},
 		Functions: []topology.Function{
 			{Ref: ref("f"), Image: "fn", Emits: []string{"x", "y"}, Posts: ref("b"), Asks: []topology.Ref{ref("g")}},
