@@ -106,13 +106,14 @@ if [ -z "$secret" ]; then
 fi
 # Its users are those of one pod, and go with it.
 [ -n "$(kubectl get secret portal -n platform --ignore-not-found -o name)" ] ||
-	make secret generic portal -n platform --from-literal=database-url=sqlite:/dev/shm/portal.db --from-literal=url=https://portal.example.com
+	make secret generic portal -n platform --from-literal=database-url=sqlite:/dev/shm/portal.db --from-literal=url=http://portal.platform.svc.cluster.local
 # A pod that runs already has read its environment, and remembers what it stored.
 kubectl create --dry-run=client -f config -o jsonpath='{.kind} {.metadata.namespace} {.metadata.name}{"\n"}' |
 	awk '$1 == "Service" { of[$2] = of[$2] "," $3 } END { for (n in of) print n, substr(of[n], 2) }' |
 	while read -r n names; do
 		kubectl delete pod -n "$n" -l "serving.knative.dev/service in ($names)" --ignore-not-found --wait=false
 	done
+hack/portal.sh
 # not -R: what stands in folders of config is for who wants it
 ko apply --base-import-paths -f config -f brokers -f triggers 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
 lap "built and applied"

@@ -42,3 +42,16 @@ need_postgres() {
   fi
   echo "without PostgreSQL the users of the portal are tested on SQLite alone; on Debian and Ubuntu: apt-get install postgresql" >&2
 }
+
+# need_chromium sees that tests find a browser, or says that they run without.
+need_chromium() {
+  local name
+  for name in chromium chromium-browser google-chrome; do
+    ! command -v "$name" >/dev/null || return 0
+  done
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing chromium: the portal's pages are tested in it" >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null && return
+  fi
+  echo "without Chromium the portal's pages are not looked at in a browser; on Debian: apt-get install chromium" >&2
+}

@@ -6,7 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/need.sh
 need_build
+need_node
 need_postgres
+need_chromium
 export CGO_ENABLED=1
 
 step() { printf '\n== %s\n' "$1"; }
@@ -14,6 +16,10 @@ step() { printf '\n== %s\n' "$1"; }
 # Every Go module of the repository; benchmarks and the cluster tests have
 # dependencies that nobody else needs.
 modules=(. hack/bench hack/e2e)
+
+# Bundled and type-checked; the command embeds what comes of it.
+step "the portal's scripts"
+hack/portal.sh
 
 step gofmt
 unformatted=$(gofmt -l $(git ls-files '*.go'))
