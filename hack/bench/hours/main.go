@@ -131,7 +131,7 @@ func (b *bench) sizes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hours, err := b.number(ctx, "SELECT count(*) FROM iot_analytics_internal.readings_hourly_kept")
+	hours, err := b.number(ctx, "SELECT (SELECT count(*) FROM iot_analytics_internal.readings_hourly_kept) + (SELECT count(*) FROM iot_analytics_internal.readings_hourly_recent)")
 	if err != nil {
 		return err
 	}
@@ -148,6 +148,11 @@ func (b *bench) sizes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	recent, err := blocks("readings_hourly_recent")
+	if err != nil {
+		return err
+	}
+	kept += recent
 	info, err := os.Stat(b.file())
 	if err != nil {
 		return err
@@ -290,8 +295,8 @@ func (b *bench) measure(ctx context.Context) error {
 	return nil
 }
 
-// whileAppended asks while a thousand readings of the day come in every 100 ms,
-// and with each thousand twenty that correct one of the year.
+// whileAppended asks while a message of each device comes in every 100 ms, and
+// each second 20 readings in a row of one device of the year are corrected.
 func (b *bench) whileAppended(ctx context.Context, random *rand.Rand) (rate float64, took []time.Duration, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -303,7 +308,7 @@ func (b *bench) whileAppended(ctx context.Context, random *rand.Rand) (rate floa
 		random := rand.New(rand.NewPCG(9, uint64(time.Now().UnixNano())))
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
-		at := b.to + step
+		at, ticks := b.to+step, 0
 		for {
 			select {
 			case <-ctx.Done():
@@ -312,10 +317,12 @@ func (b *bench) whileAppended(ctx context.Context, random *rand.Rand) (rate floa
 			}
 			rows := b.message(at, 0, b.devices, 0)
 			at += step
-			for range 20 {
-				device, steps := random.IntN(b.devices), int((b.to-b.from)/step)
-				b.corrected++
-				rows = append(rows, b.message(b.from+mesh.Instant(random.IntN(steps))*step, device, device+1, int64(2+b.corrected))[0])
+			if ticks++; ticks%10 == 0 {
+				device, first := random.IntN(b.devices), b.from+mesh.Instant(random.IntN(int((b.to-b.from)/step)-20))*step
+				for i := range 20 {
+					b.corrected++
+					rows = append(rows, b.message(first+mesh.Instant(i)*step, device, device+1, int64(2+ticks))[0])
+				}
 			}
 			for i := 0; i < len(rows); i += batch {
 				if failed = b.append(context.WithoutCancel(ctx), fmt.Sprint("live-", start.UnixNano(), "-", appended.Add(int64(len(rows[i:min(i+batch, len(rows))])))), rows[i:min(i+batch, len(rows))]); failed != nil {

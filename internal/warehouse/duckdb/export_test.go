@@ -41,20 +41,20 @@ func (d *DB) FoldStale() error {
 	d.folding.Lock()
 	defer d.folding.Unlock()
 	for _, k := range d.kept {
-		if _, err := k.folding(d.folder, false); err != nil {
+		if _, err := k.folding(d.folder, false, 20); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Fold folds all there is.
+// Fold folds all there is, and sorts from twenty hours on.
 func (d *DB) Fold() error {
 	d.folding.Lock()
 	defer d.folding.Unlock()
 	for _, k := range d.kept {
 		for {
-			if some, err := k.folding(d.folder, true); !some || err != nil {
+			if some, err := k.folding(d.folder, true, 20); !some || err != nil {
 				return err
 			}
 		}

@@ -16,10 +16,12 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
-// kept is a view whose rows are kept ready (contract.Kept). <view>_kept has them
-// as they are made of all rows of the table that were recorded up to the instant
-// in <view>_until, but for the hours in <view>_stale: rows of those were replaced
-// since.
+// kept is a view whose rows are kept ready (contract.Kept). <view>_kept and
+// <view>_recent have them as they are made of all rows of the table that were
+// recorded up to the instant in <view>_until, but for the hours in <view>_stale:
+// rows of those were replaced since. What is recent goes to the former, sorted
+// as the table is clustered, when it is much: a reader of one metric then finds it
+// together.
 //
 // The view shows what is kept of the hours that are not stale, merged with what
 // is made of the rows recorded since, and makes the stale hours of all their
@@ -36,6 +38,7 @@ type kept struct {
 
 	columns []string // of the view, as SQL has them
 	groups  []string // of columns
+	order   []string // groups, those first that the table is clustered by
 	merged  []string // as columns, of rows of the same groups one
 	marked  []string // columns of a mark: the key, and the hour
 
@@ -48,10 +51,14 @@ type kept struct {
 }
 
 const (
-	keptSuffix  = "_kept"
-	untilSuffix = "_until"
-	staleSuffix = "_stale"
+	keptSuffix   = "_kept"
+	recentSuffix = "_recent"
+	untilSuffix  = "_until"
+	staleSuffix  = "_stale"
 )
+
+// keptFormat is of these tables: those of another one are made anew.
+const keptFormat = "1"
 
 const (
 	// foldRows is how many new rows are worth folding. A reader makes hours of
@@ -60,6 +67,9 @@ const (
 	// maxFold bounds what one transaction folds, and so its memory and how long
 	// Close waits.
 	maxFold = 1 << 20
+	// sortRows is how many recent hours are worth sorting: eight row groups, of
+	// which who asks for one metric of five needs two.
+	sortRows = 1 << 20
 	// restAfter is how many times longer than a fold of stale hours takes it
 	// rests: a repair sends many events.
 	restAfter = 4
@@ -95,7 +105,17 @@ func newKept(c conn, v *contract.View, t *table) (*kept, error) {
 	if err != nil {
 		return nil, err
 	}
-	definition := strings.Join(append([]string{v.DuckDB, v.Kept.Table, v.Kept.Hour}, k.merged...), "\n")
+	for _, column := range t.Clustered {
+		if column = name(column); slices.Contains(k.groups, column) {
+			k.order = append(k.order, column)
+		}
+	}
+	for _, column := range k.groups {
+		if !slices.Contains(k.order, column) {
+			k.order = append(k.order, column)
+		}
+	}
+	definition := strings.Join(slices.Concat([]string{keptFormat, v.DuckDB, v.Kept.Table, v.Kept.Hour}, k.merged, k.order), "\n")
 	was, err := k.definition(c)
 	if err != nil {
 		return nil, err
@@ -107,11 +127,12 @@ func newKept(c conn, v *contract.View, t *table) (*kept, error) {
 	}
 	for _, sql := range []string{
 		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)", k.storage(keptSuffix), strings.Join(types, ", ")),
+		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)", k.storage(recentSuffix), strings.Join(types, ", ")),
 		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s AS SELECT TIMESTAMP 'epoch' AS until, %s AS definition", k.storage(untilSuffix), literal(definition)),
 		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s AS SELECT %s FROM %s LIMIT 0", k.storage(staleSuffix), strings.Join(k.marked, ", "), k.storage(keptSuffix)),
 		fmt.Sprintf("CREATE SCHEMA IF NOT EXISTS %s", name(v.Schema)),
 		fmt.Sprintf("CREATE OR REPLACE VIEW %s.%s AS %s", name(v.Schema), name(v.Name), k.mergedOf(
-			k.hours("ANTI"),
+			k.hours(),
 			k.made("SELECT r.* FROM "+t.storage(currentSuffix)+" AS r, "+k.storage(untilSuffix)+" AS u WHERE r."+name(contract.RecordedAt)+" > u.until", "ANTI"),
 			k.made("FROM "+t.storage(currentSuffix), "SEMI"))),
 	} {
@@ -126,13 +147,10 @@ func newKept(c conn, v *contract.View, t *table) (*kept, error) {
 // others. DuckDB's joins leave out the parts of a table in which nothing is that
 // is joined, by the least and the greatest value on the other side.
 
-// hours are rows that are kept.
-func (k *kept) hours(join string) string {
-	var on []string
-	for _, column := range k.marked {
-		on = append(on, fmt.Sprintf("k.%[1]s = s.%[1]s", column))
-	}
-	return fmt.Sprintf("SELECT k.* FROM %s AS k %s JOIN %s AS s ON %s", k.storage(keptSuffix), join, k.storage(staleSuffix), strings.Join(on, " AND "))
+// hours are the rows that are kept, without the stale ones.
+func (k *kept) hours() string {
+	return fmt.Sprintf("SELECT k.* FROM (FROM %s UNION ALL FROM %s) AS k ANTI JOIN %s USING (%s)",
+		k.storage(keptSuffix), k.storage(recentSuffix), k.storage(staleSuffix), strings.Join(k.marked, ", "))
 }
 
 // made are the rows of the view that are made of rows of storage.
@@ -172,18 +190,29 @@ func (k *kept) fold(from, to int64, spans []span) []string {
 			k.made(fmt.Sprintf("FROM %s WHERE %s >= make_timestamp(%d) AND %[2]s < make_timestamp(%[4]d) AND %[5]s <= make_timestamp(%[6]d)",
 				current, at, s.from, s.to, recorded, to), "SEMI"))
 	}
-	marked := strings.Join(k.marked, ", ")
+	marked, columns := strings.Join(k.marked, ", "), strings.Join(k.columns, ", ")
+	kept, recent, stale := k.storage(keptSuffix), k.storage(recentSuffix), k.storage(staleSuffix)
 	return append(statements,
 		// What is kept already of the hours of the new rows is merged with what is
 		// made of those; of the stale ones all is made anew.
-		fmt.Sprintf("CREATE OR REPLACE TEMP TABLE outdated AS SELECT k.rowid AS id, k.* FROM %s AS k "+
-			"SEMI JOIN (SELECT %s FROM folded UNION SELECT %[2]s FROM %[3]s) AS s USING (%[2]s)", k.storage(keptSuffix), marked, k.storage(staleSuffix)),
-		fmt.Sprintf("INSERT INTO folded SELECT %s FROM outdated AS k ANTI JOIN %s AS s USING (%s)", strings.Join(k.columns, ", "), k.storage(staleSuffix), marked),
-		fmt.Sprintf("DELETE FROM %s WHERE rowid IN (SELECT id FROM outdated)", k.storage(keptSuffix)),
-		fmt.Sprintf("INSERT INTO %s %s ORDER BY %s", k.storage(keptSuffix), k.mergedOf("FROM folded"), strings.Join(k.groups, ", ")),
-		"DELETE FROM "+k.storage(staleSuffix),
+		fmt.Sprintf("CREATE OR REPLACE TEMP TABLE outdated AS SELECT k.* FROM (SELECT rowid AS id, true AS sorted, * FROM %s UNION ALL SELECT rowid, false, * FROM %s) AS k "+
+			"SEMI JOIN (SELECT %s FROM folded UNION SELECT %[3]s FROM %s) AS s USING (%[3]s)", kept, recent, marked, stale),
+		fmt.Sprintf("INSERT INTO folded SELECT %s FROM outdated AS k ANTI JOIN %s AS s USING (%s)", columns, stale, marked),
+		fmt.Sprintf("DELETE FROM %s WHERE rowid IN (SELECT id FROM outdated WHERE sorted)", kept),
+		fmt.Sprintf("DELETE FROM %s WHERE rowid IN (SELECT id FROM outdated WHERE NOT sorted)", recent),
+		fmt.Sprintf("INSERT INTO %s %s", recent, k.mergedOf("FROM folded")),
+		"DELETE FROM "+stale,
 		fmt.Sprintf("UPDATE %s SET until = make_timestamp(%d)", k.storage(untilSuffix), to),
 		"DROP TABLE folded; DROP TABLE outdated")
+}
+
+// sort moves the recent hours to the sorted ones if they are many.
+func (k *kept) sort(c conn, many int64) error {
+	row, err := c.one("SELECT count(*) FROM " + k.storage(recentSuffix))
+	if err != nil || row[0] < many {
+		return err
+	}
+	return c.exec(fmt.Sprintf("INSERT INTO %s FROM %s ORDER BY %s; DELETE FROM %[2]s", k.storage(keptSuffix), k.storage(recentSuffix), strings.Join(k.order, ", ")))
 }
 
 // span is a time, in µs: from inclusive, to exclusive.
@@ -208,7 +237,7 @@ func forgetKept(c conn, p *contract.Product) error {
 }
 
 func dropKept(c conn, schema, view string) (err error) {
-	for _, suffix := range []string{keptSuffix, untilSuffix, staleSuffix} {
+	for _, suffix := range []string{keptSuffix, recentSuffix, untilSuffix, staleSuffix} {
 		err = errors.Join(err, c.exec(fmt.Sprintf("DROP TABLE IF EXISTS %s.%s", name(schema), name(view+suffix))))
 	}
 	return err
@@ -292,8 +321,9 @@ func (k *kept) close() {
 
 // folding folds stale hours, and new rows if it is told to, and says whether
 // there was anything to fold. New rows stay where they are as long as they are
-// few: their hours go on, and would be written anew each time.
-func (k *kept) folding(c conn, fresh bool) (some bool, err error) {
+// few: their hours go on, and would be written anew each time. Recent hours are
+// sorted when there are many.
+func (k *kept) folding(c conn, fresh bool, many int64) (some bool, err error) {
 	k.replaced.Store(false) // a mark that is made from here on says so again
 	var rows int64
 	err = c.transaction(func() error {
@@ -325,7 +355,7 @@ func (k *kept) folding(c conn, fresh bool) (some bool, err error) {
 				return err
 			}
 		}
-		return nil
+		return k.sort(c, many)
 	})
 	if err != nil {
 		k.replaced.Store(true)
@@ -395,7 +425,7 @@ func (d *DB) foldOnce() (rest time.Duration, err error) {
 	for _, k := range d.kept {
 		for d.ctx.Err() == nil && d.toFold(k) {
 			fresh, began := k.fresh.Load() >= d.foldRows, time.Now()
-			if some, err := k.folding(d.folder, fresh); err != nil {
+			if some, err := k.folding(d.folder, fresh, sortRows); err != nil {
 				return 0, fmt.Errorf("fold %s: %w", k.view.FullName(), err)
 			} else if !fresh || !some {
 				rest += restAfter * time.Since(began)

@@ -58,7 +58,8 @@ func wantFolded(t testing.TB, w warehouse.Warehouse, when string) {
 	t.Helper()
 	if got := ask(t, w, "SELECT (SELECT count(*) FROM iot_analytics_internal.readings_hourly_stale), "+
 		"(SELECT count(*) FROM iot_analytics_internal.readings_current WHERE recorded_at > until), "+
-		"(SELECT count(*) FROM iot_analytics_internal.readings_hourly_kept) - (SELECT count(*) FROM "+hourly+") "+
+		"(SELECT count(*) FROM iot_analytics_internal.readings_hourly_kept) + (SELECT count(*) FROM iot_analytics_internal.readings_hourly_recent) - "+
+		"(SELECT count(*) FROM "+hourly+") "+
 		"FROM iot_analytics_internal.readings_hourly_until"); got != "0 0 0" {
 		t.Errorf("%s: stale hours, new rows and rows kept too many are %s, want 0 0 0", when, got)
 	}
