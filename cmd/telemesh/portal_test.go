@@ -95,7 +95,10 @@ func TestPortalInBrowser(t *testing.T) {
 	t.Run("pages", func(t *testing.T) {
 		for name, path := range map[string]string{
 			"air-room": "/air?tenant=school&room=North%2F1%2FN1.01&" + october, "air": "/air?tenant=school&" + october, "air-empty": "/air?tenant=office",
-			"live": "/live", "users": "/users", "account": "/account",
+			"catalog": "/catalog", "catalog-product": "/catalog/iot-analytics", "mesh": "/mesh", "live": "/live",
+			"operations": "/operations", "operations-deadletters": "/operations/deadletters", "operations-rejected": "/operations/rejected", "operations-parked": "/operations/parked",
+			"operations-sheets": "/operations/sheets", "operations-audit": "/operations/audit", "operations-console": "/operations/console",
+			"users": "/users", "account": "/account",
 		} {
 			b.open(t, path)
 			if strings.HasPrefix(name, "air-room") {
