@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -15,88 +14,22 @@ import (
 
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/air"
-	"github.com/telemesh/telemesh/internal/contract"
-	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
-	"github.com/telemesh/telemesh/internal/warehouse/warehousetest"
-	"github.com/telemesh/telemesh/products"
+	"github.com/telemesh/telemesh/internal/air/airtest"
 )
 
-// fixture is a warehouse, and who asks it.
-type fixture struct {
-	*warehousetest.Store
-	t    *testing.T
-	data *access.Data
+type reading = airtest.Reading
+
+func measured(tenant, device string, room air.Room, at time.Time, value float64) reading {
+	return reading{Tenant: tenant, Device: device, Room: room, At: at, Value: value}
 }
 
-func open(t *testing.T) *fixture {
+func of(t *testing.T, f *airtest.Store, tenant string) *air.Air {
 	t.Helper()
-	all, err := contract.Load(products.FS)
+	a, err := air.Of(f.Data, access.Viewer{Role: access.Tenant, Tenants: []string{tenant}}, tenant)
 	if err != nil {
 		t.Fatal(err)
-	}
-	db, err := duckdb.Open(filepath.Join(t.TempDir(), "air.duckdb"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := warehousetest.New(t, db)
-	return &fixture{s, t, access.New(s, all)}
-}
-
-func (f *fixture) of(tenant string) *air.Air {
-	f.t.Helper()
-	a, err := air.Of(f.data, access.Viewer{Role: access.Tenant, Tenants: []string{tenant}}, tenant)
-	if err != nil {
-		f.t.Fatal(err)
 	}
 	return a
-}
-
-func orNull(s string) warehouse.Cell { return warehouse.Optional(s) }
-
-// reading is one of tenant, room and device.
-type reading struct {
-	tenant, device string
-	room           air.Room
-	at             time.Time
-	value          float64
-}
-
-func (f *fixture) read(metric, unit string, all ...reading) {
-	f.t.Helper()
-	var rows []warehousetest.Row
-	for _, r := range all {
-		at := mesh.At(r.at)
-		rows = append(rows, warehousetest.Row{
-			"reading_id": warehouse.String(mesh.ReadingID(r.device, metric, at)), "tenant_id": warehouse.String(r.tenant),
-			"device_id": warehouse.String(r.device), "metric": warehouse.String(metric), "value": warehouse.Float(r.value), "unit": warehouse.String(unit),
-			"observed_at": warehouse.Instant(at), "received_at": warehouse.Instant(at), "revision": warehouse.Int(0), "assignment_version": warehouse.Int(1),
-			"event_source": warehouse.String("/test"), "event_id": warehouse.String("e"), "join_version": warehouse.Int(1), "deleted": warehouse.Bool(false),
-			"building": orNull(r.room.Building), "floor": orNull(r.room.Floor), "room": orNull(r.room.Name), "outside_co2": warehouse.Float(420), "persons": warehouse.Int(24),
-		})
-	}
-	f.Add("iot_analytics.readings", rows...)
-}
-
-func (f *fixture) place(tenant, device string, room air.Room, from, to time.Time) {
-	f.t.Helper()
-	row := warehousetest.Row{
-		"device_id": warehouse.String(device), "tenant_id": warehouse.String(tenant), "building": orNull(room.Building), "floor": orNull(room.Floor),
-		"room": orNull(room.Name), "persons": warehouse.Int(24), "valid_from": warehouse.Instant(mesh.At(from)), "version": warehouse.Int(1), "deleted": warehouse.Bool(false),
-	}
-	if !to.IsZero() {
-		row["valid_to"] = warehouse.Instant(mesh.At(to))
-	}
-	f.Add("iot_metadata.placements", row)
-}
-
-func (f *fixture) act(id, tenant, device string, room air.Room, what string, at time.Time) {
-	f.t.Helper()
-	f.Add("iot_actions.actions", warehousetest.Row{
-		"action_id": warehouse.String(id), "tenant_id": orNull(tenant), "device_id": orNull(device), "building": orNull(room.Building), "room": orNull(room.Name),
-		"action": warehouse.String(what), "taken_at": warehouse.Instant(mesh.At(at)), "version": warehouse.Int(1), "deleted": warehouse.Bool(false),
-	})
 }
 
 var (
@@ -118,22 +51,22 @@ func amsterdam(t *testing.T) *time.Location {
 // Series of every step are what a plain loop over the same readings makes, in any
 // zone, for devices in rooms and for rooms.
 func TestSeriesIsWhatALoopMakes(t *testing.T) {
-	f := open(t)
+	f := airtest.Open(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	start := time.Date(2026, 3, 26, 0, 0, 0, 0, time.UTC) // the clocks change on the 29th
 	var all []reading
 	for _, device := range []string{"d1", "d2", "it's"} {
 		for at := start; at.Before(start.AddDate(0, 0, 6)); at = at.Add(time.Duration(1+random.IntN(2400)) * time.Second) {
 			room := []air.Room{classA, classB, nowhere}[random.IntN(3)]
-			all = append(all, reading{"school", device, room, at.Add(time.Duration(random.IntN(1e6)) * time.Microsecond), 400 + 1000*random.Float64()})
+			all = append(all, measured("school", device, room, at.Add(time.Duration(random.IntN(1e6))*time.Microsecond), 400+1000*random.Float64()))
 			if random.IntN(20) == 0 {
 				at = at.Add(5 * time.Hour)
 			}
 		}
 	}
-	f.read("co2", "ppm", all...)
-	f.read("temperature", "Cel", reading{"school", "d1", classA, start.Add(time.Hour), 20})
-	a := f.of("school")
+	f.Read("co2", "ppm", all...)
+	f.Read("temperature", "Cel", measured("school", "d1", classA, start.Add(time.Hour), 20))
+	a := of(t, f, "school")
 
 	for _, zone := range []*time.Location{time.UTC, amsterdam(t), time.FixedZone("half", -9*3600-1800)} {
 		for step := air.Raw; step <= air.Day; step++ {
@@ -164,26 +97,26 @@ func TestSeriesIsWhatALoopMakes(t *testing.T) {
 // naive makes the series of readings.
 func naive(all []reading, s air.Selection, step air.Step, by air.By, zone *time.Location) (out []air.Series) {
 	for _, r := range all {
-		if r.at.Before(s.From) || !r.at.Before(s.To) || s.Building != "" && s.Building != r.room.Building || s.Room != nil && *s.Room != r.room || s.Device != "" && s.Device != r.device {
+		if r.At.Before(s.From) || !r.At.Before(s.To) || s.Building != "" && s.Building != r.Room.Building || s.Room != nil && *s.Room != r.Room || s.Device != "" && s.Device != r.Device {
 			continue
 		}
-		device := r.device
-		if by == air.ByRoom && r.room.Name != "" {
+		device := r.Device
+		if by == air.ByRoom && r.Room.Name != "" {
 			device = ""
 		}
-		i := slices.IndexFunc(out, func(s air.Series) bool { return s.Room == r.room && s.Device == device })
+		i := slices.IndexFunc(out, func(s air.Series) bool { return s.Room == r.Room && s.Device == device })
 		if i < 0 {
 			i = len(out)
-			out = append(out, air.Series{Room: r.room, Device: device, Unit: "ppm"})
+			out = append(out, air.Series{Room: r.Room, Device: device, Unit: "ppm"})
 		}
-		at := r.at
+		at := r.At
 		switch {
 		case step == air.Day:
 			// The hours of a day: where clocks are no whole hours ahead of UTC, an hour counts where it begins.
-			local := r.at.Truncate(time.Hour).In(zone)
+			local := r.At.Truncate(time.Hour).In(zone)
 			at = time.Date(local.Year(), local.Month(), local.Day(), 0, 0, 0, 0, zone).UTC()
 		case step > air.Raw:
-			at = r.at.Truncate(step.Width())
+			at = r.At.Truncate(step.Width())
 		}
 		outside := 420.0
 		points := &out[i].Points
@@ -196,9 +129,9 @@ func naive(all []reading, s air.Selection, step air.Step, by air.By, zone *time.
 			*points = append(*points, air.Point{At: at, Min: math.Inf(1), Max: math.Inf(-1), Outside: &outside})
 		}
 		p := &(*points)[j]
-		p.Mean = (p.Mean*float64(p.Readings) + r.value) / float64(p.Readings+1)
+		p.Mean = (p.Mean*float64(p.Readings) + r.Value) / float64(p.Readings+1)
 		p.Readings++
-		p.Min, p.Max = min(p.Min, r.value), max(p.Max, r.value)
+		p.Min, p.Max = min(p.Min, r.Value), max(p.Max, r.Value)
 	}
 	for i := range out {
 		slices.SortFunc(out[i].Points, func(a, b air.Point) int { return a.At.Compare(b.At) })
@@ -207,13 +140,13 @@ func naive(all []reading, s air.Selection, step air.Step, by air.By, zone *time.
 }
 
 func TestResolve(t *testing.T) {
-	f := open(t)
+	f := airtest.Open(t)
 	var all []reading
 	for i := range 3 * 24 * 60 { // three days, each minute
-		all = append(all, reading{"school", "d1", classA, noon.Add(time.Duration(i) * time.Minute), 500})
+		all = append(all, measured("school", "d1", classA, noon.Add(time.Duration(i)*time.Minute), 500))
 	}
-	f.read("co2", "ppm", all...)
-	a := f.of("school")
+	f.Read("co2", "ppm", all...)
+	a := of(t, f, "school")
 	for _, test := range []struct {
 		days  float64
 		asked air.Step
@@ -241,37 +174,36 @@ func TestResolve(t *testing.T) {
 // What another tenant has is in no answer, though it is of the same device, in a
 // room of the same name, at the same time.
 func TestTenantsSeeTheirOwn(t *testing.T) {
-	f := open(t)
+	f := airtest.Open(t)
 	// d1 moved at noon, within one building, to another tenant; an action that names
 	// nobody is of who held the device then.
-	f.place("school", "d1", classA, noon.AddDate(0, 0, -1), noon)
-	f.place("office", "d1", classA, noon, time.Time{})
-	f.place("office", "d2", classB, noon.AddDate(0, 0, -1), time.Time{})
+	f.Place("school", "d1", classA, noon.AddDate(0, 0, -1), noon)
+	f.Place("office", "d1", classA, noon, time.Time{})
+	f.Place("office", "d2", classB, noon.AddDate(0, 0, -1), time.Time{})
 	for i := -12; i < 12; i++ {
 		at := noon.Add(time.Duration(i) * 10 * time.Minute)
 		if i < 0 {
-			f.read("co2", "ppm", reading{"school", "d1", classA, at, 500})
+			f.Read("co2", "ppm", measured("school", "d1", classA, at, 500))
 		} else {
-			f.read("co2", "ppm", reading{"office", "d1", classA, at, 9999})
+			f.Read("co2", "ppm", measured("office", "d1", classA, at, 9999))
 		}
-		f.read("co2", "ppm", reading{"office", "d2", classB, at, 9999})
+		f.Read("co2", "ppm", measured("office", "d2", classB, at, 9999))
 	}
-	f.act("a1", "", "d1", nowhere, "school's", noon.Add(-time.Hour))
-	f.act("a2", "", "d1", nowhere, "office's", noon.Add(time.Hour))
-	f.act("a3", "office", "", classB, "office's", noon.Add(-time.Hour))
-	f.Add("customers.customers",
-		warehousetest.Row{"customer_id": warehouse.String("school"), "name": warehouse.String("The School"), "version": warehouse.Int(1), "deleted": warehouse.Bool(false)},
-		warehousetest.Row{"customer_id": warehouse.String("office"), "name": warehouse.String("Office"), "version": warehouse.Int(1), "deleted": warehouse.Bool(false)})
+	f.Act("a1", "", "d1", nowhere, "school's", noon.Add(-time.Hour))
+	f.Act("a2", "", "d1", nowhere, "office's", noon.Add(time.Hour))
+	f.Act("a3", "office", "", classB, "office's", noon.Add(-time.Hour))
+	f.Customer("school", "The School")
+	f.Customer("office", "Office")
 
 	school := access.Viewer{Role: access.Tenant, Tenants: []string{"school"}}
-	if _, err := air.Of(f.data, school, "office"); !errors.Is(err, access.ErrForbidden) {
+	if _, err := air.Of(f.Data, school, "office"); !errors.Is(err, access.ErrForbidden) {
 		t.Errorf("Of(another tenant) = %v, want %v", err, access.ErrForbidden)
 	}
-	if got, err := air.Tenants(t.Context(), f.data, school); err != nil || !slices.Equal(got, []air.Tenant{{ID: "school", Name: "The School"}}) {
+	if got, err := air.Tenants(t.Context(), f.Data, school); err != nil || !slices.Equal(got, []air.Tenant{{ID: "school", Name: "The School"}}) {
 		t.Errorf("Tenants() = %v, %v", got, err)
 	}
 	for _, viewer := range []access.Viewer{school, {Role: access.Admin}} {
-		a, err := air.Of(f.data, viewer, "school")
+		a, err := air.Of(f.Data, viewer, "school")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -404,7 +336,7 @@ func TestFold(t *testing.T) {
 }
 
 func TestHoursAreFoldedAsTheyWere(t *testing.T) {
-	f := open(t)
+	f := airtest.Open(t)
 	// Readings each 20 minutes over the change to summer time: as many of 500 as of
 	// 700 in each hour would be 600; the third one decides.
 	zone := amsterdam(t)
@@ -412,11 +344,11 @@ func TestHoursAreFoldedAsTheyWere(t *testing.T) {
 	var all []reading
 	for i := range 3 * 48 {
 		at := start.Add(time.Duration(i) * 20 * time.Minute)
-		all = append(all, reading{"school", "d1", classA, at, float64(100*at.In(zone).Hour() + i%3)})
+		all = append(all, measured("school", "d1", classA, at, float64(100*at.In(zone).Hour()+i%3)))
 	}
-	f.read("co2", "ppm", all...)
+	f.Read("co2", "ppm", all...)
 	s := air.Selection{Metric: "co2", From: start, To: start.AddDate(0, 0, 2)}
-	hours, err := f.of("school").Hours(t.Context(), s)
+	hours, err := of(t, f, "school").Hours(t.Context(), s)
 	if err != nil || len(hours) != 47 { // Saturday and a Sunday of 23 hours
 		t.Fatalf("%d hours, %v, want 47", len(hours), err)
 	}
@@ -434,28 +366,28 @@ func TestHoursAreFoldedAsTheyWere(t *testing.T) {
 }
 
 func TestNow(t *testing.T) {
-	f := open(t)
+	f := airtest.Open(t)
 	late := air.Room{Building: "North", Floor: "2", Name: "late"}
 	never := air.Room{Building: "North", Floor: "2", Name: "never"}
-	f.place("school", "d1", classA, noon.AddDate(0, -1, 0), time.Time{})
-	f.place("school", "d2", classA, noon.AddDate(0, -1, 0), time.Time{})
-	f.place("school", "d3", classB, noon.AddDate(0, -1, 0), time.Time{})
-	f.place("school", "d4", late, noon.AddDate(0, -1, 0), time.Time{})
-	f.place("school", "d5", never, noon.AddDate(0, -1, 0), time.Time{})
-	f.place("school", "d6", nowhere, noon.AddDate(0, -1, 0), time.Time{})
+	f.Place("school", "d1", classA, noon.AddDate(0, -1, 0), time.Time{})
+	f.Place("school", "d2", classA, noon.AddDate(0, -1, 0), time.Time{})
+	f.Place("school", "d3", classB, noon.AddDate(0, -1, 0), time.Time{})
+	f.Place("school", "d4", late, noon.AddDate(0, -1, 0), time.Time{})
+	f.Place("school", "d5", never, noon.AddDate(0, -1, 0), time.Time{})
+	f.Place("school", "d6", nowhere, noon.AddDate(0, -1, 0), time.Time{})
 	for m := -60; m <= 0; m += 5 {
 		at := noon.Add(time.Duration(m)*time.Minute - time.Second)
-		f.read("co2", "ppm",
-			reading{"school", "d1", classA, at, 1000 + 4*float64(m)}, // 240 an hour
-			reading{"school", "d2", classA, at, 1100 + 4*float64(m)},
-			reading{"school", "d6", nowhere, at, 500})
+		f.Read("co2", "ppm",
+			measured("school", "d1", classA, at, 1000+4*float64(m)), // 240 an hour
+			measured("school", "d2", classA, at, 1100+4*float64(m)),
+			measured("school", "d6", nowhere, at, 500))
 		if m <= -40 {
-			f.read("co2", "ppm", reading{"school", "d3", classB, at, 800})
+			f.Read("co2", "ppm", measured("school", "d3", classB, at, 800))
 		}
 	}
-	f.read("co2", "ppm", reading{"school", "d4", late, noon.Add(-50 * time.Hour), 700})
+	f.Read("co2", "ppm", measured("school", "d4", late, noon.Add(-50*time.Hour), 700))
 
-	a := f.of("school")
+	a := of(t, f, "school")
 	p, err := a.Places(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -489,9 +421,9 @@ func TestNow(t *testing.T) {
 func TestEffect(t *testing.T) {
 	zone := amsterdam(t)
 	taken := time.Date(2026, 3, 23, 10, 0, 0, 0, zone) // in the week before the clocks change
-	f := open(t)
-	f.place("school", "d1", classA, taken.AddDate(-1, 0, 0), time.Time{})
-	f.place("office", "d9", classA, taken.AddDate(-1, 0, 0), time.Time{})
+	f := airtest.Open(t)
+	f.Place("school", "d1", classA, taken.AddDate(-1, 0, 0), time.Time{})
+	f.Place("office", "d9", classA, taken.AddDate(-1, 0, 0), time.Time{})
 	// In the half hour before 10:00 the value stands still, and then rises or falls by
 	// so much within each hour, on this many days from that of the action.
 	rise := map[int]float64{0: -600, -3: 100, -4: 120, 1: 80, 2: 110, 7: 90, 8: 60, -5: 70, 5: 5000, 6: 5000} // 5 and 6: Saturday and Sunday
@@ -503,17 +435,17 @@ func TestEffect(t *testing.T) {
 			if m >= 0 {
 				value += slope * float64(m) / 60
 			}
-			all = append(all, reading{"school", "d1", classA, day(n).Add(time.Duration(m) * time.Minute), value},
-				reading{"office", "d9", classA, day(n).Add(time.Duration(m) * time.Minute), 9999})
+			all = append(all, measured("school", "d1", classA, day(n).Add(time.Duration(m)*time.Minute), value),
+				measured("office", "d9", classA, day(n).Add(time.Duration(m)*time.Minute), 9999))
 		}
 	}
-	f.read("co2", "ppm", all...)
-	f.act("a1", "school", "", classA, "window opened", taken)
-	f.act("a2", "school", "", classA, "door opened", day(-4).Add(90*time.Minute)) // too late for the first hour only
-	f.act("a3", "school", "", classA, "window shut", taken.Add(40*time.Minute))
-	f.act("a4", "office", "", classA, "office's own", day(1))
+	f.Read("co2", "ppm", all...)
+	f.Act("a1", "school", "", classA, "window opened", taken)
+	f.Act("a2", "school", "", classA, "door opened", day(-4).Add(90*time.Minute)) // too late for the first hour only
+	f.Act("a3", "school", "", classA, "window shut", taken.Add(40*time.Minute))
+	f.Act("a4", "office", "", classA, "office's own", day(1))
 
-	a := f.of("school")
+	a := of(t, f, "school")
 	p, err := a.Places(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -589,14 +521,14 @@ func meanAndDeviation(of []float64) (mean, deviation float64) {
 }
 
 func TestMovesAndActionsOfADevice(t *testing.T) {
-	f := open(t)
-	f.place("school", "d1", classA, noon, noon.Add(time.Hour))
-	f.place("school", "d1", classB, noon.Add(time.Hour), noon.Add(2*time.Hour))
-	f.place("school", "d1", classB, noon.Add(2*time.Hour), noon.Add(3*time.Hour)) // the same room: it did not move
-	f.act("a1", "", "", classA, "in A while it was there", noon.Add(30*time.Minute))
-	f.act("a2", "", "", classB, "in B later", noon.Add(90*time.Minute))
-	f.act("a3", "", "d1", nowhere, "at it", noon.Add(100*time.Minute))
-	a := f.of("school")
+	f := airtest.Open(t)
+	f.Place("school", "d1", classA, noon, noon.Add(time.Hour))
+	f.Place("school", "d1", classB, noon.Add(time.Hour), noon.Add(2*time.Hour))
+	f.Place("school", "d1", classB, noon.Add(2*time.Hour), noon.Add(3*time.Hour)) // the same room: it did not move
+	f.Act("a1", "", "", classA, "in A while it was there", noon.Add(30*time.Minute))
+	f.Act("a2", "", "", classB, "in B later", noon.Add(90*time.Minute))
+	f.Act("a3", "", "d1", nowhere, "at it", noon.Add(100*time.Minute))
+	a := of(t, f, "school")
 	p, err := a.Places(t.Context())
 	if err != nil {
 		t.Fatal(err)
