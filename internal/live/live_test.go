@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -149,6 +151,43 @@ func TestEachEventOnce(t *testing.T) {
 			t.Errorf("told of (-stored later +told):\n%s", diff)
 		}
 	})
+}
+
+// What a reading costs that finds a hundred events within the overlap, of which one is
+// new, in a log of 10,000.
+func BenchmarkReading(b *testing.B) {
+	log := newLog(b)
+	for i := range 9900 {
+		log.store(fmt.Sprint("old ", i), "")
+	}
+	p := newPoller(log.feed(b, Config{Overlap: time.Hour}))
+	if err := p.begin(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	p.low = p.high // as if all of these were longer ago
+	for i := range 100 {
+		log.store(fmt.Sprint("new ", i), "")
+	}
+	n := 0
+	for b.Loop() {
+		p.seen = maps.Collect(take(p.seen, 99))
+		if err := p.read(b.Context(), func(some []*Event) { n += len(some) }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if n < b.N {
+		b.Errorf("%d events in %d readings, want one in each at least", n, b.N)
+	}
+}
+
+func take(all map[key]mesh.Instant, n int) iter.Seq2[key, mesh.Instant] {
+	return func(yield func(key, mesh.Instant) bool) {
+		for k, at := range all {
+			if n--; n < 0 || !yield(k, at) {
+				return
+			}
+		}
+	}
 }
 
 // What is known of is bounded, and nothing is told twice for it.
