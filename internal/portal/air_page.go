@@ -257,7 +257,7 @@ func (v *airView) head(places *air.Places) {
 		tenant = append(tenant, "room", s.room.Key())
 	}
 	v.Series, v.Rooms, v.Now = s.link("/api/air/series", tenant...), s.link("/api/air/rooms", tenant...), s.link("/api/air/now", tenant...)
-	if s.preset != "" && v.None != "range" {
+	if s.preset != "" {
 		v.Stream = s.link("/api/air/stream", tenant...)
 	}
 	bands := func(low, high string) string { return s.link("/air", "low", low, "high", high) + "#bands" }

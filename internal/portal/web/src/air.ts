@@ -31,6 +31,8 @@ function start(): void {
   const chart = find("#chart");
   if (chart) void room(page, chart, zone);
   else if (find("[data-spark]")) void rooms(page, zone);
+  // What is empty as yet becomes a chart with the first reading.
+  else listen(page, () => go(location.href, "none"));
 }
 
 // go shows another address in place. What cannot be had this way the browser loads.
@@ -201,8 +203,22 @@ async function refresh(address: string, answer: Answer, since: number, signal: A
   answer.to = news.to;
 }
 
-// follow listens for what is stored. Only a range that ends now goes on.
+// follow keeps a chart and the rooms' tiles up to date.
 function follow(page: HTMLElement, of: () => Answer | null, read: (since: number) => Promise<void>, show: () => void): void {
+  const { signal } = end;
+  listen(page, async (since) => {
+    if (!of()) return;
+    await read(since);
+    if (signal.aborted) return;
+    show();
+    const { rooms } = await get<{ rooms: Now[] }>(page.dataset.now ?? "", signal);
+    for (const now of rooms) tell(page, now);
+  });
+}
+
+// listen calls heard when readings were stored, with the instant of the earliest
+// that it was not called for yet. Only a range that ends now goes on.
+function listen(page: HTMLElement, heard: (since: number) => Promise<void>): void {
   const address = page.dataset.stream;
   const { signal } = end;
   if (!address || signal.aborted) return;
@@ -215,23 +231,24 @@ function follow(page: HTMLElement, of: () => Answer | null, read: (since: number
   source.addEventListener("open", () => say("● live"));
   source.addEventListener("error", () => say("reconnecting …"));
   let busy = false;
+  let earliest = Infinity;
   source.addEventListener("readings", (event) => {
     const { since } = JSON.parse((event as MessageEvent<string>).data) as { since: number };
-    if (busy || !of()) return;
+    earliest = Math.min(earliest, since);
+    if (busy) return;
     busy = true;
     void (async () => {
-      try {
-        await read(since);
-        if (signal.aborted) return;
-        show();
-        const { rooms } = await get<{ rooms: Now[] }>(page.dataset.now ?? "", signal);
-        for (const now of rooms) tell(page, now);
-        say("● live");
-      } catch (err) {
-        if (!signal.aborted) say("not up to date: " + (err instanceof Error ? err.message : String(err)));
-      } finally {
-        busy = false;
+      while (earliest < Infinity && !signal.aborted) {
+        const from = earliest;
+        earliest = Infinity;
+        try {
+          await heard(from);
+          say("● live");
+        } catch (err) {
+          if (!signal.aborted) say("not up to date: " + (err instanceof Error ? err.message : String(err)));
+        }
       }
+      busy = false;
     })();
   });
 }
