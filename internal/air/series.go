@@ -166,10 +166,6 @@ GROUP BY building, floor, room, device`, func(row []any) {
 
 // Series reads a selection with a step that is not Auto. Days are those of zone.
 func (a *Air) Series(ctx context.Context, s Selection, step Step, by By, zone *time.Location) ([]Series, error) {
-	begins := time.UTC
-	if step == Day {
-		begins = zone
-	}
 	rows, err := a.data.Query(ctx, a.viewer, s.statement(step, by, zone))
 	if err != nil {
 		return nil, err
@@ -192,7 +188,7 @@ func (a *Air) Series(ctx context.Context, s Selection, step Step, by By, zone *t
 		}
 		found.Unit = max(found.Unit, text(row[4]))
 		found.Points = append(found.Points, Point{
-			At: begin(row[5], whole(row[6]), begins), Readings: whole(row[7]),
+			At: begin(row, step, zone), Readings: whole(row[7]),
 			Mean: number(row[8]) / number(row[7]), Min: number(row[9]), Max: number(row[10]), Outside: optional(row[11]),
 		})
 	}
@@ -205,17 +201,13 @@ func (a *Air) Series(ctx context.Context, s Selection, step Step, by By, zone *t
 	return out, nil
 }
 
-// begin of a bucket: a day and minutes of it, or an instant.
-func begin(cell any, minutes int64, zone *time.Location) time.Time {
-	day, ok := cell.(string)
-	if !ok {
-		return at(cell)
+// begin of a bucket: an instant, or a day and minutes of it.
+func begin(row []any, step Step, zone *time.Location) time.Time {
+	t := at(row[5])
+	if step == Day { // by the clocks of the zone
+		return time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, zone).UTC()
 	}
-	t, err := time.ParseInLocation(time.DateOnly, day, zone)
-	if err != nil {
-		return time.Time{}
-	}
-	return t.UTC().Add(time.Duration(minutes) * time.Minute)
+	return t.Add(time.Duration(whole(row[6])) * time.Minute)
 }
 
 // statement gives rows of building, floor, room, device, unit, day or instant,
@@ -229,7 +221,7 @@ WHERE value IS NOT NULL AND ` + s.readings()
 	case Hour, Day:
 		bucket := "hour_start"
 		if step == Day {
-			bucket = "CAST(hour_start + INTERVAL (" + offset("hour_start", zone, s.From, s.To) + ") SECOND AS DATE)"
+			bucket = "CAST(CAST(hour_start + INTERVAL (" + offset("hour_start", zone, s.From, s.To) + ") SECOND AS DATE) AS TIMESTAMP)"
 		}
 		return `SELECT building, floor, room, ` + by.column() + ` AS device, MAX(unit) AS unit, ` + bucket + ` AS bucket, 0 AS minutes,
 	SUM(readings) AS readings, SUM(value_sum) AS total, MIN(value_min) AS least, MAX(value_max) AS greatest, AVG(outside_co2) AS outside
@@ -237,7 +229,7 @@ FROM {iot_analytics.readings_hourly}
 WHERE ` + s.hours() + `
 GROUP BY building, floor, room, device, bucket`
 	}
-	return fmt.Sprintf(`SELECT building, floor, room, `+by.column()+` AS device, MAX(unit) AS unit, CAST(observed_at AS DATE) AS bucket,
+	return fmt.Sprintf(`SELECT building, floor, room, `+by.column()+` AS device, MAX(unit) AS unit, CAST(CAST(observed_at AS DATE) AS TIMESTAMP) AS bucket,
 	EXTRACT(HOUR FROM observed_at) * 60 + EXTRACT(MINUTE FROM observed_at) - MOD(EXTRACT(MINUTE FROM observed_at), %d) AS minutes,
 	COUNT(*) AS readings, SUM(value) AS total, MIN(value) AS least, MAX(value) AS greatest, AVG(outside_co2) AS outside
 FROM {iot_analytics.readings}

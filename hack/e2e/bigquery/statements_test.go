@@ -88,6 +88,7 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	runTrace(t, w)
 	runCommands(t, w)
 	runDeadLetters(t, w)
+	runPortal(t, w)
 
 	statements := 0
 	for _, shape := range slices.Sorted(maps.Keys(w.shapes)) {
@@ -628,7 +629,7 @@ func statements(file *ast.File) (all []statement) {
 
 var (
 	beginsStatement = regexp.MustCompile(`^\s*(SELECT|WITH)\s`)
-	verb            = regexp.MustCompile(`%(\[[0-9]+\])?[sdqv]`)
+	verb            = regexp.MustCompile(`%(\[[0-9]+\])?[sdqv]|\{[a-z_.]*\}`) // braces: package access puts rows there
 )
 
 // add takes the literals of a sum of strings.
