@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"html/template"
@@ -71,7 +72,9 @@ func (p *Portal) withSession(next http.Handler) http.Handler {
 	if p.sessions == nil {
 		return next
 	}
-	with := p.sessions.LoadAndSave(next)
+	with := p.sessions.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), inSession{}, true)))
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/healthz" || strings.HasPrefix(r.URL.Path, "/assets/") {
 			next.ServeHTTP(w, r)
@@ -81,10 +84,11 @@ func (p *Portal) withSession(next http.Handler) http.Handler {
 	})
 }
 
+// inSession is the key of a context that has a session.
+type inSession struct{}
+
 // hasSession says whether a request came through withSession.
-func (p *Portal) hasSession(r *http.Request) bool {
-	return p.sessions != nil && r.URL.Path != "/healthz" && !strings.HasPrefix(r.URL.Path, "/assets/")
-}
+func hasSession(r *http.Request) bool { return r.Context().Value(inSession{}) != nil }
 
 // visitor tells who asks: the user of the token, of programs, or of the session.
 func (p *Portal) visitor(r *http.Request) (access.Viewer, bool, error) {
@@ -97,7 +101,7 @@ func (p *Portal) visitor(r *http.Request) (access.Viewer, bool, error) {
 
 // user gives who asks, or users.ErrNotFound.
 func (p *Portal) user(r *http.Request) (users.User, error) {
-	if !p.hasSession(r) {
+	if !hasSession(r) {
 		return users.User{}, users.ErrNotFound
 	}
 	ctx := r.Context()
@@ -210,6 +214,9 @@ func (p *Portal) here(next http.Handler) http.Handler {
 		if r.URL.Path != "/healthz" && !strings.EqualFold(name, p.host) && !(loopback(p.host) && loopback(name)) {
 			http.Error(w, "This portal is at "+p.host+", and not here.", http.StatusMisdirectedRequest)
 			return
+		}
+		if p.secure {
+			w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		next.ServeHTTP(w, r)
 	})

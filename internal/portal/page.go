@@ -64,7 +64,7 @@ var areas = []area{
 // page answers with a page: templates/NAME.html, which defines "page".
 func (p *Portal) page(w http.ResponseWriter, r *http.Request, v access.Viewer, status int, name, title string, data any) error {
 	s := shown{Title: title, Viewer: v, Style: p.assets.address("portal.css"), Script: p.assets.address, Page: data, Demo: p.demo}
-	if p.hasSession(r) {
+	if hasSession(r) {
 		s.Flash = p.sessions.PopString(r.Context(), flashKey)
 	}
 	s.Area, _, _ = strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")

@@ -401,7 +401,9 @@ func TestCookies(t *testing.T) {
 		if !names[test.name] || !names[test.name+"-device"] || len(names) != 2 {
 			t.Errorf("%s: cookies %v", test.url, names)
 		}
-		b.get("/account").want(t, http.StatusOK, "")
+		if p := b.get("/account").want(t, http.StatusOK, ""); (p.Header.Get("Strict-Transport-Security") != "") != test.secure {
+			t.Errorf("%s: Strict-Transport-Security %q", test.url, p.Header.Get("Strict-Transport-Security"))
+		}
 		for path := range map[string]bool{"/assets/portal.css": true, "/healthz": true} {
 			if p := b.get(path); p.StatusCode != http.StatusOK || len(p.Cookies()) != 0 {
 				t.Errorf("%s: %s with cookies %v", path, p.Status, p.Cookies())
@@ -919,6 +921,48 @@ func TestAddressOfWhoAsks(t *testing.T) {
 	}
 	if _, err := networks("127.0.0.1"); err == nil {
 		t.Error("PORTAL_PROXIES takes an address that is no network")
+	}
+}
+
+// Whatever a link to the log-in names, a browser stays here.
+func FuzzOwnPath(f *testing.F) {
+	for _, s := range []string{"/air?room=1", "//evil.example", "/\\evil.example", "/\t/evil.example", "https:/evil.example", "/%2F/x", "/..//evil.example", "/./\\evil.example"} {
+		f.Add(s)
+	}
+	base := &url.URL{Scheme: "https", Host: "portal.example.com"}
+	f.Fuzz(func(t *testing.T, next string) {
+		got := ownPath(next)
+		// Browsers take \ for /, and pass over tabs and ends of lines.
+		read := strings.NewReplacer("\\", "/", "\t", "", "\n", "", "\r", "").Replace(strings.TrimSpace(got))
+		u, err := base.Parse(read)
+		if err != nil || u.Host != base.Host || u.Scheme != base.Scheme || !strings.HasPrefix(read, "/") || strings.HasPrefix(read, "//") {
+			t.Errorf("ownPath(%q) = %q, which leads to %v, %v", next, got, u, err)
+		}
+	})
+}
+
+// A database that is away is an error, and not the end of the portal.
+func TestDatabaseIsAway(t *testing.T) {
+	db, err := database.Open(t.Context(), "sqlite:"+t.TempDir()+"/portal.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := audit.New(db, time.Now)
+	p, err := New(Config{Users: users.New(db, log, time.Now), Audit: log, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{"/account": 500, "/login": 500, "/api/users/me": 500, "/healthz": 200, "/assets/portal.css": 200} {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.AddCookie(&http.Cookie{Name: "telemesh", Value: "x"})
+		w := httptest.NewRecorder()
+		p.Handler().ServeHTTP(w, r)
+		if w.Code != want || strings.Contains(w.Body.String(), "sql") {
+			t.Errorf("%s: %d, want %d\n%s", path, w.Code, want, w.Body)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alexedwards/argon2id"
@@ -494,39 +495,39 @@ func TestHashesGrow(t *testing.T) {
 
 // Log-ins take memory by turns; who waits for too long is told so.
 func TestHashingIsBounded(t *testing.T) {
-	f := open(t, "sqlite:"+t.TempDir()+"/portal.db")
-	var busy, most atomic.Int64
-	inside := make(chan struct{}, 100)
-	f.hashed = func() {
-		n := busy.Add(1)
-		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+	synctest.Test(t, func(t *testing.T) {
+		hashed := 0
+		s := &Store{hashing: make(chan struct{}, hashers), hashed: func() { hashed++ }}
+		var done []func()
+		for range hashers {
+			d, err := s.turn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = append(done, d)
 		}
-		inside <- struct{}{}
-	}
-	var done []func()
-	for range hashers {
-		d, err := f.turn(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		began := time.Now()
+		if _, err := s.turn(t.Context()); !errors.Is(err, ErrBusy) || time.Since(began) != queued {
+			t.Errorf("turn without room = %v after %v, want ErrBusy after %v", err, time.Since(began), queued)
 		}
-		done = append(done, d)
-	}
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := f.turn(gone); !errors.Is(err, context.Canceled) {
-		t.Errorf("turn of who is gone = %v", err)
-	}
-	if most.Load() != hashers {
-		t.Errorf("%d hash at a time, want %d", most.Load(), hashers)
-	}
-	for _, d := range done {
-		d()
-	}
-	if d, err := f.turn(t.Context()); err != nil {
-		t.Errorf("turn once there is room: %v", err)
-	} else {
-		d()
-	}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := s.turn(gone); !errors.Is(err, context.Canceled) {
+			t.Errorf("turn of who is gone = %v", err)
+		}
+		go func() {
+			time.Sleep(queued / 2) // of the clock that stands still
+			done[0]()
+		}()
+		if d, err := s.turn(t.Context()); err != nil {
+			t.Errorf("turn once there is room: %v", err)
+		} else {
+			d()
+		}
+		if hashed != hashers+1 {
+			t.Errorf("%d were let in, want %d", hashed, hashers+1)
+		}
+	})
 }
 
 // The delay of an account grows with its failures, is the same for all pods, ends,
