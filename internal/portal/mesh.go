@@ -24,6 +24,8 @@ func (p *Portal) meshRoutes() []route {
 	}
 }
 
+var meshAPI = api{"GET /api/mesh": {Summary: "How much goes through the mesh", Answer: meshState{}}}
+
 // meshView is the mesh as its page shows it.
 type meshView struct {
 	Links     links

@@ -17,7 +17,7 @@ import (
 type api map[string]operation
 
 // apis is what /api/openapi.json is made of.
-var apis = []api{userAPI, airAPI, liveAPI}
+var apis = []api{userAPI, airAPI, liveAPI, meshAPI}
 
 // operation describes a route for programs.
 type operation struct {
