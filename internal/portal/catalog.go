@@ -87,7 +87,7 @@ func (l links) Anchor(column string) string { return columnAnchor(column) }
 type portFacts struct {
 	*catalog.Port
 	Rows, Newest shownFact
-	Fresh        string // kept or late, by the service level; empty: there is none, or nobody knows
+	Fresh        string // kept or old, by the service level; empty: there is none, or nobody knows
 }
 
 // shownFact is a fact in words; empty Text: it is not known, and Why says why.
@@ -151,7 +151,7 @@ func (p *Portal) newest(port *catalog.Port, recent catalog.Known[catalog.Recent]
 	default:
 		f.Text, f.At = age(r.Newest, p.now()), r.Newest
 		if port.Table != nil && port.Table.Freshness > 0 && r.By == contract.RecordedAt {
-			fresh = "late"
+			fresh = "old"
 			if p.now().Sub(r.Newest) <= port.Table.Freshness {
 				fresh = "kept"
 			}
@@ -248,7 +248,7 @@ type portView struct {
 
 type shownLevel struct {
 	Property, Promised, Actual string
-	State                      string // kept, late, or empty: nobody can say
+	State                      string // kept, late, old, or empty: nobody can say
 	Purpose                    string
 }
 
@@ -417,7 +417,10 @@ func (p *Portal) levels(port *catalog.Port, recent catalog.Known[catalog.Recent]
 			one.Actual = "there is no row"
 		default:
 			one.Actual = "the newest row was recorded " + age(r.Newest, p.now())
-			one.State = state(p.now().Sub(r.Newest) <= level.Value)
+			one.State = "old" // nothing may have come to be recorded
+			if p.now().Sub(r.Newest) <= level.Value {
+				one.State = "kept"
+			}
 		}
 		all = append(all, one)
 	}

@@ -293,7 +293,7 @@ func graph(c *catalog.Catalog, m *topology.Mesh) meshGraph {
 	}
 	for _, f := range m.Flows() {
 		id := eventNode(f.Broker, f.Type)
-		g.Nodes = append(g.Nodes, meshNode{id, "event", subject(f.Type), "Broker " + f.Broker.Name, cmp.Or(l.Port(f.Type), "#broker-"+f.Broker.String())})
+		g.Nodes = append(g.Nodes, meshNode{id, "event", subject(f.Type), f.Broker.Name, cmp.Or(l.Port(f.Type), "#broker-"+f.Broker.String())})
 		for _, maker := range f.Makers {
 			edge("makes", functionNode(maker), id, makesEdge(maker, f.Broker, f.Type))
 		}
@@ -310,7 +310,7 @@ func graph(c *catalog.Catalog, m *topology.Mesh) meshGraph {
 		}
 	}
 	for _, b := range m.Brokers {
-		g.Nodes = append(g.Nodes, meshNode{brokerNode(b.Ref), "broker", "every event", "Broker " + b.Name, "#broker-" + b.Ref.String()})
+		g.Nodes = append(g.Nodes, meshNode{brokerNode(b.Ref), "broker", "Broker " + b.Name, "every event", "#broker-" + b.Ref.String()})
 		for i := range m.Triggers {
 			if t := &m.Triggers[i]; t.Broker == b.Ref && t.Keeps == "everything" && m.Function(t.Service) != nil {
 				takes(t, brokerNode(b.Ref), functionNode(t.Service), takesEdge(t, ""))

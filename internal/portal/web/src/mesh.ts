@@ -22,7 +22,7 @@ function svg<K extends keyof SVGElementTagNameMap>(name: K, attributes: Record<s
 const height = 40;
 // With room for the rate behind the note.
 const rated = (n: Node) => n.kind === "event" || n.kind === "broker";
-const widthOf = (n: Node) => Math.max(70, Math.max(n.name.length * 6.9, (n.note.length + (rated(n) ? 11 : 0)) * 5.5) + 20);
+const widthOf = (n: Node) => Math.max(70, Math.max(n.name.length * 7.1, (n.note.length + (rated(n) ? 11 : 0)) * 5.6) + 20);
 
 // What a box may hide, so that the rest is larger: kinds of flows by what they are for.
 const aside: { name: string; of: (id: string) => boolean }[] = [
@@ -47,7 +47,8 @@ canvas.append(marks, scene);
 
 let size = { width: 1, height: 1 };
 let first = { x: 0, y: 0 }; // the node that the flow begins with
-const readable = 0.7; // the least scale at which names can be read
+const readable = 0.55; // the least scale at which names can be read
+const begun = 0.65; // the scale to begin with where all would be less
 let view = { x: 0, y: 0, scale: 1 };
 
 function place() { scene.setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.scale})`); }
@@ -65,9 +66,9 @@ function fit() {
 function start() {
   const { width } = canvas.getBoundingClientRect();
   const scale = Math.min((width - 2 * margin) / size.width, 1.15);
-  canvas.style.height = `${Math.min(1100, Math.max(360, size.height * Math.max(scale, readable) + 2 * margin))}px`;
+  canvas.style.height = `${Math.min(1100, Math.max(360, size.height * (scale < readable ? begun : scale) + 2 * margin))}px`;
   if (scale >= readable) return fit();
-  view = { scale: readable, x: width / 2 - first.x * readable, y: margin };
+  view = { scale: begun, x: width / 2 - first.x * begun, y: margin };
   place();
 }
 
@@ -95,24 +96,27 @@ function draw() {
 
   const g = new Graph({ multigraph: true });
   // From above: names are long, and screens are wide.
-  g.setGraph({ rankdir: "TB", nodesep: 12, ranksep: 36, edgesep: 6, ranker: "network-simplex" });
+  g.setGraph({ rankdir: "TB", nodesep: 12, ranksep: 30, edgesep: 6, ranker: "network-simplex" });
   g.setDefaultEdgeLabel(() => ({}));
   for (const n of nodes) g.setNode(n.id, { width: widthOf(n), height });
   // A lookup goes against the flow, and is no reason to lay it out otherwise.
-  for (const e of edges) g.setEdge(e.from, e.to, { weight: e.kind === "asks" ? 1 : 3, minlen: 1 }, e.id);
+  for (const e of edges) {
+    const label = e.kind === "takes" ? { width: 42, height: 12, labelpos: "c" } : {};
+    g.setEdge(e.from, e.to, { weight: e.kind === "asks" ? 1 : 3, minlen: 1, ...label }, e.id);
+  }
   layout(g);
 
   scene.replaceChildren();
   drawing = { nodes: new Map(), edges: [] };
   for (const e of edges) {
-    const points = (g.edge({ v: e.from, w: e.to, name: e.id }) as { points?: { x: number; y: number }[] }).points ?? [];
+    const way = g.edge({ v: e.from, w: e.to, name: e.id }) as { points?: { x: number; y: number }[]; x?: number; y?: number };
+    const points = way.points ?? [];
     const element = e.link ? svg("a", { href: e.link, class: `edge ${e.kind}`, tabindex: -1 }) : svg("g", { class: `edge ${e.kind}` });
     element.append(svg("title", {}, e.name ? `Trigger ${e.name}` : e.kind));
     element.append(svg("path", { d: curve(points), "marker-end": `url(#arrow${e.kind === "takes" ? "takes" : ""})` }));
     let label: SVGElement | undefined;
-    const middle = points[Math.floor(points.length / 2)];
-    if (e.kind === "takes" && middle) {
-      label = svg("text", { x: middle.x, y: middle.y - 4, "text-anchor": "middle" });
+    if (e.kind === "takes") {
+      label = svg("text", { x: way.x ?? 0, y: (way.y ?? 0) + 4, "text-anchor": "middle" });
       element.append(label);
     }
     drawing.edges.push({ edge: e, element, label });
@@ -153,16 +157,25 @@ function shape(n: Node, x: number, y: number, width: number): SVGElement {
   return svg("rect", { x, y, width, height, rx: n.kind === "event" || n.kind === "broker" ? height / 2 : 6 });
 }
 
+// curve goes through the points, round at each.
 function curve(points: { x: number; y: number }[]): string {
-  const [first, ...rest] = points;
-  if (!first) return "";
-  let d = `M${first.x} ${first.y}`;
-  for (let i = 0; i < rest.length - 1; i++) {
-    const a = rest[i]!, b = rest[i + 1]!;
-    const end = i === rest.length - 2 ? b : { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 };
-    d += `Q${a.x} ${a.y} ${end.x} ${end.y}`;
-  }
-  if (rest.length === 1) d += `L${rest[0]!.x} ${rest[0]!.y}`;
+  const round = 22;
+  const [begin, ...rest] = points;
+  if (!begin) return "";
+  let d = `M${begin.x} ${begin.y}`;
+  rest.forEach((b, i) => {
+    const a = points[i]!, c = rest[i + 1];
+    if (!c) {
+      d += `L${b.x} ${b.y}`;
+      return;
+    }
+    const toward = (p: { x: number; y: number }) => {
+      const far = Math.hypot(p.x - b.x, p.y - b.y) || 1;
+      const by = Math.min(round, far / 2) / far;
+      return `${b.x + (p.x - b.x) * by} ${b.y + (p.y - b.y) * by}`;
+    };
+    d += `L${toward(a)}Q${b.x} ${b.y} ${toward(c)}`;
+  });
   return d;
 }
 
@@ -249,7 +262,7 @@ for (const a of aside) {
 
 const key = document.createElement("div");
 key.className = "key";
-for (const [text, kind] of [["events", "event"], ["function", "function"], ["source", "source"], ["table", "table"], ["view", "view"]] as const) {
+for (const [text, kind] of [["events of a Broker", "event"], ["function", "function"], ["source", "source"], ["table", "table"], ["view", "view"]] as const) {
   const item = document.createElement("span");
   const picture = svg("svg", { viewBox: `0 0 84 ${height}`, "aria-hidden": "true" });
   const mark = svg("g", { class: `node ${kind}` });
