@@ -1,74 +1,161 @@
 package bigquery_test
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
+	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
+	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/access"
-	"github.com/telemesh/telemesh/internal/air"
-	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/deadletter"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/live"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/portal"
-	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/products"
 )
 
-// runPortal looks at pages of the portal, as an admin and as a tenant.
-func runPortal(t *testing.T, w warehouse.Warehouse) {
-	all, err := contract.Load(products.FS)
+// What the pages of live events and operations ask is GoogleSQL, too: events are told
+// as they are stored, their chains are found, and no page fails.
+func TestPortal(t *testing.T) {
+	e := emulator.Start(t)
+	products := applied(t, e)
+	member(t, e)
+	w := open(t, e, products)
+	data := access.New(w, products)
+	cfg := live.For("bigquery://example-project", 50*time.Millisecond)
+	if cfg.Late == 0 {
+		t.Fatal("all partitions of the log are read each time")
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	feed := live.New(data, cfg, log)
+	t.Cleanup(feed.Close)
+	formats, err := flatten.ReadFormats("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A room of its own, with what the pages tell apart.
-	noon := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -30).Add(12 * time.Hour)
-	room := air.Room{Building: "it's B", Floor: "1", Name: `back\slash`}
-	add := func(table string, cells map[string]warehouse.Cell) {
+	p, err := portal.New(portal.Config{
+		Data: data, Live: feed, Log: log,
+		Act: portal.Acting{
+			Parser: formats.Parser,
+			Leads: func() (deadletter.Leads, error) {
+				return deadletter.Leads{"iot": {"first": "http://first.iot.svc.cluster.local"}}, nil
+			},
+		},
+		Viewer: func(*http.Request) (access.Viewer, bool, error) {
+			return access.Viewer{ID: "1", Name: "ann", Role: access.Admin}, true, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(p.Handler())
+	t.Cleanup(server.Close)
+	get := func(path string, want ...string) {
 		t.Helper()
-		if _, err := w.Append(t.Context(), warehouse.Batch{Table: table, EventSource: "/portal", EventID: table, Rows: []warehouse.Row{rowOf(tableOf(t, table), cells)}}); err != nil {
+		resp, err := server.Client().Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("GET %s: %s, %v\n%s", path, resp.Status, err, text)
+		}
+		for _, s := range want {
+			if !strings.Contains(string(text), s) {
+				t.Errorf("GET %s does not have %q:\n%s", path, s, text)
+			}
+		}
+	}
+	logged := func(broker string, in event.Event) {
+		t.Helper()
+		if _, err := sink.NewLog(w, []string{mesh.TelemetryEnriched})(function.WithPath(t.Context(), "/"+broker), in); err != nil {
 			t.Fatal(err)
 		}
 	}
-	text, number := warehouse.String, warehouse.Int
-	at, device := warehouse.Instant(mesh.At(noon)), text("it's 1")
-	add("iot_metadata.placements", map[string]warehouse.Cell{"device_id": device, "tenant_id": text("it's"), "building": text(room.Building), "floor": text(room.Floor),
-		"room": text(room.Name), "persons": number(4), "valid_from": at, "version": number(1), "deleted": warehouse.Bool(false)})
-	add("iot_actions.actions", map[string]warehouse.Cell{"action_id": text("a'1"), "tenant_id": text("it's"), "building": text(room.Building), "room": text(room.Name),
-		"action": text("it's open"), "taken_at": at, "version": number(1), "deleted": warehouse.Bool(false)})
-	add("iot_analytics.readings", map[string]warehouse.Cell{"reading_id": text("portal"), "tenant_id": text("it's"), "device_id": device, "metric": text("co2"),
-		"value": warehouse.Float(500), "observed_at": at, "received_at": at, "revision": number(0), "assignment_version": number(1), "event_source": text("/portal"),
-		"event_id": text("portal"), "join_version": number(1), "deleted": warehouse.Bool(false), "building": text(room.Building), "floor": text(room.Floor), "room": text(room.Name)})
 
-	for _, viewer := range []access.Viewer{{ID: "1", Name: "ada", Role: access.Admin}, {ID: "2", Name: "tom", Role: access.Tenant, Tenants: []string{"it's"}}} {
-		p, err := portal.New(portal.Config{Data: access.New(w, all), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-			Viewer: func(*http.Request) (access.Viewer, bool, error) { return viewer, true, nil }})
-		if err != nil {
+	watcher, err := feed.Watch(t.Context(), access.Viewer{Role: access.Tenant, Tenants: []string{"north"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Close()
+	at := mesh.At(time.Now())
+	message := mesh.Message{ID: "m", Source: "/devices", ReceivedAt: at, Payload: []byte(`{}`)}
+	received := mesh.NewEvent(mesh.TelemetryReceived, "/ingest", mesh.EncodeMessages([]mesh.Message{message}), "1")
+	reading := mesh.Reading{ReadingID: mesh.ReadingID("d", "co2", at), DeviceID: "d", TenantID: "north", Metric: "co2", Value: 812, Unit: "ppm",
+		ObservedAt: at, ReceivedAt: at, EventSource: "/devices", EventID: "m", AssignmentVersion: 1}
+	enriched := mesh.NewEvent(mesh.TelemetryEnriched, "/enrich", mesh.EncodeReadings([]mesh.Reading{reading}), "2")
+	mesh.SetCause(&enriched, received)
+	enriched.SetExtension(mesh.ExtTenant, "north")
+	parked := reading
+	parked.ReadingID, parked.DeviceID, parked.TenantID = mesh.ReadingID("nobodys", "co2", at), "nobodys", ""
+	rejections := mesh.EncodeRejections([]mesh.Rejection{{Cause: "older's", Reader: "json", Message: mesh.Message{ID: "x", Source: "/devices", ReceivedAt: at, Payload: []byte(`{"device_id": "d"`)}}})
+	none := func(context.Context, event.Event) error { return nil }
+	for _, in := range []event.Event{
+		enriched, mesh.NewEvent(mesh.TelemetryUnassigned, "/enrich", mesh.EncodeReadings([]mesh.Reading{parked}), "3"),
+		mesh.NewEvent(mesh.TelemetryRejected, mesh.Source("telemetry-flatten"), rejections, "4"),
+	} {
+		if _, err := sink.New(w, none)(t.Context(), in); err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range []string{"/air", "/api/air/series", "/api/air/rooms", "/api/air/now", "/api/air/readings.csv"} {
-			for _, more := range []url.Values{
-				{}, {"range": {"1y"}, "room": {room.Key()}, "tz": {"Europe/Amsterdam"}}, {"range": {"1y"}, "building": {room.Building}, "step": {"1h"}},
-				{"from": {noon.Add(-time.Hour).Format(time.RFC3339)}, "to": {noon.Add(time.Hour).Format(time.RFC3339)}, "device": {"it's 1"}, "step": {"raw"}},
-				{"from": {noon.Add(-time.Hour).Format(time.RFC3339)}, "to": {noon.Add(time.Hour).Format(time.RFC3339)}, "room": {room.Key()}, "step": {"5m"}, "action": {"a'1"}},
-				{"range": {"1y"}, "step": {"1d"}, "tz": {"America/St_Johns"}},
-			} {
-				more.Set("tenant", "it's")
-				out := httptest.NewRecorder()
-				p.Handler().ServeHTTP(out, httptest.NewRequest(http.MethodGet, path+"?"+more.Encode(), nil))
-				if out.Code != http.StatusOK {
-					t.Errorf("%s?%s = %d %.300s", path, more.Encode(), out.Code, out.Body)
-				}
-			}
-		}
-		a, err := air.Of(access.New(w, all), viewer, "it's")
+	}
+	letter := deadletter.New(enriched, "/iot/first", time.Now())
+	if err := deadletter.Put(t.Context(), w, &letter); err != nil {
+		t.Fatal(err)
+	}
+	logged("iot/iot", received)
+	logged("iot/iot", enriched)
+	logged("analytics/analytics", enriched)
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var told []string
+	for len(told) < 2 {
+		some, err := watcher.Next(ctx)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("told of %v, then %v", told, err)
 		}
-		if news, err := a.News(t.Context(), air.Where{Room: &room}, "co2", time.Unix(0, 0), noon); err != nil || news.Readings != 1 {
-			t.Errorf("News() = %+v, %v", news, err)
+		if some.Err != nil {
+			t.Fatal(some.Err)
 		}
+		for _, e := range some.Events {
+			told = append(told, e.Broker+" "+e.ID())
+		}
+	}
+	if told[0] == told[1] || !strings.HasSuffix(told[0], enriched.ID()) || !strings.HasSuffix(told[1], enriched.ID()) {
+		t.Errorf("told of %v, want the tenant's event as each Broker had it", told)
+	}
+
+	get("/live?"+url.Values{"filter": {"EXISTS tenantid AND tenantid = 'north'"}, "tenant": {"north"}, "type": {mesh.TelemetryEnriched}}.Encode(), enriched.ID())
+	page := "/live/event?" + url.Values{"source": {"/enrich"}, "id": {enriched.ID()}}.Encode()
+	get(page, "iot/iot", "analytics/analytics", "telemetry.received", "812")
+	get(page+"&at="+url.QueryEscape(at.String()), "812")
+	get("/operations", "Dead letters", `1 <small>of nobody</small>`)
+	get("/operations/deadletters", "iot/first", "<strong>1</strong> open")
+	get("/operations/deadletters/"+letter.ID, "telemetry.enriched")
+	get("/operations/deadletters/act?do=redrive&id="+letter.ID, "http://first.iot.svc.cluster.local")
+	get("/operations/rejected", "older&#39;s")
+	get("/operations/rejected?"+url.Values{"reader": {"json"}, "cause": {"older's"}}.Encode(), "/devices")
+	get("/operations/rejected/retry?"+url.Values{"reader": {"json"}, "cause": {"older's"}}.Encode(), "Read 1 message again")
+	get("/operations/parked", "nobodys,TENANT")
+	get("/operations/sheets", "Nothing is wrong")
+	resp, err := server.Client().PostForm(server.URL+"/operations/console", url.Values{"sql": {fmt.Sprintf("SELECT COUNT(*) AS n FROM event_log.events WHERE event_id = %q", enriched.ID())}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(text), `<td class="n">2</td>`) {
+		t.Errorf("the console answers %s, %v\n%s", resp.Status, err, text)
 	}
 }
