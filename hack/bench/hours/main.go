@@ -240,19 +240,23 @@ func (b *bench) measure(ctx context.Context) error {
 	fmt.Printf("%s, %d processors; memory at most until here %s\n", runtime.Version(), runtime.NumCPU(), memory())
 	random := rand.New(rand.NewPCG(7, 8))
 	var byKept, byPlain, ofDevice []time.Duration
+	var keptCPU, plainCPU time.Duration
 	points := 0
 	for i := range b.asked {
-		q := b.room(random)
+		q, before := b.room(random), cpu()
 		got, took, err := b.ask(ctx, q, kept)
 		if err != nil {
 			return err
 		}
+		keptCPU += cpu() - before
 		byKept, points = append(byKept, took), points+len(got)
 		if i%10 == 0 {
+			before := cpu()
 			want, took, err := b.ask(ctx, q, b.plain())
 			if err != nil {
 				return err
 			}
+			plainCPU += cpu() - before
 			byPlain = append(byPlain, took)
 			if !slices.EqualFunc(got, want, same) {
 				return fmt.Errorf("%s: the view answers %d hours, the statement %d, and they differ", q.where, len(got), len(want))
@@ -266,6 +270,7 @@ func (b *bench) measure(ctx context.Context) error {
 	fmt.Printf("%d points an answer\n", points/b.asked)
 	report("kept", byKept)
 	report("plain", byPlain)
+	fmt.Printf("%-16s %.0f ms of the processors' time a question kept, %.0f ms plain\n", "", perQuestion(keptCPU, byKept), perQuestion(plainCPU, byPlain))
 	fmt.Printf("%-16s %.0f× by the median\n", "plain/kept", float64(median(byPlain))/float64(median(byKept)))
 	report("of a device", ofDevice)
 	fmt.Printf("memory at most until here %s\n", memory())
@@ -374,6 +379,19 @@ func report(what string, d []time.Duration) {
 	d = slices.Sorted(slices.Values(d))
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	fmt.Printf("%-16s p50 %.1f ms, p95 %.1f ms, %.1f–%.1f ms, n = %d\n", what, ms(d[len(d)/2]), ms(d[(len(d)*95+99)/100-1]), ms(d[0]), ms(d[len(d)-1]), len(d))
+}
+
+func perQuestion(all time.Duration, asked []time.Duration) float64 {
+	return float64(all.Milliseconds()) / float64(len(asked))
+}
+
+// cpu is the time that all threads of this process have computed.
+func cpu() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // memory is the most that this process ever had.

@@ -197,6 +197,7 @@ func (d *DB) store(group []*request) error {
 	}
 	d.ledger.committed()
 	maps.Copy(d.versions, versions)
+	d.transactions.Add(1)
 	for t := range tables {
 		if t.kept == nil {
 			continue

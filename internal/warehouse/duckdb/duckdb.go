@@ -25,6 +25,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	duck "github.com/duckdb/duckdb-go-bindings"
@@ -78,6 +79,8 @@ type DB struct {
 	foldRows int64            // new rows that are folded at once
 	due      chan struct{}    // there are as many
 	folded   chan struct{}    // closed when the goroutine that folds has ended
+
+	transactions atomic.Int64 // that stored rows
 
 	mu     sync.RWMutex
 	tables map[string]*table

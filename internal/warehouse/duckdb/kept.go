@@ -70,9 +70,11 @@ const (
 	// sortRows is how many recent hours are worth sorting: eight row groups, of
 	// which who asks for one metric of five needs two.
 	sortRows = 1 << 20
-	// restAfter is how many times longer than a fold of stale hours takes it
-	// rests: a repair sends many events.
-	restAfter = 4
+	// restAfter is how many times longer than a fold of new rows took it rests
+	// while rows are appended: of what two processors do it takes a twentieth. More
+	// new rows than it folds so wait for a quieter time. Stale hours cannot wait so
+	// long: a reader looks for their rows between the first and the last of them.
+	restAfter = 9
 	// maxSpans is up to how many separate times the rows of stale hours are looked
 	// for in: a part of the table each, and not all between the first and the last.
 	maxSpans = 32
@@ -325,7 +327,7 @@ func (k *kept) close() {
 // sorted when there are many.
 func (k *kept) folding(c conn, fresh bool, many int64) (some bool, err error) {
 	k.replaced.Store(false) // a mark that is made from here on says so again
-	var rows int64
+	counted, rows := k.fresh.Load(), int64(0)
 	err = c.transaction(func() error {
 		row, err := c.one("SELECT epoch_us(until) FROM " + k.storage(untilSuffix))
 		if err != nil {
@@ -361,7 +363,12 @@ func (k *kept) folding(c conn, fresh bool, many int64) (some bool, err error) {
 		k.replaced.Store(true)
 		return false, err
 	}
-	k.fresh.Add(-rows)
+	switch {
+	case rows == maxFold:
+		k.fresh.Add(-rows)
+	case fresh: // all that were counted; some of which were replaced before
+		k.fresh.Add(-counted)
+	}
 	return some, nil
 }
 
@@ -424,11 +431,22 @@ func (d *DB) foldOnce() (rest time.Duration, err error) {
 	defer d.folding.Unlock()
 	for _, k := range d.kept {
 		for d.ctx.Err() == nil && d.toFold(k) {
-			fresh, began := k.fresh.Load() >= d.foldRows, time.Now()
-			if some, err := k.folding(d.folder, fresh, sortRows); err != nil {
+			fresh, began, transactions := k.fresh.Load() >= d.foldRows, time.Now(), d.transactions.Load()
+			some, err := k.folding(d.folder, fresh, sortRows)
+			if err != nil {
 				return 0, fmt.Errorf("fold %s: %w", k.view.FullName(), err)
-			} else if !fresh || !some {
-				rest += restAfter * time.Since(began)
+			}
+			if d.transactions.Load() != transactions {
+				if d.toFold(k) {
+					d.wake()
+				}
+				took := time.Since(began)
+				if rest += took; fresh {
+					rest += (restAfter - 1) * took
+				}
+				break
+			}
+			if !some {
 				break
 			}
 		}
