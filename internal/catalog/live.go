@@ -11,9 +11,8 @@ import (
 
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/elapsed"
 	"github.com/telemesh/telemesh/internal/mesh"
-	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/dialect"
 	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
@@ -26,7 +25,6 @@ type Live struct {
 	turn chan struct{} // as many queries at once as it holds
 
 	mu      sync.Mutex
-	dialect *dialect.Dialect
 	facts   map[string]*kept[any]
 	results map[string]*Results // by port
 }
@@ -159,6 +157,9 @@ func (l *Live) All(ctx context.Context, v access.Viewer, ports []*Port) map[*Por
 	return out
 }
 
+// shown is the rows of a table that a viewer may see, as what stands behind FROM.
+func shown(table string) string { return "{" + table + "} AS t" }
+
 // one runs a query that gives one row.
 func (l *Live) one(ctx context.Context, v access.Viewer, sql string) ([]any, error) {
 	rows, err := l.data.Query(ctx, v, sql)
@@ -173,7 +174,7 @@ func (l *Live) one(ctx context.Context, v access.Viewer, sql string) ([]any, err
 
 func (l *Live) rows(v access.Viewer, p *Port) func(context.Context) (any, error) {
 	return func(ctx context.Context) (any, error) {
-		row, err := l.one(ctx, v, "SELECT COUNT(*) FROM {"+p.Name+"} AS t")
+		row, err := l.one(ctx, v, "SELECT COUNT(*) FROM "+shown(p.Name))
 		if err != nil {
 			return nil, err
 		}
@@ -193,57 +194,37 @@ func (l *Live) recent(v access.Viewer, p *Port) func(context.Context) (any, erro
 		default:
 			return r, nil
 		}
-		at := l.now()
-		columns := []string{"MAX(" + r.By + ") AS newest"}
-		timed := p.has("received_at") && r.By == contract.RecordedAt
-		if timed {
-			d, err := l.speaks(ctx, v)
-			if err != nil {
-				return nil, err
-			}
-			took := fmt.Sprintf("CASE WHEN recorded_at >= %s THEN %s END", literal.Time(mesh.At(at.Add(-24*time.Hour))), d.Millis("received_at", "recorded_at"))
-			columns = append(columns, "COUNT("+took+") AS timed", d.Percentile(took, 50)+" AS half", d.Percentile(took, 95)+" AS most")
-		}
-		sql := "SELECT " + strings.Join(columns, ", ") + " FROM {" + p.Name + "} AS t"
+		newest, recently := "SELECT MAX("+r.By+") AS newest FROM "+shown(p.Name), ""
 		if p.Time() != "" {
-			sql += " WHERE " + p.Time() + " >= " + literal.Time(mesh.At(at.Add(-lookback)))
+			recently = " WHERE " + p.Time() + " >= " + literal.Time(mesh.At(l.now().Add(-lookback)))
 		}
-		row, err := l.one(ctx, v, sql)
+		row, err := l.one(ctx, v, newest+recently)
+		if err == nil && row[0] == nil && recently != "" { // nothing of these days
+			row, err = l.one(ctx, v, newest)
+		}
 		if err != nil {
 			return nil, err
 		}
 		r.Newest, _ = row[0].(time.Time)
-		if timed {
-			r.Timed, _ = row[1].(int64)
-			half, _ := row[2].(float64)
-			most, _ := row[3].(float64)
-			r.P50, r.P95 = time.Duration(half*1e6), time.Duration(most*1e6)
+		if !p.has("received_at") || recently == "" || r.By != contract.RecordedAt {
+			return r, nil
 		}
-		if r.Newest.IsZero() && p.Time() != "" { // nothing of these days
-			if row, err = l.one(ctx, v, "SELECT MAX("+r.By+") AS newest FROM {"+p.Name+"} AS t"); err != nil {
+		rows, err := l.data.Query(ctx, v, fmt.Sprintf("SELECT took, COUNT(*) AS timed FROM (SELECT %s AS took FROM %s%s AND recorded_at >= %s) AS timed GROUP BY took",
+			elapsed.Bucket("received_at", "recorded_at"), shown(p.Name), recently, literal.Time(mesh.At(l.now().Add(-24*time.Hour)))))
+		if err != nil {
+			return nil, err
+		}
+		counts := elapsed.Counts{}
+		for row, err := range rows.All {
+			if err != nil {
 				return nil, err
 			}
-			r.Newest, _ = row[0].(time.Time)
+			took, _ := row[0].(int64)
+			counts[took], _ = row[1].(int64)
 		}
+		r.Timed, r.P50, r.P95 = counts.Total(), counts.Percentile(50), counts.Percentile(95)
 		return r, nil
 	}
-}
-
-// speaks gives the dialect of the warehouse, which does not change.
-func (l *Live) speaks(ctx context.Context, v access.Viewer) (dialect.Dialect, error) {
-	l.mu.Lock()
-	known := l.dialect
-	l.mu.Unlock()
-	if known != nil {
-		return *known, nil
-	}
-	d, err := dialect.Of(ctx, func(ctx context.Context, sql string) (*warehouse.Rows, error) { return l.data.Query(ctx, v, sql) })
-	if err == nil {
-		l.mu.Lock()
-		l.dialect = &d
-		l.mu.Unlock()
-	}
-	return d, err
 }
 
 // Sample is a few rows of a port.
@@ -262,7 +243,7 @@ func (l *Live) Sample(ctx context.Context, v access.Viewer, p *Port) Known[Sampl
 		for _, c := range p.Columns {
 			names = append(names, "t."+c.Name)
 		}
-		sql := "SELECT " + strings.Join(names, ", ") + " FROM {" + p.Name + "} AS t"
+		sql := "SELECT " + strings.Join(names, ", ") + " FROM " + shown(p.Name)
 		limit := fmt.Sprintf(" LIMIT %d", SampleSize)
 		if at := p.Time(); at != "" {
 			s, err := l.sample(ctx, v, p, fmt.Sprintf("%s WHERE t.%s >= %s ORDER BY t.%[2]s DESC%[4]s", sql, at, literal.Time(mesh.At(l.now().Add(-lookback))), limit))
@@ -379,7 +360,7 @@ var named = regexp.MustCompile(`\b[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\b`)
 // RuleSQL is the query that counts by a rule of a table, in the words of both
 // warehouses, with its tables in braces.
 func RuleSQL(table string, r *contract.Rule) (string, error) {
-	from := " FROM {" + table + "} AS t"
+	from := " FROM " + shown(table)
 	switch r.Metric {
 	case "":
 		// Of what stands behind FROM or JOIN: anywhere else a.device_id looks the same.

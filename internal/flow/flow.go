@@ -20,11 +20,11 @@ import (
 
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/cesql"
+	"github.com/telemesh/telemesh/internal/elapsed"
 	"github.com/telemesh/telemesh/internal/eventlog"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/topology"
 	"github.com/telemesh/telemesh/internal/warehouse"
-	"github.com/telemesh/telemesh/internal/warehouse/dialect"
 	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
@@ -159,13 +159,9 @@ func (l *Log) read(ctx context.Context, v access.Viewer) (*Rates, error) {
 		Triggers: map[topology.Ref]Rate{}, Took: map[topology.Ref]Took{}, Letters: map[topology.Ref]Letters{}, Unknown: map[topology.Ref]bool{},
 	}
 	query := func(ctx context.Context, sql string) (*warehouse.Rows, error) { return l.data.Query(ctx, v, sql) }
-	d, err := dialect.Of(ctx, query)
-	if err != nil {
-		return nil, err
-	}
 	parts := []func() error{
 		func() error { return r.count(ctx, query, m) },
-		func() error { return r.time(ctx, query, m, d) },
+		func() error { return r.time(ctx, query, m) },
 		func() error { return r.letters(ctx, query) },
 	}
 	errs := make([]error, len(parts))
@@ -307,42 +303,47 @@ func (c compiled) holds(text string, attributes map[string]string) bool {
 }
 
 // time reads how long replies took after what they are of.
-func (r *Rates) time(ctx context.Context, query queryFunc, m *topology.Mesh, d dialect.Dialect) error {
-	millis := d.Millis("c.received_at", "e.received_at")
-	sql := fmt.Sprintf(`SELECT e.broker, e.source, e.type, c.type AS cause_type, COUNT(*) AS events, %s AS half, %s AS most
+func (r *Rates) time(ctx context.Context, query queryFunc, m *topology.Mesh) error {
+	sql := fmt.Sprintf(`SELECT broker, source, type, cause_type, took, COUNT(*) AS events
 FROM (
-  SELECT broker, source, type, received_at, %s AS cause, %s AS cause_source
-  FROM {event_log.events}
-  WHERE received_at >= %s
-) AS e
-JOIN {event_log.events} AS c
-  ON c.broker = e.broker AND c.event_id = e.cause AND c.source = e.cause_source AND c.received_at >= %s
-GROUP BY e.broker, e.source, e.type, c.type
-ORDER BY events`, d.Percentile(millis, 50), d.Percentile(millis, 95), eventlog.Extension(mesh.ExtCauseID), eventlog.Extension(mesh.ExtCauseSource),
+  SELECT e.broker, e.source, e.type, c.type AS cause_type, %s AS took
+  FROM (
+    SELECT broker, source, type, received_at, %s AS cause, %s AS cause_source
+    FROM {event_log.events}
+    WHERE received_at >= %s
+  ) AS e
+  JOIN {event_log.events} AS c
+    ON c.broker = e.broker AND c.event_id = e.cause AND c.source = e.cause_source AND c.received_at >= %s
+) AS replies
+GROUP BY broker, source, type, cause_type, took`, elapsed.Bucket("c.received_at", "e.received_at"), eventlog.Extension(mesh.ExtCauseID), eventlog.Extension(mesh.ExtCauseSource),
 		literal.Time(mesh.At(r.At.Add(-Long))), literal.Time(mesh.At(r.At.Add(-2*Long))))
 	rows, err := query(ctx, sql)
 	if err != nil {
 		return fmt.Errorf("time the events of the log: %w", err)
 	}
+	counts := map[topology.Ref]elapsed.Counts{} // by Trigger
 	for row, err := range rows.All {
 		if err != nil {
 			return fmt.Errorf("time the events of the log: %w", err)
 		}
 		text := func(i int) string { s, _ := row[i].(string); return s }
 		broker, _ := topology.ParseRef(text(0))
-		var took Took
-		took.Events, _ = row[4].(int64)
-		half, _ := row[5].(float64)
-		most, _ := row[6].(float64)
-		took.P50, took.P95 = time.Duration(half*1e6), time.Duration(most*1e6)
+		took, _ := row[4].(int64)
+		events, _ := row[5].(int64)
 		for i := range m.Triggers {
 			t := &m.Triggers[i]
 			f := m.Function(t.Service)
 			if t.Broker == broker && f != nil && slices.Contains(f.Emits, text(2)) && mesh.Source(f.Image) == text(1) &&
 				t.Takes(topology.Event{Attributes: map[string]string{"type": text(3)}}, nil) != topology.No {
-				r.Took[t.Ref] = took // what is most stands last
+				if counts[t.Ref] == nil {
+					counts[t.Ref] = elapsed.Counts{}
+				}
+				counts[t.Ref][took] += events
 			}
 		}
+	}
+	for ref, c := range counts {
+		r.Took[ref] = Took{c.Total(), c.Percentile(50), c.Percentile(95)}
 	}
 	return nil
 }
