@@ -78,7 +78,8 @@ func TestDashboardsNameTheViews(t *testing.T) {
 			}
 		}
 		slices.Sort(views)
-		if diff := cmp.Diff([]string{"iot_analytics.actions_timeline", "iot_analytics.co2_evolution", "iot_analytics.co2_with_actions"}, views); diff != "" {
+		if diff := cmp.Diff([]string{"iot_analytics.actions_placed", "iot_analytics.actions_timeline", "iot_analytics.co2_evolution",
+			"iot_analytics.co2_with_actions", "iot_analytics.readings_hourly"}, views); diff != "" {
 			t.Errorf("views (-want +got):\n%s", diff)
 		}
 		for _, v := range views {
