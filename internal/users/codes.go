@@ -7,10 +7,15 @@ import (
 	"crypto/subtle"
 	"encoding/base32"
 	"fmt"
+	"image"
+	"image/draw"
 	"image/png"
+	"net/url"
 	"strings"
 	"time"
 
+	"github.com/boombuler/barcode"
+	"github.com/boombuler/barcode/qr"
 	"github.com/pquerna/otp"
 	"github.com/pquerna/otp/totp"
 )
@@ -45,30 +50,36 @@ func stepOf(secret, code string, now time.Time) (step int64, err error) {
 	return step, nil
 }
 
-// Picture is the QR code by which an app takes the secret of a user, as PNG. The
-// title of the account in the app is Telemesh (HOST): NAME.
+// pixels of one square of a QR code, and squares of the white around it, without
+// which it is not found.
+const (
+	square = 5
+	quiet  = 4
+)
+
+// Picture is the QR code by which an app takes the secret of a user, as PNG. It says
+// no more than apps have to be told: the fewer its squares, the more cameras read it.
+// https://github.com/google/google-authenticator/wiki/Key-Uri-Format
 func Picture(secret, name, host string) ([]byte, error) {
-	raw, err := base32.StdEncoding.DecodeString(secret)
-	if err != nil {
-		return nil, fmt.Errorf("picture of a secret: %w", err)
-	}
-	issuer := "Telemesh"
-	if host != "" {
-		issuer += " (" + strings.ReplaceAll(host, ":", " ") + ")"
-	}
 	if name == "" {
 		name = "admin"
 	}
-	key, err := totp.Generate(totp.GenerateOpts{Issuer: issuer, AccountName: name, Secret: raw})
+	if host != "" && !strings.Contains(name, "@") {
+		name += "@" + host // who has several can tell them apart
+	}
+	key := url.URL{Scheme: "otpauth", Host: "totp", Path: "/Telemesh:" + name, RawQuery: "secret=" + secret + "&issuer=Telemesh"}
+	code, err := qr.Encode(key.String(), qr.M, qr.Auto)
+	if err == nil {
+		code, err = barcode.Scale(code, square*code.Bounds().Dx(), square*code.Bounds().Dy())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("picture of a secret: %w", err)
 	}
-	image, err := key.Image(240, 240)
-	if err != nil {
-		return nil, fmt.Errorf("picture of a secret: %w", err)
-	}
+	all := image.NewGray(code.Bounds().Inset(-quiet * square))
+	draw.Draw(all, all.Bounds(), image.White, image.Point{}, draw.Src)
+	draw.Draw(all, code.Bounds(), code, image.Point{}, draw.Src)
 	var b bytes.Buffer
-	if err := png.Encode(&b, image); err != nil {
+	if err := png.Encode(&b, all); err != nil {
 		return nil, fmt.Errorf("picture of a secret: %w", err)
 	}
 	return b.Bytes(), nil

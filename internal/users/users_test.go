@@ -1060,26 +1060,32 @@ func TestDemoUsers(t *testing.T) {
 
 // The picture is read by what reads QR codes, and says what apps have to know.
 func TestPicture(t *testing.T) {
-	secret := NewSecret()
-	file, err := Picture(secret, "ann@example.com", "portal.example.com")
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := png.Decode(bytes.NewReader(file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	bitmap, err := gozxing.NewBinaryBitmapFromImage(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	read, err := qrcode.NewQRCodeReader().Decode(bitmap, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := otp.NewKeyFromURL(read.GetText())
-	if err != nil || key.Type() != "totp" || key.Secret() != secret || key.AccountName() != "ann@example.com" || key.Issuer() != "Telemesh (portal.example.com)" || key.Period() != 30 || key.Digits() != 6 {
-		t.Errorf("the picture says %s, %v", read.GetText(), err)
+	const secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
+	for _, test := range []struct{ name, host, account string }{
+		{"ann", "portal.example.com", "ann@portal.example.com"},
+		{"ann+x@example.com", "portal.example.com", "ann+x@example.com"},
+		{"", "", "admin"},
+	} {
+		file, err := Picture(secret, test.name, test.host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		image, err := png.Decode(bytes.NewReader(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bitmap, err := gozxing.NewBinaryBitmapFromImage(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := qrcode.NewQRCodeReader().Decode(bitmap, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := otp.NewKeyFromURL(read.GetText())
+		if err != nil || key.Type() != "totp" || key.Secret() != secret || key.AccountName() != test.account || key.Issuer() != "Telemesh" || key.Period() != 30 || key.Digits() != 6 {
+			t.Errorf("the picture says %s, %v", read.GetText(), err)
+		}
 	}
 }
 
