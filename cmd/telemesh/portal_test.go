@@ -54,8 +54,8 @@ const (
 
 const recordedDevice = "925038/CO2-meter-SCD4x"
 
-// recordedFrom is when the recording begins, and movedAt when its meter is moved.
-var recordedFrom, movedAt = time.Date(2022, 10, 3, 0, 0, 0, 0, time.UTC), time.Date(2022, 10, 20, 10, 0, 0, 0, time.UTC)
+// recordedFrom is when the recording begins.
+var recordedFrom = time.Date(2022, 10, 3, 0, 0, 0, 0, time.UTC)
 
 // standIn is a month of a room in which people meet from 8 to 16.
 func standIn() string {
