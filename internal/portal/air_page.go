@@ -166,7 +166,7 @@ func (v *airView) read(ctx context.Context, s *airState, a *air.Air, places *air
 		actions, err = a.Actions(in, places, where, s.from.Add(-around), s.to.Add(around))
 		return err
 	})
-	g.Go(func() (err error) { hours, err = a.Hours(in, s.selection()); return err })
+	g.Go(func() (err error) { hours, err = a.Hours(in, s.weeks()); return err })
 	if v.Detail {
 		g.Go(func() (err error) {
 			if step, err = a.Resolve(in, s.selection(), air.Auto, air.ByDevice, maxTable); err == nil {
@@ -181,7 +181,10 @@ func (v *airView) read(ctx context.Context, s *airState, a *air.Air, places *air
 
 	now = append(now, gone(s, places, now)...)
 	v.form(s, places, metrics)
-	v.Heat = heatOf(air.Fold(hours, s.zone), s)
+	some := slices.ContainsFunc(hours, func(h air.HourMean) bool { return h.Start.Add(time.Hour).After(s.from) })
+	if v.Heat = heatOf(air.Fold(hours, s.zone), s); v.Heat != nil && s.weeks().From.Before(s.from) {
+		v.Heat.Weeks = heatWeeks
+	}
 	for _, n := range now {
 		v.Unit = max(v.Unit, n.Unit)
 	}
@@ -197,7 +200,7 @@ func (v *airView) read(ctx context.Context, s *airState, a *air.Air, places *air
 			break
 		}
 		t := tileOf(s, &now[i])
-		t.Spark = !v.Detail && len(hours) > 0
+		t.Spark = !v.Detail && some
 		if v.Detail {
 			t.To = ""
 		}
@@ -208,7 +211,7 @@ func (v *airView) read(ctx context.Context, s *airState, a *air.Air, places *air
 		v.Numbers = append(v.Numbers, numbersOf(s, &each, step))
 	}
 	v.moves(s, places)
-	if len(hours) == 0 {
+	if !some {
 		return v.nothing(ctx, s, a, places)
 	}
 	return v.acted(ctx, s, a, actions)
@@ -561,6 +564,7 @@ func effectOf(s *airState, e *air.Effect, unit string) *airEffect {
 
 // airHeat is the table of hours and weekdays.
 type airHeat struct {
+	Weeks  int // that it is of, if not of the range
 	Days   []airHeatDay
 	Legend []airHeatStep
 	Hours  []int
@@ -578,6 +582,17 @@ type airHeatCell struct {
 type airHeatStep struct{ Class, Words string }
 
 var weekdays = [...]string{"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
+
+// heatWeeks are what a week is the mean of at least: of a day it would say nothing.
+const heatWeeks = 4
+
+func (s *airState) weeks() air.Selection {
+	of := s.selection()
+	if from := s.to.AddDate(0, 0, -7*heatWeeks); from.Before(of.From) {
+		of.From = from
+	}
+	return of
+}
 
 // heatSteps is how many colours a heat map has.
 const heatSteps = 7

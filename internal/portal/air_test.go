@@ -150,7 +150,7 @@ func TestAirPageWithoutScript(t *testing.T) {
 		"The School", "1.01 &lt;b&gt;&#34;room&#34;", "meter-2", // a device of which no room is known
 		"<b data-text>500</b>", "<b data-text>600</b>", "below 900", "times of Europe/Amsterdam",
 		"window &lt;script&gt;opened&lt;/script&gt;", "Fri 27 Mar 11:00", // by the clocks of Amsterdam
-		`title="Fri 09–10: mean of 1 hours"`, "code of well-being at work", "10.1007/s00103-008-0707-2",
+		`title="Fri 09–10: mean of 4 hours"`, "of the 4 weeks until then", "code of well-being at work", "10.1007/s00103-008-0707-2",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not have %q", want)
