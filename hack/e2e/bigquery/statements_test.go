@@ -91,6 +91,7 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	runCommands(t, w)
 	runDeadLetters(t, w)
 	runAir(t, w)
+	runCatalog(t, w)
 
 	statements := 0
 	for _, shape := range slices.Sorted(maps.Keys(w.shapes)) {
