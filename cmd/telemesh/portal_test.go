@@ -184,8 +184,20 @@ func TestPortalInBrowser(t *testing.T) {
 	t.Run("a live event", func(t *testing.T) {
 		b.open(t, "/live")
 		b.sees(t, "Live")
+		// Of those that were on the page before none is new.
+		const arrived = `[...document.querySelectorAll("main tbody tr.new")].some((row) => row.innerText.includes("telemetry.received"))`
 		postMessage(t, addresses["ingest"], `{"device_id":"just-now","metrics":{"co2":777}}`)
-		b.waits(t, `[...document.querySelectorAll("main tbody tr")].some((row) => row.innerText.includes("telemetry.received"))`)
+		b.waits(t, arrived)
+		b.do(t, chromedp.Click("#live-pause", chromedp.ByQuery), chromedp.Click("#live-clear", chromedp.ByQuery))
+		postMessage(t, addresses["ingest"], `{"device_id":"just-now","metrics":{"co2":778}}`)
+		b.waits(t, `document.getElementById("live-pause").textContent.startsWith("Resume, show ")`)
+		if js[int](t, b, `document.querySelectorAll("main tbody tr").length`) != 0 {
+			t.Error("the list goes on while it is paused")
+		}
+		b.do(t, chromedp.Click("#live-pause", chromedp.ByQuery))
+		b.waits(t, arrived)
+		b.do(t, chromedp.Click("main tbody tr a", chromedp.ByQuery))
+		b.waits(t, `!!document.querySelector("dialog[open] .chain")`)
 	})
 
 	t.Run("air that changes", func(t *testing.T) {
