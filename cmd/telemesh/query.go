@@ -39,7 +39,7 @@ the same folder; in GoogleSQL, if --warehouse names BigQuery. Tables:
 iot_telemetry.readings, iot_analytics.readings, iot_metadata.placements,
 iot_actions.actions, customers.customers, event_log.events; views of
 iot_analytics: co2_evolution, co2_with_actions, actions_timeline,
-readings_hourly.`,
+actions_placed, readings_hourly.`,
 		Example: `  telemesh query 'SELECT room, avg(value) FROM iot_analytics.readings WHERE metric = '\''co2'\'' GROUP BY room'
   telemesh query --format csv 'FROM iot_metadata.placements' > placements.csv`,
 		Args: arguments(cobra.ExactArgs(1), "one SQL statement, in quotes"),

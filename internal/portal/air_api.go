@@ -96,24 +96,24 @@ func drawn(s *airState, each *air.Series, step air.Step, outside bool) airSeries
 	}
 	gaps, interval := each.Gaps(step), each.Interval()
 	known := false
-	add := func(t time.Time, mean, least, most, air *float64) {
+	add := func(t time.Time, mean, least, most, fresh *float64) {
 		out.Times, out.Mean = append(out.Times, t.UnixMilli()), append(out.Mean, mean)
-		if step != 0 && step != 1 {
+		if step != air.Raw {
 			out.Min, out.Max = append(out.Min, least), append(out.Max, most)
 		}
-		out.Outside = append(out.Outside, air)
-		known = known || air != nil
+		out.Outside = append(out.Outside, fresh)
+		known = known || fresh != nil
 	}
 	for i, point := range each.Points {
 		if len(gaps) > 0 && gaps[0] == i {
 			gaps = gaps[1:]
 			add(each.Points[i-1].At.Add(interval), nil, nil, nil, nil)
 		}
-		var air *float64
+		var fresh *float64
 		if point.Outside != nil {
-			air = thousandths(*point.Outside)
+			fresh = thousandths(*point.Outside)
 		}
-		add(point.At, thousandths(point.Mean), thousandths(point.Min), thousandths(point.Max), air)
+		add(point.At, thousandths(point.Mean), thousandths(point.Min), thousandths(point.Max), fresh)
 	}
 	if !known || !outside {
 		out.Outside = nil
@@ -126,6 +126,12 @@ func (p *Portal) airAsked(r *http.Request, v access.Viewer) (s airState, a *air.
 	s, _, a, places, err = p.air(r, v)
 	if err == nil && a == nil {
 		err = badRequest("no tenant has a device yet: give one a placement first")
+	}
+	if err == nil && s.metric != co2 {
+		var last time.Time
+		if last, err = a.Last(r.Context(), air.Where{}, s.metric); err == nil && last.IsZero() {
+			err = unmeasured(r.Context(), &s, a)
+		}
 	}
 	return s, a, places, err
 }

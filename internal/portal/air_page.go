@@ -137,7 +137,7 @@ func (p *Portal) airPage(w http.ResponseWriter, r *http.Request, v access.Viewer
 		}
 	}
 	view.State = s
-	view.head(places)
+	view.head()
 	return p.page(w, r, v, http.StatusOK, "air", view.Title, view)
 }
 
@@ -212,7 +212,7 @@ func (v *airView) read(ctx context.Context, s *airState, a *air.Air, places *air
 	}
 	v.moves(s, places)
 	if !some {
-		return v.nothing(ctx, s, a, places)
+		return v.nothing(ctx, s, a)
 	}
 	return v.acted(ctx, s, a, actions)
 }
@@ -233,7 +233,7 @@ func gone(s *airState, places *air.Places, now []air.Now) (rooms []air.Now) {
 }
 
 // head says what the page is about.
-func (v *airView) head(places *air.Places) {
+func (v *airView) head() {
 	s := &v.State
 	v.Title = "Air"
 	switch {
@@ -343,7 +343,7 @@ func (v *airView) form(s *airState, places *air.Places, metrics []air.Metric) {
 }
 
 // nothing tells a range without readings from a metric that nobody measured.
-func (v *airView) nothing(ctx context.Context, s *airState, a *air.Air, places *air.Places) error {
+func (v *airView) nothing(ctx context.Context, s *airState, a *air.Air) error {
 	last, err := a.Last(ctx, s.where(), s.metric)
 	switch {
 	case err != nil:
@@ -357,6 +357,11 @@ func (v *airView) nothing(ctx context.Context, s *airState, a *air.Air, places *
 		v.None = "no reading"
 		return nil
 	}
+	return unmeasured(ctx, s, a)
+}
+
+// unmeasured says which metrics there are instead of one that nobody measured.
+func unmeasured(ctx context.Context, s *airState, a *air.Air) error {
 	known, err := a.Metrics(ctx, s.where(), time.Unix(0, 0), s.now.AddDate(1, 0, 0))
 	if err != nil {
 		return err
