@@ -259,7 +259,7 @@ func (f *Feed) Readings(ctx context.Context, v access.Viewer, c *Chain, n int) (
 		where += " AND tenant_id = " + literal.Text(tenant)
 	}
 	rows, err := f.data.Query(ctx, v, fmt.Sprintf(`SELECT device_id, tenant_id, metric, value, value_string, value_bool, unit, observed_at
-FROM {%s} WHERE %s ORDER BY observed_at, device_id, metric LIMIT %d`, table, where, n))
+FROM %s WHERE %s ORDER BY observed_at, device_id, metric LIMIT %d`, "{"+table+"}", where, n))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", table, err)
 	}

@@ -2,7 +2,7 @@ package bigquery_test
 
 import (
 	"context"
-	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"net/http"
@@ -18,11 +18,13 @@ import (
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/hack/e2e/emulator"
 	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/live"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/portal"
+	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
 // What the pages of live events and operations ask is GoogleSQL, too: events are told
@@ -31,13 +33,19 @@ func TestPortal(t *testing.T) {
 	e := emulator.Start(t)
 	products := applied(t, e)
 	member(t, e)
-	w := open(t, e, products)
+	runPages(t, open(t, e, products), products)
+}
+
+// runPages looks at the pages of live events and operations, of a warehouse that has
+// nothing else.
+func runPages(t *testing.T, w warehouse.Warehouse, products []contract.Product) {
 	data := access.New(w, products)
 	cfg := live.For("bigquery://example-project", 50*time.Millisecond)
 	if cfg.Late == 0 {
 		t.Fatal("all partitions of the log are read each time")
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	none := func(context.Context, event.Event) error { return nil }
 	feed := live.New(data, cfg, log)
 	t.Cleanup(feed.Close)
 	formats, err := flatten.ReadFormats("")
@@ -47,6 +55,22 @@ func TestPortal(t *testing.T) {
 	p, err := portal.New(portal.Config{
 		Data: data, Live: feed, Log: log,
 		Act: portal.Acting{
+			// The mesh as far as readings of nobody.
+			Post: func(ctx context.Context, e event.Event) error {
+				out, err := flatten.New(formats, log)(ctx, e)
+				if e.Type() == mesh.TelemetryRejected {
+					out, err = []event.Event{e}, nil
+				}
+				for _, each := range out {
+					if each.Type() == mesh.TelemetryFlattened {
+						each.SetType(mesh.TelemetryUnassigned)
+					}
+					if _, err := sink.New(w, none)(ctx, each); err != nil {
+						return err
+					}
+				}
+				return err
+			},
 			Parser: formats.Parser,
 			Leads: func() (deadletter.Leads, error) {
 				return deadletter.Leads{"iot": {"first": "http://first.iot.svc.cluster.local"}}, nil
@@ -100,8 +124,7 @@ func TestPortal(t *testing.T) {
 	enriched.SetExtension(mesh.ExtTenant, "north")
 	parked := reading
 	parked.ReadingID, parked.DeviceID, parked.TenantID = mesh.ReadingID("nobodys", "co2", at), "nobodys", ""
-	rejections := mesh.EncodeRejections([]mesh.Rejection{{Cause: "older's", Reader: "json", Message: mesh.Message{ID: "x", Source: "/devices", ReceivedAt: at, Payload: []byte(`{"device_id": "d"`)}}})
-	none := func(context.Context, event.Event) error { return nil }
+	rejections := mesh.EncodeRejections([]mesh.Rejection{{Cause: "older's", Reader: "json", Message: mesh.Message{ID: "x", Source: "/devices", ReceivedAt: at, Payload: []byte(`{"device_id": "d", "time": "2026-01-01T00:00:00Z", "co2": 500}`)}}})
 	for _, in := range []event.Event{
 		enriched, mesh.NewEvent(mesh.TelemetryUnassigned, "/enrich", mesh.EncodeReadings([]mesh.Reading{parked}), "3"),
 		mesh.NewEvent(mesh.TelemetryRejected, mesh.Source("telemetry-flatten"), rejections, "4"),
@@ -150,12 +173,33 @@ func TestPortal(t *testing.T) {
 	get("/operations/rejected/retry?"+url.Values{"reader": {"json"}, "cause": {"older's"}}.Encode(), "Read 1 message again")
 	get("/operations/parked", "nobodys,TENANT")
 	get("/operations/sheets", "Nothing is wrong")
-	resp, err := server.Client().PostForm(server.URL+"/operations/console", url.Values{"sql": {fmt.Sprintf("SELECT COUNT(*) AS n FROM event_log.events WHERE event_id = %q", enriched.ID())}})
+	post := func(path string, form url.Values, want string) {
+		t.Helper()
+		resp, err := server.Client().PostForm(server.URL+path, form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if text, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s answers %s, %v, want %q\n%s", path, resp.Status, err, want, text)
+		}
+	}
+	post("/operations/rejected/retry", url.Values{"reader": {"json"}, "cause": {"older's"}}, "1 read now, 0 remain unreadable. Of 1 reading 1 are rows.")
+	post("/operations/console", url.Values{"sql": {"SELECT COUNT(*) AS n FROM event_log.events WHERE event_id = '" + enriched.ID() + "'"}}, `<td class="n">2</td>`)
+	resp, err := server.Client().Get(server.URL + "/operations/console")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if text, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(text), `<td class="n">2</td>`) {
-		t.Errorf("the console answers %s, %v\n%s", resp.Status, err, text)
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
 	}
+	_, example, _ := strings.Cut(string(text), "<textarea")
+	_, example, _ = strings.Cut(example, ">")
+	example, _, ok := strings.Cut(example, "</textarea>")
+	if !ok {
+		t.Fatalf("the console shows no statement:\n%s", text)
+	}
+	post("/operations/console", url.Values{"sql": {html.UnescapeString(example)}}, `>latest</th>`)
 }

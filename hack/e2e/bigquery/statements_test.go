@@ -62,7 +62,8 @@ var duckDBOnly = map[string]string{
 	"internal/audit":                     "the database of users is no warehouse",
 	"internal/cloud":                     "TestStatementsOfTheWarehouse records them on the wire",
 	"internal/prove":                     "the proof runs on a data folder: its as-of join is DuckDB's",
-	"cmd/telemesh/status.go":             "the page of `telemesh up`, of its own folder",
+	"internal/database":                  "the database of users is no warehouse",
+	"cmd/telemesh/accounts.go":           "of the folder whose portal is a demo",
 	"cmd/telemesh/load.go":               "of the folder whose mesh reads the sheets",
 	"cmd/telemesh/sheets.go":             "of a folder",
 	"cmd/telemesh/retry.go":              "of the folder whose mesh reads the messages again",
@@ -92,6 +93,7 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	runDeadLetters(t, w)
 	runAir(t, w)
 	runCatalog(t, w)
+	runPages(t, &recording{Warehouse: duckdbtest.Open(t), shapes: w.shapes}, all)
 
 	statements := 0
 	for _, shape := range slices.Sorted(maps.Keys(w.shapes)) {
