@@ -47,7 +47,7 @@ const (
 	SessionsOut  Action = "logged out everywhere"
 	Refused      Action = "refused" // asked for what is not theirs
 	Export       Action = "export"
-	Query        Action = "query"
+	Query        Action = "query" // looked at what is of persons, or of all tenants
 	Acted        Action = "acted" // redriven, retried: what changes the mesh
 )
 
@@ -72,6 +72,15 @@ type Log struct {
 // New gives the log of a database. now is time.Now, but in tests.
 func New(db *database.DB, now func() time.Time) *Log { return &Log{db, now} }
 
+// MaxDetail is how many bytes of a Detail the log keeps.
+const MaxDetail = 16 << 10
+
+// ErrNotKept is that of an Export or a Query whose object or detail the log cannot
+// keep as it is: too long, or with control characters in it. What the log does not
+// say must not be done; of all else, which strangers may have sent, it keeps what it
+// can.
+var ErrNotKept = errors.New("the audit log cannot keep this as it is")
+
 // Append adds an entry. It is kept also if ctx ends meanwhile: nobody goes
 // unseen by not waiting for the answer.
 func (l *Log) Append(ctx context.Context, e Entry) error {
@@ -82,6 +91,11 @@ func (l *Log) Append(ctx context.Context, e Entry) error {
 // AppendIn adds an entry in a transaction, as the last that is done in it: from
 // here to its end nobody else can append.
 func (l *Log) AppendIn(ctx context.Context, tx *sql.Tx, e Entry) error {
+	object, detail := clean(e.Object, 512), clean(e.Detail, MaxDetail)
+	if (e.Action == Export || e.Action == Query) && (object != e.Object || detail != e.Detail) {
+		return fmt.Errorf("%w: %d bytes, with a detail of %d", ErrNotKept, len(e.Object), len(e.Detail))
+	}
+	e.Object, e.Detail = object, detail
 	var previous string
 	err := tx.QueryRowContext(ctx, "UPDATE audit_head SET seq = seq + 1 WHERE id = 1 RETURNING seq, hash").Scan(&e.Seq, &previous)
 	if err != nil {
@@ -89,7 +103,6 @@ func (l *Log) AppendIn(ctx context.Context, tx *sql.Tx, e Entry) error {
 	}
 	e.At = l.now().UTC().Truncate(time.Microsecond)
 	e.Who, e.From, e.Action = clean(e.Who, 128), clean(e.From, 128), Action(clean(string(e.Action), 64))
-	e.Object, e.Detail = clean(e.Object, 512), clean(e.Detail, 16<<10)
 	e.Hash = e.sum(previous)
 	_, err = tx.ExecContext(ctx, "INSERT INTO audit (seq, at, who, origin, action, object, detail, previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 		e.Seq, e.At.UnixMicro(), e.Who, e.From, string(e.Action), e.Object, e.Detail, previous, e.Hash)

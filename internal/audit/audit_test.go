@@ -86,6 +86,34 @@ func TestAnyBytes(t *testing.T) {
 	})
 }
 
+// What was asked for is in the log whole, or not done.
+func TestQueriesAreKeptWhole(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, address string) {
+		l := audit.New(open(t, address), time.Now)
+		for _, action := range []audit.Action{audit.Query, audit.Export} {
+			for _, e := range []audit.Entry{
+				{Detail: strings.Repeat("x", audit.MaxDetail+1)}, {Detail: "SELECT 1\x00"}, {Detail: "\xff"}, {Detail: "\x1b[2J"},
+				{Detail: strings.Repeat(" ", audit.MaxDetail) + "FROM customers.customers"}, {Object: strings.Repeat("x", 513)},
+			} {
+				e.Action = action
+				if err := l.Append(t.Context(), e); !errors.Is(err, audit.ErrNotKept) {
+					t.Errorf("Append of %s %.20q %.20q: %v, want ErrNotKept", action, e.Object, e.Detail, err)
+				}
+			}
+			whole := strings.Repeat("é", audit.MaxDetail/2)
+			if err := l.Append(t.Context(), audit.Entry{Action: action, Detail: whole}); err != nil {
+				t.Fatal(err)
+			}
+			if all, err := l.List(t.Context(), 0, 1); err != nil || len(all) != 1 || all[0].Detail != whole {
+				t.Errorf("the log does not keep %d bytes whole: %v", audit.MaxDetail, err)
+			}
+		}
+		if head, err := l.Verify(t.Context()); err != nil || head.Seq != 2 {
+			t.Errorf("Verify = %v, %v; want 2 entries", head, err)
+		}
+	})
+}
+
 // Whoever goes away before the answer is in the log all the same.
 func TestAppendsForWhoIsGone(t *testing.T) {
 	databasetest.Each(t, func(t *testing.T, address string) {

@@ -23,7 +23,7 @@ const (
 	consoleShown = 1000    // rows
 	consoleFile  = 100_000 // rows of a CSV
 	cellShown    = 2000    // bytes
-	statementMax = 64 << 10
+	statementMax = audit.MaxDetail
 )
 
 type consolePage struct {

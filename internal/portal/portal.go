@@ -211,6 +211,8 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, e
 		}
 	case errors.As(err, &bad):
 		status, text = http.StatusBadRequest, bad.Error()
+	case errors.Is(err, audit.ErrNotKept):
+		status, text = http.StatusBadRequest, err.Error()
 	default:
 		if s, said, ok := said(w, err); ok {
 			status, text = s, said
