@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // PostgreSQL
@@ -67,14 +68,8 @@ func Open(ctx context.Context, address string) (*DB, error) {
 // dial gives the database as it is.
 func dial(address string) (*DB, error) {
 	if file, ok := strings.CutPrefix(address, sqlite+":"); ok && file != "" {
-		// Made here so that nobody else can read it: SQLite would ask the umask. Its
-		// journal has the mode of the file.
-		f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
+		if err := create(file); err != nil {
 			return nil, fmt.Errorf("open the database of users: %w", err)
-		}
-		if err := f.Close(); err != nil {
-			return nil, err
 		}
 		// Others write at the same time: wait for them, and let a transaction take
 		// the lock when it begins, so that none has to give up in its middle.
@@ -96,6 +91,29 @@ func dial(address string) (*DB, error) {
 		return &DB{db, postgres}, nil
 	}
 	return nil, ErrAddress
+}
+
+// creating is held while a file is made: see create.
+var creating sync.Mutex
+
+// create makes the file where there is none, so that nobody else can read it:
+// SQLite would ask the umask. Its journal has the mode of the file.
+//
+// A file that is there is not opened but by SQLite. Closing it would drop the locks
+// that this process has on it (fcntl(2)), by which others know that it is in use:
+// the next one that closes it would delete the journal that this process writes to.
+// https://www.sqlite.org/howtocorrupt.html, section 2.2
+func create(file string) error {
+	creating.Lock()
+	defer creating.Unlock()
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // step brings the tables from the version before to version.

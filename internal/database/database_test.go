@@ -1,13 +1,16 @@
 package database
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,7 +18,116 @@ import (
 	"github.com/telemesh/telemesh/internal/database/databasetest"
 )
 
-func TestMain(m *testing.M) { databasetest.Main(m) }
+// Another process runs the statement of this variable of its environment on the
+// database of its first argument.
+const statement = "DATABASE_TEST_STATEMENT"
+
+func TestMain(m *testing.M) {
+	if text, ok := os.LookupEnv(statement); ok {
+		if err := outside(os.Args[1], text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	databasetest.Main(m)
+}
+
+// locked asks whether some process holds a lock on bytes of the file.
+func locked(first, size int64) string { return fmt.Sprintf("locked %d %d", first, size) }
+
+func outside(address, text string) error {
+	lock := syscall.Flock_t{Type: syscall.F_WRLCK}
+	if n, _ := fmt.Sscanf(text, "locked %d %d", &lock.Start, &lock.Len); n == 2 {
+		f, err := os.Open(strings.TrimPrefix(address, "sqlite:"))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := syscall.FcntlFlock(f.Fd(), syscall.F_GETLK, &lock); err != nil {
+			return err
+		}
+		if lock.Type == syscall.F_UNLCK {
+			return errors.New("nobody has the lock")
+		}
+		return nil
+	}
+	db, err := Open(context.Background(), address)
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec(text)
+	return errors.Join(err, db.Close())
+}
+
+// A process has its database open twice, as telemesh up does, and another one uses
+// it meanwhile: what each writes the others see, and it stays.
+func TestOpenTwiceAndElsewhere(t *testing.T) {
+	address := "sqlite:" + filepath.Join(t.TempDir(), "portal.db")
+	open := func() *DB {
+		t.Helper()
+		db, err := Open(t.Context(), address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}
+	elsewhere := func(text string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), os.Args[0], address)
+		cmd.Env = append(os.Environ(), statement+"="+text)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", text, err, out)
+		}
+	}
+	has := func(db *DB, want int) {
+		t.Helper()
+		var n int
+		if err := db.QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != want {
+			t.Errorf("%d rows, %v; want %d", n, err, want)
+		}
+	}
+	write := func(db *DB) {
+		t.Helper()
+		if _, err := db.Exec("INSERT INTO t (x) VALUES (1)"); err != nil {
+			t.Error(err)
+		}
+	}
+	portal := open()
+	if _, err := portal.Exec("CREATE TABLE t (x BIGINT)"); err != nil {
+		t.Fatal(err)
+	}
+	second := open()
+	write(second)
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// SQLite's shared lock, as another process sees it: without it, one that closes
+	// the file believes to be the last one, and deletes the journal.
+	const sharedFirst, sharedSize = 0x40000000 + 2, 510
+	elsewhere(locked(sharedFirst, sharedSize))
+	elsewhere("SELECT count(*) FROM t")
+	if program, err := exec.LookPath("sqlite3"); err == nil {
+		if out, err := exec.CommandContext(t.Context(), program, strings.TrimPrefix(address, "sqlite:"), "SELECT count(*) FROM t").CombinedOutput(); err != nil {
+			t.Errorf("sqlite3: %v\n%s", err, out)
+		}
+	}
+	if _, err := os.Stat(strings.TrimPrefix(address, "sqlite:") + "-wal"); err != nil {
+		t.Errorf("the journal of an open database: %v", err)
+	}
+	write(portal)
+	elsewhere("INSERT INTO t (x) VALUES (1)")
+	has(portal, 3)
+	write(portal)
+	elsewhere("INSERT INTO t (x) VALUES (1)")
+	has(portal, 5)
+	if err := portal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := open()
+	defer again.Close()
+	has(again, 5)
+}
 
 func dialed(t *testing.T, address string) *DB {
 	t.Helper()
