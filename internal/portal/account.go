@@ -11,12 +11,12 @@ import (
 
 func (p *Portal) accountRoutes() []route {
 	return []route{
-		{"GET /account", signedIn, p.accountPage},
-		{"POST /account/password", signedIn, p.setPassword},
-		{"GET /account/codes", signedIn, p.codesPage},
-		{"POST /account/codes", signedIn, p.setCodes},
-		{"POST /account/recovery", signedIn, p.newRecovery},
-		{"POST /account/logout", signedIn, p.logoutEverywhere},
+		{"GET /account", signedIn, ofOneself, p.accountPage},
+		{"POST /account/password", signedIn, byItself, p.setPassword},
+		{"GET /account/codes", signedIn, ofOneself, p.codesPage},
+		{"POST /account/codes", signedIn, byItself, p.setCodes},
+		{"POST /account/recovery", signedIn, byItself, p.newRecovery},
+		{"POST /account/logout", signedIn, byItself, p.logoutEverywhere},
 	}
 }
 

@@ -17,13 +17,13 @@ import (
 
 func (p *Portal) airRoutes() []route {
 	return []route{
-		{"GET /air", signedIn, p.airPage},
-		{"GET /api/air/series", signedIn, p.airSeries},
-		{"GET /api/air/rooms", signedIn, p.airRooms},
-		{"GET /api/air/now", signedIn, p.airNow},
-		{"GET /api/air/stream", signedIn, p.airStream},
-		{"GET /api/air/readings.csv", signedIn, p.airCSV},
-		{"GET /api/air/readings.parquet", signedIn, p.airParquet},
+		{"GET /air", signedIn, ofRooms, p.airPage},
+		{"GET /api/air/series", signedIn, ofRooms, p.airSeries},
+		{"GET /api/air/rooms", signedIn, ofRooms, p.airRooms},
+		{"GET /api/air/now", signedIn, ofRooms, p.airNow},
+		{"GET /api/air/stream", signedIn, ofRooms, p.airStream},
+		{"GET /api/air/readings.csv", signedIn, byItself, p.airCSV},
+		{"GET /api/air/readings.parquet", signedIn, byItself, p.airParquet},
 	}
 }
 

@@ -13,16 +13,16 @@ import (
 
 func (p *Portal) apiRoutes() []route {
 	return []route{
-		{"GET /api/openapi.json", anyone, p.openAPI},
-		{"POST /api/token", anyone, p.makeToken},
-		{"DELETE /api/token", signedIn, p.revokeToken},
-		{"GET /api/users", admins, p.listUsers},
-		{"POST /api/users", admins, p.createUser},
-		{"GET /api/users/me", signedIn, p.readMe},
-		{"PUT /api/users/me", signedIn, p.updateMe},
-		{"GET /api/users/{id}", admins, p.readUser},
-		{"PUT /api/users/{id}", admins, p.updateUser},
-		{"POST /api/users/{id}/reset", admins, p.resetAnew},
+		{"GET /api/openapi.json", anyone, ofNobody, p.openAPI},
+		{"POST /api/token", anyone, byItself, p.makeToken},
+		{"DELETE /api/token", signedIn, byItself, p.revokeToken},
+		{"GET /api/users", admins, queried, p.listUsers},
+		{"POST /api/users", admins, byItself, p.createUser},
+		{"GET /api/users/me", signedIn, ofOneself, p.readMe},
+		{"PUT /api/users/me", signedIn, byItself, p.updateMe},
+		{"GET /api/users/{id}", admins, queried, p.readUser},
+		{"PUT /api/users/{id}", admins, byItself, p.updateUser},
+		{"POST /api/users/{id}/reset", admins, byItself, p.resetAnew},
 	}
 }
 

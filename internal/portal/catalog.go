@@ -51,10 +51,10 @@ func newInventory(cfg *Config, now func() time.Time) inventory {
 
 func (p *Portal) catalogRoutes() []route {
 	return []route{
-		{"GET /catalog", signedIn, p.catalogPage},
-		{"GET /catalog/{product}", signedIn, p.productPage},
-		{"GET /catalog/{product}/{port}", signedIn, p.portPage},
-		{"POST /catalog/{product}/{port}/check", team, p.checkPort},
+		{"GET /catalog", signedIn, ofNobody, p.catalogPage},
+		{"GET /catalog/{product}", signedIn, ofNobody, p.productPage},
+		{"GET /catalog/{product}/{port}", signedIn, byItself, p.portPage},
+		{"POST /catalog/{product}/{port}/check", team, ofNobody, p.checkPort},
 	}
 }
 

@@ -29,10 +29,10 @@ import (
 
 func (p *Portal) liveRoutes() []route {
 	return []route{
-		{"GET /live", team, p.livePage},
-		{"GET /live/event", team, p.livePageEvent},
-		{"GET /api/live", team, p.liveStream},
-		{"GET /api/live/data", team, p.liveData},
+		{"GET /live", team, ofEvents, p.livePage},
+		{"GET /live/event", team, queried, p.livePageEvent},
+		{"GET /api/live", team, ofEvents, p.liveStream},
+		{"GET /api/live/data", team, exported, p.liveData},
 	}
 }
 

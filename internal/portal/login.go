@@ -35,14 +35,14 @@ const pendingLasts = 5 * time.Minute
 
 func (p *Portal) loginRoutes() []route {
 	return []route{
-		{"GET /login", anyone, p.loginPage},
-		{"POST /login", anyone, p.login},
-		{"GET /login/code", anyone, p.codePage},
-		{"POST /login/code", anyone, p.code},
-		{"POST /login/demo", anyone, p.enterDemo},
-		{"POST /logout", signedIn, p.logout},
-		{"GET /setup/{token}", anyone, p.setupPage},
-		{"POST /setup/{token}", anyone, p.setup},
+		{"GET /login", anyone, ofNobody, p.loginPage},
+		{"POST /login", anyone, byItself, p.login},
+		{"GET /login/code", anyone, ofNobody, p.codePage},
+		{"POST /login/code", anyone, byItself, p.code},
+		{"POST /login/demo", anyone, byItself, p.enterDemo},
+		{"POST /logout", signedIn, byItself, p.logout},
+		{"GET /setup/{token}", anyone, ofOneself, p.setupPage},
+		{"POST /setup/{token}", anyone, byItself, p.setup},
 	}
 }
 

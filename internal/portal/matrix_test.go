@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/audit"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/live"
@@ -239,4 +241,66 @@ func unescaped(s string) string {
 		return text
 	}
 	return s
+}
+
+// What shows persons or payloads is in the audit log before it is shown, with the
+// address that was asked for, and what cannot be in it is not shown. Each route says
+// why if it is not one of these.
+func TestRoutesAreRecorded(t *testing.T) {
+	s := onSQLite(t, Config{})
+	boss := access.Viewer{ID: "1", Name: "boss", Role: access.Admin}
+	s.portal.viewer = func(*http.Request) (access.Viewer, bool, error) { return boss, true, nil }
+	ask := func(each route, query string) (served bool, status int) {
+		t.Helper()
+		method, path, _ := strings.Cut(each.pattern, " ")
+		path = strings.ReplaceAll(path, "{$}", "")
+		before, err := s.audit.Verify(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		each.serve = func(http.ResponseWriter, *http.Request, access.Viewer) error {
+			served = true
+			all, err := s.audit.List(t.Context(), 0, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if each.records.as == "" {
+				if len(all) > 0 && all[0].Seq != before.Seq {
+					t.Errorf("%s: %+v is in the audit log", each.pattern, all[0])
+				}
+				return nil
+			}
+			want := audit.Entry{Seq: before.Seq + 1, Who: "boss", From: "192.0.2.1", Action: each.records.as, Object: method + " " + (&url.URL{Path: path}).EscapedPath(), Detail: query}
+			if len(all) == 0 {
+				t.Fatalf("%s: the audit log is empty", each.pattern)
+			}
+			if got := all[0]; got.Seq != want.Seq || got.Who != want.Who || got.From != want.From || got.Action != want.Action || got.Object != want.Object || got.Detail != want.Detail {
+				t.Errorf("%s: the audit log ends with %+v, want %+v", each.pattern, got, want)
+			}
+			return nil
+		}
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(method, (&url.URL{Path: path, RawQuery: query}).String(), nil)
+		s.portal.withSession(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.portal.enter(w, r, each) })).ServeHTTP(w, r)
+		return served, w.Code
+	}
+	recorded := 0
+	for _, each := range s.portal.routes() {
+		if (each.records.as == "") == (each.records.not == "") {
+			t.Errorf("%s: either something is recorded, or there is a reason why not", each.pattern)
+		}
+		if served, status := ask(each, "id=1&q=x%20y"); !served {
+			t.Errorf("%s is not served: %d", each.pattern, status)
+		}
+		if each.records.as == "" {
+			continue
+		}
+		recorded++
+		if served, status := ask(each, strings.Repeat("x", audit.MaxDetail+1)); served || status != http.StatusBadRequest {
+			t.Errorf("%s is served: %t, %d, though the log cannot keep what was asked", each.pattern, served, status)
+		}
+	}
+	if recorded < 15 {
+		t.Errorf("%d routes are recorded", recorded)
+	}
 }

@@ -19,8 +19,8 @@ import (
 
 func (p *Portal) meshRoutes() []route {
 	return []route{
-		{"GET /mesh", team, p.meshPage},
-		{"GET /api/mesh", team, p.meshState},
+		{"GET /mesh", team, ofNobody, p.meshPage},
+		{"GET /api/mesh", team, ofNobody, p.meshState},
 	}
 }
 

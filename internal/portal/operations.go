@@ -33,21 +33,21 @@ type Acting struct {
 
 func (p *Portal) operationsRoutes() []route {
 	return []route{
-		{"GET /operations", team, p.operations},
-		{"GET /operations/deadletters", team, p.letters},
-		{"GET /operations/deadletters/{id}", team, p.letter},
-		{"GET /operations/deadletters/act", admins, p.confirmLetters},
-		{"POST /operations/deadletters/act", admins, p.actOnLetters},
-		{"GET /operations/rejected", team, p.rejections},
-		{"GET /operations/rejected/{name}", team, p.rejection},
-		{"GET /operations/rejected/retry", admins, p.confirmRetry},
-		{"POST /operations/rejected/retry", admins, p.retry},
-		{"GET /operations/parked", team, p.parked},
-		{"GET /operations/sheets", team, p.sheets},
-		{"GET /operations/audit", admins, p.auditPage},
-		{"POST /operations/audit", admins, p.verifyAudit},
-		{"GET /operations/console", admins, p.console},
-		{"POST /operations/console", admins, p.runConsole},
+		{"GET /operations", team, ofNobody, p.operations},
+		{"GET /operations/deadletters", team, queried, p.letters},
+		{"GET /operations/deadletters/{id}", team, queried, p.letter},
+		{"GET /operations/deadletters/act", admins, queried, p.confirmLetters},
+		{"POST /operations/deadletters/act", admins, byItself, p.actOnLetters},
+		{"GET /operations/rejected", team, queried, p.rejections},
+		{"GET /operations/rejected/{name}", team, queried, p.rejection},
+		{"GET /operations/rejected/retry", admins, queried, p.confirmRetry},
+		{"POST /operations/rejected/retry", admins, byItself, p.retry},
+		{"GET /operations/parked", team, ofRooms, p.parked},
+		{"GET /operations/sheets", team, queried, p.sheets},
+		{"GET /operations/audit", admins, queried, p.auditPage},
+		{"POST /operations/audit", admins, queried, p.verifyAudit},
+		{"GET /operations/console", admins, ofNobody, p.console},
+		{"POST /operations/console", admins, byItself, p.runConsole},
 	}
 }
 

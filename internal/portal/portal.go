@@ -129,15 +129,34 @@ func (w who) lets(v access.Viewer) bool {
 type route struct {
 	pattern string // of http.ServeMux
 	who     who
+	records recording
 	serve   func(w http.ResponseWriter, r *http.Request, v access.Viewer) error
 }
+
+// recording is what of a request goes into the audit log, before it is served and by
+// its address; or why nothing does.
+type recording struct {
+	as  audit.Action
+	not string
+}
+
+var (
+	queried  = recording{as: audit.Query}
+	exported = recording{as: audit.Export}
+
+	byItself  = recording{not: "the handler records what it does or hands out, in more words than its address has"}
+	ofOneself = recording{not: "it shows what is of who asks, and of nobody else"}
+	ofNobody  = recording{not: "there is nothing of persons in it, and no row of a tenant"}
+	ofRooms   = recording{not: "readings of rooms and devices, without names: a page asks for them with each step; files of them are recorded"}
+	ofEvents  = recording{not: "what events are called and whose they are, not their data, each of which is recorded"}
+)
 
 // routes is all that the portal serves. Those of an area stand with its pages.
 func (p *Portal) routes() []route {
 	all := slices.Concat([]route{
-		{"GET /{$}", signedIn, p.home},
-		{"GET /assets/{name}", anyone, p.assets.serve},
-		{"GET /healthz", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
+		{"GET /{$}", signedIn, ofNobody, p.home},
+		{"GET /assets/{name}", anyone, ofNobody, p.assets.serve},
+		{"GET /healthz", anyone, ofNobody, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
 	}, p.airRoutes(), p.catalogRoutes(), p.meshRoutes(), p.liveRoutes(), p.operationsRoutes())
 	if p.users != nil {
 		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes(), p.apiRoutes())
@@ -157,7 +176,7 @@ func (p *Portal) Handler() http.Handler {
 		mux.HandleFunc(each.pattern, func(w http.ResponseWriter, r *http.Request) { p.enter(w, r, each) })
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		p.enter(w, r, route{"", anyone, func(http.ResponseWriter, *http.Request, access.Viewer) error { return errNotFound }})
+		p.enter(w, r, route{"", anyone, ofNobody, func(http.ResponseWriter, *http.Request, access.Viewer) error { return errNotFound }})
 	})
 	// What another site makes a browser send is refused: it carries the session.
 	return secured(p.here(p.withSession(http.NewCrossOriginProtection().Handler(mux))))
@@ -169,7 +188,12 @@ func (p *Portal) enter(w http.ResponseWriter, r *http.Request, to route) {
 	switch {
 	case err != nil:
 	case to.who.lets(v) && (known || to.who == anyone):
-		err = to.serve(w, r, v)
+		if to.records.as != "" {
+			err = p.record(r, v, to.records.as, r.Method+" "+r.URL.EscapedPath(), r.URL.RawQuery)
+		}
+		if err == nil {
+			err = to.serve(w, r, v)
+		}
 	case known:
 		err = fmt.Errorf("this page is not for the role %s: %w", v.Role, access.ErrForbidden)
 	case forPeople(r) && r.Method == http.MethodGet:

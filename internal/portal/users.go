@@ -11,11 +11,11 @@ import (
 
 func (p *Portal) userRoutes() []route {
 	return []route{
-		{"GET /users", admins, p.usersPage},
-		{"POST /users", admins, p.addUser},
-		{"GET /users/{id}", admins, p.userPage},
-		{"POST /users/{id}", admins, p.changeUser},
-		{"POST /users/{id}/reset", admins, p.resetUser},
+		{"GET /users", admins, queried, p.usersPage},
+		{"POST /users", admins, queried, p.addUser},
+		{"GET /users/{id}", admins, queried, p.userPage},
+		{"POST /users/{id}", admins, queried, p.changeUser},
+		{"POST /users/{id}/reset", admins, queried, p.resetUser},
 	}
 }
 
