@@ -4,7 +4,8 @@
 //
 // It reads the event log and nothing else, so that it says the same of a cluster
 // and of one machine. Which events a Trigger takes is what its filters say of
-// the events in the log. What the log does not tell is not known: how many wait.
+// the events in the log. What the log does not tell is not known: how many events
+// wait for a function that need not make anything of them.
 package flow
 
 import (
@@ -82,6 +83,13 @@ type Took struct {
 	P50, P95 time.Duration
 }
 
+// Waiting are events that a Trigger takes and that have no reply yet, nor were
+// given up: those accepted in the last hour, as far as the log has come.
+type Waiting struct {
+	Events int64
+	Oldest time.Time // when the first of them was accepted; zero: there are none
+}
+
 // Letters are events that a Trigger could not deliver.
 type Letters struct {
 	Long  int64 // given up in the last hour
@@ -97,8 +105,12 @@ type Rates struct {
 	Made     map[Made]Rate
 	Taken    map[Taken]Rate
 	Triggers map[topology.Ref]Rate
-	Took     map[topology.Ref]Took    // by Trigger
-	Letters  map[topology.Ref]Letters // by Trigger; one without a name: of all of its namespace that have no sink of their own
+	Took     map[topology.Ref]Took // by Trigger
+	// Waiting is by Trigger, of those alone that have a reply of every event.
+	Waiting map[topology.Ref]Waiting
+	// Logged is how long events took from a Broker to their row in the log.
+	Logged  map[topology.Ref]Took    // by Broker
+	Letters map[topology.Ref]Letters // by Trigger; one without a name: of all of its namespace that have no sink of their own
 	// Unknown are Triggers whose filters ask for what tells single events apart.
 	Unknown map[topology.Ref]bool
 	// Partial: there was more in the log than is read.
@@ -156,12 +168,15 @@ func (l *Log) read(ctx context.Context, v access.Viewer) (*Rates, error) {
 	m, now := l.mesh(), l.now()
 	r := &Rates{
 		At: now, Brokers: map[topology.Ref]Rate{}, Types: map[Type]Rate{}, Made: map[Made]Rate{}, Taken: map[Taken]Rate{},
-		Triggers: map[topology.Ref]Rate{}, Took: map[topology.Ref]Took{}, Letters: map[topology.Ref]Letters{}, Unknown: map[topology.Ref]bool{},
+		Triggers: map[topology.Ref]Rate{}, Took: map[topology.Ref]Took{},
+		Waiting: map[topology.Ref]Waiting{}, Logged: map[topology.Ref]Took{}, Letters: map[topology.Ref]Letters{}, Unknown: map[topology.Ref]bool{},
 	}
 	query := func(ctx context.Context, sql string) (*warehouse.Rows, error) { return l.data.Query(ctx, v, sql) }
 	parts := []func() error{
 		func() error { return r.count(ctx, query, m) },
 		func() error { return r.time(ctx, query, m) },
+		func() error { return r.wait(ctx, query, m) },
+		func() error { return r.logged(ctx, query) },
 		func() error { return r.letters(ctx, query) },
 	}
 	errs := make([]error, len(parts))
@@ -344,6 +359,99 @@ GROUP BY broker, source, type, cause_type, took`, elapsed.Bucket("c.received_at"
 	}
 	for ref, c := range counts {
 		r.Took[ref] = Took{c.Total(), c.Percentile(50), c.Percentile(95)}
+	}
+	return nil
+}
+
+// replied says of which functions, by image and the type of what they take, the
+// replies tell what waits.
+var replied = map[string]map[string]bool{ // true: every event has one
+	// Of joins of a network there is nothing to say, so that only what came behind
+	// the last event with a reply is sure to wait.
+	"telemetry-flatten": {mesh.TelemetryReceived: false},
+	"tenant-enrich":     {mesh.TelemetryFlattened: true},
+	"analytics-join":    {mesh.TelemetryEnriched: true},
+}
+
+// wait reads what has no reply yet.
+func (r *Rates) wait(ctx context.Context, query queryFunc, m *topology.Mesh) error {
+	since := literal.Time(mesh.At(r.At.Add(-Long)))
+	var parts []string
+	for i := range m.Triggers {
+		t := &m.Triggers[i]
+		f := m.Function(t.Service)
+		if f == nil || len(f.Emits) == 0 {
+			continue
+		}
+		for eventType, every := range replied[f.Image] {
+			if t.Takes(topology.Event{Attributes: map[string]string{"type": eventType}}, nil) != topology.Yes {
+				continue
+			}
+			r.Waiting[t.Ref] = Waiting{}
+			parts = append(parts, fmt.Sprintf(`SELECT %[1]s AS trigger_ref, %[2]s AS sure, c.received_at, d.event_id IS NOT NULL AS done
+FROM (SELECT event_id, source, received_at FROM {event_log.events} WHERE received_at >= %[3]s AND broker = %[4]s AND type = %[5]s) AS c
+LEFT JOIN (
+  SELECT %[6]s AS event_id, %[7]s AS source
+  FROM {event_log.events}
+  WHERE received_at >= %[3]s AND broker = %[4]s AND source = %[8]s AND type IN (%[9]s)
+  UNION DISTINCT
+  SELECT event_id, source FROM {event_log_internal.dead_letters} WHERE part = 0 AND received_at >= %[3]s AND namespace = %[10]s AND trigger = %[11]s
+) AS d ON d.event_id = c.event_id AND d.source = c.source`,
+				literal.Text(t.Ref.String()), strings.ToUpper(fmt.Sprint(every)), since, literal.Text(t.Broker.String()), literal.Text(eventType),
+				eventlog.Extension(mesh.ExtCauseID), eventlog.Extension(mesh.ExtCauseSource), literal.Text(mesh.Source(f.Image)), eventlog.Distinct(f.Emits),
+				literal.Text(t.Namespace), literal.Text(t.Name)))
+		}
+	}
+	if parts == nil {
+		return nil
+	}
+	slices.Sort(parts)
+	rows, err := query(ctx, fmt.Sprintf(`SELECT trigger_ref, COUNT(*) AS events, MIN(received_at) AS oldest
+FROM (
+  SELECT trigger_ref, sure, received_at, done, MAX(CASE WHEN done THEN received_at END) OVER (PARTITION BY trigger_ref) AS last_done
+  FROM (%s) AS taken
+) AS known
+WHERE NOT done AND (sure OR last_done IS NULL OR received_at > last_done)
+GROUP BY trigger_ref`, strings.Join(parts, "\nUNION ALL\n")))
+	if err != nil {
+		return fmt.Errorf("count the events of the log without a reply: %w", err)
+	}
+	for row, err := range rows.All {
+		if err != nil {
+			return fmt.Errorf("count the events of the log without a reply: %w", err)
+		}
+		name, _ := row[0].(string)
+		of, _ := topology.ParseRef(name)
+		var w Waiting
+		w.Events, _ = row[1].(int64)
+		w.Oldest, _ = row[2].(time.Time)
+		r.Waiting[of] = w
+	}
+	return nil
+}
+
+// logged reads how far the log is behind the Brokers.
+func (r *Rates) logged(ctx context.Context, query queryFunc) error {
+	rows, err := query(ctx, fmt.Sprintf("SELECT broker, took, COUNT(*) AS events FROM (SELECT broker, %s AS took FROM {event_log.events} WHERE received_at >= %s) AS e GROUP BY broker, took",
+		elapsed.Bucket("received_at", "recorded_at"), literal.Time(mesh.At(r.At.Add(-Long)))))
+	if err != nil {
+		return fmt.Errorf("time the rows of the log: %w", err)
+	}
+	counts := map[topology.Ref]elapsed.Counts{}
+	for row, err := range rows.All {
+		if err != nil {
+			return fmt.Errorf("time the rows of the log: %w", err)
+		}
+		name, _ := row[0].(string)
+		broker, _ := topology.ParseRef(name)
+		took, _ := row[1].(int64)
+		if counts[broker] == nil {
+			counts[broker] = elapsed.Counts{}
+		}
+		counts[broker][took], _ = row[2].(int64)
+	}
+	for broker, c := range counts {
+		r.Logged[broker] = Took{c.Total(), c.Percentile(50), c.Percentile(95)}
 	}
 	return nil
 }

@@ -176,6 +176,10 @@ func TestRates(t *testing.T) {
 	if _, known := r.Took[ref("iot", "tenant-enrich")]; known {
 		t.Error("of tenant-enrich no reply has a cause, and yet its time is known")
 	}
+	// Rows are recorded when they are written here, which is long after.
+	if logged := r.Logged[ref("iot", "iot")]; logged.Events != 25 || logged.P95 < time.Hour {
+		t.Errorf("logging took %+v", logged)
+	}
 	if len(r.Unknown) > 0 || r.Partial {
 		t.Errorf("unknown: %v, partial: %v", r.Unknown, r.Partial)
 	}
@@ -186,6 +190,50 @@ func TestRates(t *testing.T) {
 	}
 	if got := later.Letters[ref("iot", "tenant-enrich")]; got.Given != 2 || got.Long != 2 || time.Since(got.Last) > time.Minute {
 		t.Errorf("dead letters %+v, want 2", got)
+	}
+}
+
+// What has a reply does not wait, nor what was given up, nor what a function need
+// not say anything of.
+func TestWaiting(t *testing.T) {
+	db := duckdbtest.Open(t)
+	cause := func(function, id string) string {
+		return fmt.Sprintf(`{"causesource":%q,"causeid":%q}`, mesh.Source(function), id)
+	}
+	var rows []map[string]warehouse.Cell
+	// Of six events the first four are enriched, but for the second; the third, twice.
+	for i, makes := range [][]string{{mesh.TelemetryEnriched}, nil, {mesh.TelemetryEnriched, mesh.TelemetryUnassigned}, {mesh.TelemetryUnassigned}, nil, nil} {
+		id, ago := fmt.Sprint(i), time.Duration(10-i)*time.Minute
+		rows = append(rows,
+			logged("iot/iot", "telemetry-ingest", mesh.TelemetryReceived, "r"+id, ago, ""),
+			logged("iot/iot", "telemetry-flatten", mesh.TelemetryFlattened, "f"+id, ago, ""))
+		for _, eventType := range makes {
+			rows = append(rows, logged("iot/iot", "tenant-enrich", eventType, eventType+id, ago, cause("telemetry-flatten", "f"+id)))
+		}
+	}
+	// Another function's answer is none, nor is one to another source's event.
+	rows = append(rows,
+		logged("iot/iot", "stranger", mesh.TelemetryEnriched, "s", time.Minute, cause("telemetry-flatten", "f1")),
+		logged("iot/iot", "tenant-enrich", mesh.TelemetryEnriched, "o", time.Minute, cause("stranger", "f1")),
+		// The message before it was a join.
+		logged("iot/iot", "telemetry-flatten", mesh.TelemetryRejected, "x", 8*time.Minute, cause("telemetry-ingest", "r2")),
+		logged("analytics/analytics", "tenant-enrich", mesh.TelemetryEnriched, "e", time.Minute, ""),
+		logged("analytics/analytics", "analytics-join", mesh.AnalyticsJoined, "j", time.Minute, cause("tenant-enrich", "e")))
+	store(t, db, "event_log.events", rows...)
+	store(t, db, "event_log_internal.dead_letters", map[string]warehouse.Cell{
+		"letter_id": warehouse.String("l"), "event_id": warehouse.String("f5"), "source": warehouse.String(mesh.Source("telemetry-flatten")), "namespace": warehouse.String("iot"),
+		"trigger": warehouse.String("tenant-enrich"), "received_at": warehouse.Instant(mesh.At(now.Add(-5 * time.Minute))),
+	})
+	r, err := open(t, db, func() time.Time { return now }).Rates(t.Context(), access.Viewer{Role: access.Analyst})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[topology.Ref]flow.Waiting{
+		ref("iot", "telemetry-flatten"):    {Events: 3, Oldest: now.Add(-7 * time.Minute)},
+		ref("iot", "tenant-enrich"):        {Events: 2, Oldest: now.Add(-9 * time.Minute)},
+		ref("analytics", "analytics-join"): {},
+	}, r.Waiting); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 
