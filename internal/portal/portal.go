@@ -195,7 +195,7 @@ func (p *Portal) enter(w http.ResponseWriter, r *http.Request, to route) {
 			err = to.serve(w, r, v)
 		}
 	case known:
-		err = fmt.Errorf("this page is not for the role %s: %w", v.Role, access.ErrForbidden)
+		err = notFor(v.Role)
 	case forPeople(r) && r.Method == http.MethodGet:
 		http.Redirect(w, r, "/login?"+next(r), http.StatusSeeOther)
 	default:
@@ -213,6 +213,13 @@ var (
 	errUnauthorized = errors.New("log in first")
 )
 
+// notFor is that a route is not for a role.
+type notFor access.Role
+
+func (r notFor) Error() string { return fmt.Sprintf("this page is not for the role %s", string(r)) }
+
+func (notFor) Unwrap() error { return access.ErrForbidden }
+
 // badRequest is an error whose text says what to send instead.
 type badRequest string
 
@@ -225,11 +232,11 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, e
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		return // nobody waits for it
 	case errors.Is(err, errNotFound):
-		status, text = http.StatusNotFound, err.Error()
+		status, text = http.StatusNotFound, sentence(errNotFound.Error())
 	case errors.Is(err, errUnauthorized):
-		status, text = http.StatusUnauthorized, err.Error()
+		status, text = http.StatusUnauthorized, sentence(err.Error())
 	case errors.Is(err, access.ErrForbidden):
-		status, text = http.StatusForbidden, err.Error()
+		status, text = http.StatusForbidden, sentence(err.Error())
 		if err := p.record(r, v, audit.Refused, r.Method+" "+r.URL.Path, ""); err != nil {
 			p.log.Error("not in the audit log", "path", r.URL.Path, "error", err)
 		}
