@@ -302,6 +302,12 @@ func TestCatalogRefuses(t *testing.T) {
 		if status != http.StatusForbidden || strings.Contains(page, "foreign") {
 			t.Errorf("a tenant at %s: status %d", path, status)
 		}
+		if says := "his page is not for the role tenant"; !strings.Contains(page, says) || strings.Contains(page, access.ErrForbidden.Error()) {
+			t.Errorf("a tenant at %s is not told that t%s", path, says)
+		}
+		if path == "/mesh" && (!strings.Contains(page, `<p>This page is not for the role tenant.</p>`) || !strings.Contains(page, `You may see <a href="/air">Air</a>, <a href="/catalog">Catalog</a>.`)) {
+			t.Errorf("a tenant is not led to what is theirs: %s", page)
+		}
 	}
 }
 
@@ -366,11 +372,21 @@ func TestMesh(t *testing.T) {
 		"function iot/tenant-enrich hour":     "1",
 		"trigger iot/event-log rate":          "0.4/min",
 		"trigger iot/event-log letters":       "0",
+		"trigger iot/tenant-enrich waits":     "0",
 		"table iot_analytics.readings rows":   "2",
 	} {
 		if got := state.Cells[cell]; got != want {
 			t.Errorf("%s is %q, want %q", cell, got, want)
 		}
+	}
+	if waits := state.Cells["trigger iot/telemetry-flatten waits"]; !strings.HasPrefix(waits, "1, for ") {
+		t.Errorf("of what was received and not flattened it says %q", waits)
+	}
+	if lag := state.Cells["trigger iot/event-log p95"]; !strings.HasPrefix(lag, "logged ") {
+		t.Errorf("of how far the log is behind it says %q", lag)
+	}
+	if strings.Contains(page, "takes (type = dev.telemesh") || !strings.Contains(page, "takes (type = telemetry.enriched or ") {
+		t.Error("filters are not told in short")
 	}
 	if n := state.Busy["takes iot/iot-telemetry-sink "+mesh.TelemetryEnriched]; n != 1 {
 		t.Errorf("%d events went to the sink", n)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -154,6 +155,10 @@ func (p *Portal) stateOf(ctx context.Context, v access.Viewer) (*meshState, erro
 		set(kind, of, "hour", count(r.Long))
 		set(kind, of, "last", age(r.Last, rates.At))
 	}
+	lag := func(t *topology.Trigger, how string, p50, p95 time.Duration) {
+		set("trigger", t.Ref, "lag", how+short(p50)+" / "+short(p95))
+		set("trigger", t.Ref, "p95", how+short(p95))
+	}
 	for _, b := range m.Brokers {
 		rate("broker", b.Ref, rates.Brokers[b.Ref])
 		s.Busy[brokerNode(b.Ref)] = rates.Brokers[b.Ref].Long
@@ -167,7 +172,12 @@ func (p *Portal) stateOf(ctx context.Context, v access.Viewer) (*meshState, erro
 			rate("trigger", t.Ref, rates.Triggers[t.Ref])
 		}
 		if took, ok := rates.Took[t.Ref]; ok {
-			set("trigger", t.Ref, "took", short(took.P50)+" / "+short(took.P95))
+			lag(t, "", took.P50, took.P95)
+		} else if took, ok := rates.Logged[t.Broker]; ok && t.Keeps == "everything" {
+			lag(t, "logged ", took.P50, took.P95)
+		}
+		if waiting, known := rates.Waiting[t.Ref]; known {
+			set("trigger", t.Ref, "waits", waits(waiting, rates.At))
 		}
 		set("trigger", t.Ref, "letters", count(rates.Letters[t.Ref].Given))
 		s.Failing[t.Ref.String()] = rates.Letters[t.Ref].Given > 0
@@ -224,6 +234,15 @@ func (p *Portal) stateOf(ctx context.Context, v access.Viewer) (*meshState, erro
 		}
 	}
 	for port, facts := range p.inventory.live.All(ctx, v, ports) {
+		if r := facts.Recent.Value; facts.Recent.Err == nil && r.Timed > 0 {
+			for i := range m.Triggers {
+				t := &m.Triggers[i]
+				// Of what a sink stores, replies tell little: only what is outdated has one.
+				if f := m.Function(t.Service); f != nil && f.Product == port.Product.Name && t.Keeps == "" && keeps(t, port.Table) {
+					lag(t, "stored ", r.P50, r.P95)
+				}
+			}
+		}
 		if facts.Rows.Err == nil {
 			set("table", port.Name, "rows", count(facts.Rows.Value))
 		}
@@ -232,6 +251,14 @@ func (p *Portal) stateOf(ctx context.Context, v access.Viewer) (*meshState, erro
 		}
 	}
 	return s, nil
+}
+
+// waits prints how many events have no reply, and since when.
+func waits(w flow.Waiting, now time.Time) string {
+	if w.Events == 0 {
+		return "0"
+	}
+	return count(w.Events) + ", for " + span(max(0, now.Sub(w.Oldest)))
 }
 
 // perMinute prints a rate of the last five minutes.
@@ -346,18 +373,21 @@ func (g *meshGraph) stores(c *catalog.Catalog, m *topology.Mesh, edge func(kind,
 				if f.Product != product.Name {
 					continue
 				}
-				keeps := slices.ContainsFunc(m.Wake(f.Ref), func(trigger *topology.Trigger) bool {
-					if trigger.Keeps == "everything" {
-						return isLog(t)
-					}
-					return slices.ContainsFunc(t.Events, func(eventType string) bool { return slices.Contains(trigger.Types(), eventType) })
-				})
-				if keeps {
+				if slices.ContainsFunc(m.Wake(f.Ref), func(trigger *topology.Trigger) bool { return keeps(trigger, t) }) {
 					edge("stores", functionNode(f.Ref), tableNode(t.FullName()), "")
 				}
 			}
 		}
 	}
+}
+
+// keeps says whether what a Trigger takes is kept in a table, if its subscriber
+// writes to the product of the table.
+func keeps(trigger *topology.Trigger, t *contract.Table) bool {
+	if trigger.Keeps == "everything" {
+		return isLog(t)
+	}
+	return slices.ContainsFunc(t.Events, func(eventType string) bool { return slices.Contains(trigger.Types(), eventType) })
 }
 
 // isLog says whether a table is one of events: of one at one Broker in a row.
@@ -398,4 +428,12 @@ func (v meshView) Short(types []string) string {
 		all = append(all, subject(t))
 	}
 	return strings.Join(all, ", ")
+}
+
+// known are event types as they stand in a filter.
+var known = regexp.MustCompile(`\bdev\.telemesh\.[a-z.]+\.v1\b`)
+
+// Filter is what a Trigger takes, its types without what all have in common.
+func (v meshView) Filter(t topology.Trigger) string {
+	return known.ReplaceAllStringFunc(t.FilterText(), subject)
 }
