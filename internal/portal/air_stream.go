@@ -56,11 +56,14 @@ func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.View
 	h.Set("X-Accel-Buffering", "no") // of proxies that would hold it back
 	out := http.NewResponseController(w)
 	say := func(text string) bool {
+		if !p.still(r, v) {
+			return false
+		}
 		_, err := io.WriteString(w, text)
 		return err == nil && out.Flush() == nil
 	}
 	if !say(fmt.Sprintf("retry: 3000\nid: %d\n\n", last.UnixMicro())) {
-		return nil // who asked is gone
+		return nil // who asked is gone, or is out
 	}
 
 	events := make(chan struct{}, 1) // of one: a look finds all that came

@@ -266,6 +266,9 @@ func (p *Portal) liveStream(w http.ResponseWriter, r *http.Request, v access.Vie
 		return err
 	}
 	slices.Reverse(recent)
+	if !p.still(r, v) {
+		return nil
+	}
 	out := newStream(w)
 	if err := out.send("events", liveEvents{Events: lines(recent)}); err != nil {
 		return nil // nobody is there
@@ -278,7 +281,7 @@ func (p *Portal) liveStream(w http.ResponseWriter, r *http.Request, v access.Vie
 		some, err := watcher.Next(beat)
 		cancel()
 		switch {
-		case ctx.Err() != nil || errors.Is(err, live.ErrClosed):
+		case ctx.Err() != nil || errors.Is(err, live.ErrClosed) || !p.still(r, v):
 			return nil
 		case err != nil:
 			err = out.beat()

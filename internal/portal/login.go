@@ -72,23 +72,49 @@ func (p *Portal) withSession(next http.Handler) http.Handler {
 	if p.sessions == nil {
 		return next
 	}
-	with := p.sessions.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), inSession{}, true)))
-	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/healthz" || strings.HasPrefix(r.URL.Path, "/assets/") {
 			next.ServeHTTP(w, r)
 			return
 		}
-		with.ServeHTTP(w, r)
+		outside := r.Context()
+		if r.Method == http.MethodGet && !forPeople(r) {
+			outside = users.Unseen(outside) // a script of a page that may lie open
+		}
+		p.sessions.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), inSession{}, outside)))
+		})).ServeHTTP(w, r.WithContext(outside))
 	})
 }
 
-// inSession is the key of a context that has a session.
+// inSession is the key of a context that has a session. Its value is the one around
+// it, which has none.
 type inSession struct{}
 
 // hasSession says whether a request came through withSession.
 func hasSession(r *http.Request) bool { return r.Context().Value(inSession{}) != nil }
+
+// still says whether who asked may go on to have what they asked for: they are logged
+// in as they were, and have the same rights. Streams ask it before all that they send.
+func (p *Portal) still(r *http.Request, v access.Viewer) bool {
+	now, known, err := p.anew(r)
+	if err != nil && r.Context().Err() == nil {
+		p.log.Warn("a stream ends: who watches is not known", "error", err)
+	}
+	return err == nil && known && now.ID == v.ID && now.Role == v.Role && now.Scope() == v.Scope()
+}
+
+// anew tells who asks by the session as it is stored now.
+func (p *Portal) anew(r *http.Request) (access.Viewer, bool, error) {
+	if outside, ok := r.Context().Value(inSession{}).(context.Context); ok {
+		ctx, err := p.sessions.Load(outside, p.sessions.Token(r.Context()))
+		if err != nil {
+			return access.Viewer{}, false, err
+		}
+		r = r.WithContext(context.WithValue(ctx, inSession{}, outside))
+	}
+	return p.viewer(r)
+}
 
 // visitor tells who asks: the user of the token, of programs, or of the session.
 func (p *Portal) visitor(r *http.Request) (access.Viewer, bool, error) {

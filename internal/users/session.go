@@ -36,6 +36,13 @@ func (s *Store) Sessions() interface {
 
 type sessions struct{ *Store }
 
+// unseen is the key of a context of what is asked for without somebody there.
+type unseen struct{}
+
+// Unseen marks what a page that is open asks for by itself: a session is not used
+// by it, and ends as one that is left alone.
+func Unseen(ctx context.Context) context.Context { return context.WithValue(ctx, unseen{}, true) }
+
 // stored is a session as it is in the database.
 type stored struct {
 	Deadline time.Time         `json:"deadline"`
@@ -75,7 +82,7 @@ func (s *sessions) FindCtx(ctx context.Context, hash string) ([]byte, bool, erro
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, false, nil
 	}
-	if err == nil && now.Sub(time.UnixMicro(seen)) > sessionSeen {
+	if err == nil && ctx.Value(unseen{}) == nil && now.Sub(time.UnixMicro(seen)) > sessionSeen {
 		_, err = s.db.ExecContext(ctx, "UPDATE sessions SET seen_at = $2 WHERE hash = $1", hash, now.UnixMicro())
 	}
 	if err != nil {
