@@ -258,7 +258,7 @@ func TestTenantsSeeTheirOwn(t *testing.T) {
 			if now, err = a.Now(ctx, p, w, "co2", noon.Add(-time.Second)); err != nil || (len(now) == 0) != foreign {
 				t.Errorf("%+v: Now() = %+v, %v before it went", w, now, err)
 			}
-			news, err := a.News(ctx, w, "co2", time.Unix(0, 0), noon.Add(3*time.Hour))
+			news, err := a.News(ctx, air.Selection{Where: w, Metric: "co2"}, time.Unix(0, 0), noon.Add(3*time.Hour))
 			if err != nil || news.Readings > 12 || (news.Readings == 0) != foreign {
 				t.Errorf("%+v: News() = %+v, %v", w, news, err)
 			}
@@ -461,7 +461,7 @@ func TestEffect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(e.Others) != 1 || e.Others[0].ID != "a3" || e.Skipped != 1 || e.Readings != 30 {
+	if len(e.Others) != 1 || e.Others[0].ID != "a3" || e.Skipped != 1 || e.Readings != 30 || !e.Later {
 		t.Errorf("others %+v, %d days left out, %d readings, want a3, 1 and 30", e.Others, e.Skipped, e.Readings)
 	}
 	// The mean of the readings at 0, 5, … min of a rise by s an hour is s times the
@@ -478,9 +478,9 @@ func TestEffect(t *testing.T) {
 		mean, sd := meanAndDeviation(days)
 		half := t975[len(days)-1] * sd * math.Sqrt(1+1/float64(len(days)))
 		want := air.Change{Over: time.Duration(over) * time.Minute,
-			Mean: air.Estimate{Known: true, Value: -600 * scale, Days: len(days), Usual: mean * scale, Interval: true,
+			Mean: air.Estimate{Known: true, Before: 800, After: 800 - 600*scale, Value: -600 * scale, Days: len(days), Usual: mean * scale, Interval: true,
 				Effect: (-600 - mean) * scale, Low: (-600 - mean - half) * scale, High: (-600 - mean + half) * scale},
-			Slope: air.Estimate{Known: true, Value: -600, Days: len(days), Usual: mean, Interval: true, Effect: -600 - mean, Low: -600 - mean - half, High: -600 - mean + half}}
+			Slope: air.Estimate{Known: true, After: -600, Value: -600, Days: len(days), Usual: mean, Interval: true, Effect: -600 - mean, Low: -600 - mean - half, High: -600 - mean + half}}
 		if diff := cmp.Diff(want, e.Changes[i], cmpopts.EquateApprox(1e-4, 1e-6)); diff != "" {
 			t.Errorf("after %d min (-want +got):\n%s", over, diff)
 		}
@@ -507,6 +507,38 @@ func TestEffect(t *testing.T) {
 	e, err = a.Effect(t.Context(), w, "co2", x, actions, zone, now)
 	if err != nil || e.Readings != 0 || slices.ContainsFunc(e.Changes, func(c air.Change) bool { return c.Mean.Known || c.Slope.Known || c.Mean.Days > 0 }) {
 		t.Errorf("without readings: %+v, %v", e, err)
+	}
+}
+
+// Days before an action are enough where there are so many; a device that sends
+// each 15 minutes has a mean in the half hour before it, and no slope.
+func TestEffectOfSlowDevice(t *testing.T) {
+	taken := time.Date(2026, 3, 23, 10, 0, 0, 0, time.UTC)
+	f := airtest.Open(t)
+	f.Place("school", "d1", classA, taken.AddDate(-1, 0, 0), time.Time{})
+	var all []reading
+	for n, change := range map[int]float64{0: -300, -3: 10, -4: 20, -5: 30, -6: 40, -7: 50, 1: 9000, 2: 9000, 3: 9000} {
+		for m := -30; m < 120; m += 15 {
+			value := 900.0
+			if m >= 0 {
+				value += change
+			}
+			all = append(all, measured("school", "d1", classA, taken.AddDate(0, 0, n).Add(time.Duration(m)*time.Minute), value))
+		}
+	}
+	f.Read("co2", "ppm", all...)
+	x := air.Action{ID: "a1", At: taken, Text: "window opened", Room: classA}
+	e, err := of(t, f, "school").Effect(t.Context(), air.Where{Room: &classA}, "co2", x, []air.Action{x}, time.UTC, taken.AddDate(0, 1, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range e.Changes {
+		if m := c.Mean; !m.Known || m.Before != 900 || m.After != 600 || m.Days != 5 || !m.Interval || math.Abs(m.Usual-30) > 1e-9 || e.Later {
+			t.Errorf("mean over %s: %+v, later days %t", c.Over, m, e.Later)
+		}
+		if c.Slope.Known {
+			t.Errorf("slope over %s of two readings before: %+v", c.Over, c.Slope)
+		}
 	}
 }
 

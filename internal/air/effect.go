@@ -19,9 +19,10 @@ const (
 	// deviation is hardly known: with four degrees of freedom, as five days leave,
 	// the 95 % interval is already 1.4 times as wide as that of many.
 	MinDays = 5
-	// minReadings of a device within the time before and the time after make a
-	// mean and a slope.
-	minReadings = 3
+	// minMean and minSlope readings of a device, within the time before and within
+	// the time after, make a mean and a slope. A device that sends each 15 minutes
+	// has two of them in Before.
+	minMean, minSlope = 2, 3
 )
 
 // Horizons are how long after an action the air is looked at.
@@ -30,9 +31,11 @@ var Horizons = []time.Duration{30 * time.Minute, 60 * time.Minute, 120 * time.Mi
 // Effect is what was measured around an action, beside what is usual at that time
 // of day.
 //
-// A comparable day is one within Weeks of the action, a weekday if the action was
-// taken on one and else a day of a weekend, with readings of the same room around
-// the same time by the clock and no action of the room's logbook in that time. How
+// A comparable day is one within Weeks before the action, a weekday if the action
+// was taken on one and else a day of a weekend, with readings of the same room
+// around the same time by the clock and no action of the room's logbook in that
+// time. Where these are fewer than MinDays, those within Weeks after it are taken,
+// too: what the action changed for good would be in them. How
 // much its value changes then is what happens without the action. What the action
 // did is estimated as the change on its own day less their mean; the interval
 // around that is where it lies for 95 of 100 such actions, if the changes of days
@@ -44,6 +47,7 @@ type Effect struct {
 	Others   []Action // of the same place, within the longest horizon: the numbers are theirs, too
 	Changes  []Change // by Horizons
 	Skipped  int      // days that would be comparable but for an action at that time
+	Later    bool     // some of the days are after the action
 	Readings int      // around the action, within the longest horizon
 }
 
@@ -56,10 +60,11 @@ type Change struct {
 
 // Estimate is a change beside that of comparable days.
 type Estimate struct {
-	Known bool    // there were readings enough around the action; else nothing of this is known
-	Value float64 // on the day of the action
-	Days  int     // comparable days with readings enough
-	Usual float64 // their mean; known if Days > 0
+	Known         bool    // there were readings enough around the action; else nothing of this is known
+	Before, After float64 // on the day of the action
+	Value         float64 // After less Before
+	Days          int     // comparable days with readings enough
+	Usual         float64 // their mean; known if Days > 0
 	// What the action did, and the 95 % interval around it; known if Interval.
 	Effect, Low, High float64
 	Interval          bool // Days is at least MinDays
@@ -94,28 +99,59 @@ WHERE value IS NOT NULL AND `+s.readings()+" AND ("+strings.Join(windows, " OR "
 	e.Readings = len(between(samples, x.At.Add(-Before), x.At.Add(longest)))
 	for _, over := range Horizons {
 		c := Change{Over: over}
-		var means, slopes []float64
+		var means, slopes usual
+		skipped, skippedLater := 0, 0
 		for _, day := range days {
+			later := day.After(x.At)
 			if slices.ContainsFunc(actions, func(o Action) bool { return !o.At.Before(day.Add(-Before)) && o.At.Before(day.Add(over)) }) {
-				if over == longest {
-					e.Skipped++
+				if later {
+					skippedLater++
+				} else {
+					skipped++
 				}
 				continue
 			}
-			if mean, ok := meanChange(samples, day, over); ok {
-				means = append(means, mean)
+			if was, is, ok := meansAround(samples, day, over); ok {
+				means.add(is-was, later)
 			}
-			if slope, ok := slopeChange(samples, day, over); ok {
-				slopes = append(slopes, slope)
+			if was, is, ok := slopesAround(samples, day, over); ok {
+				slopes.add(is-was, later)
+			}
+		}
+		e.Later = e.Later || means.few() || slopes.few()
+		if over == longest {
+			if e.Skipped = skipped; means.few() || slopes.few() {
+				e.Skipped += skippedLater
 			}
 		}
 		if now.Sub(x.At) >= over { // else the time is not over
-			c.Mean = estimate(means)(meanChange(samples, x.At, over))
-			c.Slope = estimate(slopes)(slopeChange(samples, x.At, over))
+			c.Mean = estimate(means.days())(meansAround(samples, x.At, over))
+			c.Slope = estimate(slopes.days())(slopesAround(samples, x.At, over))
 		}
 		e.Changes = append(e.Changes, c)
 	}
 	return e, nil
+}
+
+// usual is the changes of comparable days before the action, and after it.
+type usual struct{ before, later []float64 }
+
+func (u *usual) add(change float64, later bool) {
+	if later {
+		u.later = append(u.later, change)
+	} else {
+		u.before = append(u.before, change)
+	}
+}
+
+// few says whether there are later days that are needed.
+func (u *usual) few() bool { return len(u.before) < MinDays && len(u.later) > 0 }
+
+func (u *usual) days() []float64 {
+	if u.few() {
+		return append(u.before, u.later...)
+	}
+	return u.before
 }
 
 // comparableDays gives the same time by the clock on other days of the kind, if what
@@ -143,8 +179,9 @@ func between(samples []sample, from, to time.Time) (in []sample) {
 }
 
 // around gives what devices measured before and after t, of those that measured
-// enough in both: one that came in between would change the mean by what it is.
-func around(samples []sample, t time.Time, over time.Duration) (before, after []sample) {
+// at least so much in both: one that came in between would change the mean by what
+// it is.
+func around(samples []sample, t time.Time, over time.Duration, least int) (before, after []sample) {
 	before, after = between(samples, t.Add(-Before), t), between(samples, t, t.Add(over))
 	n, m := map[string]int{}, map[string]int{}
 	for _, s := range before {
@@ -153,22 +190,23 @@ func around(samples []sample, t time.Time, over time.Duration) (before, after []
 	for _, s := range after {
 		m[s.device]++
 	}
-	few := func(s sample) bool { return n[s.device] < minReadings || m[s.device] < minReadings }
+	few := func(s sample) bool { return n[s.device] < least || m[s.device] < least }
 	return slices.DeleteFunc(before, few), slices.DeleteFunc(after, few)
 }
 
-// meanChange is the mean after t less that before, of each device, and of these
-// the mean.
-func meanChange(samples []sample, t time.Time, over time.Duration) (change float64, ok bool) {
-	before, after := around(samples, t, over)
-	was, is := meanOf(before), meanOf(after)
-	if len(is) == 0 {
-		return 0, false
+// meansAround are the means before and after t, of each device, and of these the
+// mean.
+func meansAround(samples []sample, t time.Time, over time.Duration) (was, is float64, ok bool) {
+	before, after := around(samples, t, over, minMean)
+	all := meanOf(before)
+	n := float64(len(all))
+	for _, mean := range all {
+		was += mean / n
 	}
-	for device := range is {
-		change += is[device] - was[device]
+	for _, mean := range meanOf(after) {
+		is += mean / n
 	}
-	return change / float64(len(is)), true
+	return was, is, n > 0
 }
 
 func meanOf(samples []sample) map[string]float64 {
@@ -183,18 +221,18 @@ func meanOf(samples []sample) map[string]float64 {
 	return sum
 }
 
-// slopeChange is the slope after t less that before.
-func slopeChange(samples []sample, t time.Time, over time.Duration) (float64, bool) {
-	before, after := around(samples, t, over)
+// slopesAround are the slopes before and after t.
+func slopesAround(samples []sample, t time.Time, over time.Duration) (was, is float64, ok bool) {
+	before, after := around(samples, t, over, minSlope)
 	was, ok1 := slopeOf(before)
 	is, ok2 := slopeOf(after)
-	return is - was, ok1 && ok2
+	return was, is, ok1 && ok2
 }
 
 // slopeOf is the slope per hour of the least squares line through the readings of
 // each device: one slope for all, and a level of its own for each.
 func slopeOf(samples []sample) (float64, bool) {
-	if len(samples) < minReadings {
+	if len(samples) < minSlope {
 		return 0, false
 	}
 	type sums struct{ n, x, y float64 }
@@ -224,9 +262,9 @@ func slopeOf(samples []sample) (float64, bool) {
 }
 
 // estimate compares a change with those of comparable days.
-func estimate(usual []float64) func(value float64, known bool) Estimate {
-	return func(value float64, known bool) Estimate {
-		e := Estimate{Known: known, Value: value, Days: len(usual)}
+func estimate(usual []float64) func(was, is float64, known bool) Estimate {
+	return func(was, is float64, known bool) Estimate {
+		e := Estimate{Known: known, Before: was, After: is, Value: is - was, Days: len(usual)}
 		if !known || len(usual) == 0 {
 			return e
 		}
@@ -242,7 +280,7 @@ func estimate(usual []float64) func(value float64, known bool) Estimate {
 			squares += (u - e.Usual) * (u - e.Usual)
 		}
 		half := student(n-1) * math.Sqrt(squares/(n-1)*(1+1/n))
-		e.Effect = value - e.Usual
+		e.Effect = e.Value - e.Usual
 		e.Low, e.High = e.Effect-half, e.Effect+half
 		return e
 	}

@@ -69,13 +69,17 @@ type News struct {
 	Since    time.Time // the earliest instant that they are of
 }
 
-// News gives what was stored after an instant of a metric at a place, of readings
-// that are at most Newest old. What is older is there when a page is loaded again.
-func (a *Air) News(ctx context.Context, w Where, metric string, after, now time.Time) (n News, err error) {
-	s := Selection{w, metric, now.Add(-Newest), now.Add(ahead)}
+// News gives what was stored after an instant of a selection that goes on until
+// now, of readings that are at most Newest old. What is older is there when a page
+// is loaded again.
+func (a *Air) News(ctx context.Context, s Selection, after, now time.Time) (n News, err error) {
+	if newest := now.Add(-Newest); s.From.Before(newest) {
+		s.From = newest
+	}
+	s.To = now.Add(ahead)
 	err = a.each(ctx, `SELECT COUNT(*) AS readings, MAX(recorded_at) AS recorded_at, MIN(observed_at) AS since
 FROM {iot_analytics.readings}
-WHERE recorded_at > `+instant(after)+` AND `+s.readings(), func(row []any) {
+WHERE value IS NOT NULL AND recorded_at > `+instant(after)+` AND `+s.readings(), func(row []any) {
 		n = News{whole(row[0]), at(row[1]), at(row[2])}
 	})
 	return n, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,7 +35,7 @@ var airAPI = api{
 	"GET /api/air/series":           {Summary: "A metric over time, a line for each device in each room, and what happened there", Query: airQuery, Answer: airAnswer{}, Errors: airErrors},
 	"GET /api/air/rooms":            {Summary: "A metric over time, a line for each room", Query: airQuery, Answer: airAnswer{}, Errors: airErrors},
 	"GET /api/air/now":              {Summary: "How it is now, room by room", Query: airQuery, Answer: map[string]any{}, Errors: airErrors},
-	"GET /api/air/stream":           {Summary: "Says when there is something new", Query: airQuery, Media: "text/event-stream", Errors: airErrors},
+	"GET /api/air/stream":           {Summary: "Says when there is something new", Query: append(slices.Clone(airQuery), parameter{Name: "after", Description: "id of the last event that is known, as the header Last-Event-ID"}), Media: "text/event-stream", Errors: airErrors},
 	"GET /api/air/readings.csv":     {Summary: "The readings that are shown, as CSV", Query: airQuery, Media: "text/csv", Errors: airErrors},
 	"GET /api/air/readings.parquet": {Summary: "The readings that are shown, as Parquet", Query: airQuery, Media: "application/vnd.apache.parquet", Errors: airErrors},
 }
@@ -257,5 +258,5 @@ func (p *Portal) airNow(w http.ResponseWriter, r *http.Request, v access.Viewer)
 		}
 		out = append(out, each)
 	}
-	return answer(w, http.StatusOK, map[string]any{"rooms": out})
+	return answer(w, http.StatusOK, map[string]any{"to": s.to.UnixMilli(), "rooms": out})
 }

@@ -20,7 +20,8 @@ const (
 	// and less often, until airPatience.
 	airWait     = time.Second
 	airPatience = 30 * time.Second
-	// airOverlap is how long before it asked for a stream a page may have been drawn.
+	// airOverlap is how long before it asked for a stream a page may have been drawn
+	// that does not say what it knows.
 	airOverlap = 15 * time.Second
 )
 
@@ -96,7 +97,7 @@ func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.View
 			}
 		case <-look.C:
 			waiting = false
-			news, err := a.News(ctx, s.where(), s.metric, last, p.now())
+			news, err := p.airNews(ctx, a, &s, last)
 			if err != nil {
 				if ctx.Err() == nil {
 					p.log.Warn("stream of the air ended", "tenant", s.tenant, "error", err)
@@ -122,14 +123,27 @@ func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.View
 	}
 }
 
+// airNews gives what was stored after an instant of the range of a page, which went
+// on since it was asked for. Of what is not on the page it must not be told.
+func (p *Portal) airNews(ctx context.Context, a *air.Air, s *airState, after time.Time) (air.News, error) {
+	now, of := p.now(), s.selection()
+	if s.preset != "" {
+		of.From = of.From.Add(now.Sub(s.now))
+	}
+	return a.News(ctx, of, after, now)
+}
+
 // airSeen is up to when readings were recorded that who asks has: as who comes again
-// says, else about the last that there are.
+// says, or a page that was loaded for what its last stream told; else about the last
+// that there are.
 func (p *Portal) airSeen(ctx context.Context, r *http.Request, a *air.Air, s *airState) (time.Time, error) {
-	if micros, err := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64); err == nil && micros > 0 {
-		return time.UnixMicro(micros).UTC(), nil
+	for _, id := range []string{r.Header.Get("Last-Event-ID"), s.asked.Get("after")} {
+		if micros, err := strconv.ParseInt(id, 10, 64); err == nil && micros > 0 {
+			return time.UnixMicro(micros).UTC(), nil
+		}
 	}
 	// By the clock of who writes, and not by the one here.
-	news, err := a.News(ctx, s.where(), s.metric, time.Unix(0, 0), p.now())
+	news, err := p.airNews(ctx, a, s, time.Unix(0, 0))
 	if err != nil || news.Recorded.IsZero() {
 		return time.Unix(0, 0), err
 	}

@@ -438,9 +438,9 @@ func (p *airPortal) stored(id, tenant string, r airtest.Reading) {
 func TestAirStream(t *testing.T) {
 	p := newAirPortal(t)
 	p.month()
-	open := func(lastID string) (*http.Response, *bufio.Scanner) {
+	open := func(lastID string, query ...string) (*http.Response, *bufio.Scanner) {
 		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.http.URL+with("/api/air/stream", "room", airRoom.Key()), nil)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.http.URL+with("/api/air/stream", append(query, "room", airRoom.Key())...), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -489,6 +489,38 @@ func TestAirStream(t *testing.T) {
 	second := airNow.Add(4 * time.Second)
 	p.stored("e4", "school", airtest.Reading{Tenant: "school", Device: "meter-1", Room: airRoom, At: second, Value: 502})
 	answer, lines = open(id)
+	id = told(lines, second)
+	answer.Body.Close()
+	<-p.ended
+	// A page that was loaded for it has it, too.
+	third := airNow.Add(5 * time.Second)
+	p.stored("e5", "school", airtest.Reading{Tenant: "school", Device: "meter-1", Room: airRoom, At: third, Value: 503})
+	answer, lines = open("", "after", id)
+	told(lines, third)
+	answer.Body.Close()
+}
+
+// A page is not told of what its range has not: it would look for it for ever.
+func TestAirStreamKeepsToTheRange(t *testing.T) {
+	p := newAirPortal(t)
+	p.Place("school", "meter-1", airRoom, airNow.AddDate(0, -1, 0), time.Time{})
+	p.stored("e1", "school", airtest.Reading{Tenant: "school", Device: "meter-1", Room: airRoom, At: airNow.Add(-30 * time.Hour), Value: 500})
+	if _, _, page := p.get("/air"); !strings.Contains(page, "No reading of CO₂ in this range") {
+		t.Error("a day without a reading has one")
+	}
+	answer, err := p.http.Client().Get(p.http.URL + "/api/air/stream?range=24h")
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("stream: %v, %v", answer, err)
+	}
 	defer answer.Body.Close()
-	told(lines, second)
+	p.stored("e2", "school", airtest.Reading{Tenant: "school", Device: "meter-1", Room: airRoom, At: airNow.Add(-time.Second), Value: 501})
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		if told, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			if want := fmt.Sprintf(`{"readings": 1, "since": %d}`, airNow.Add(-time.Second).UnixMilli()); told != want {
+				t.Errorf("told of %s, want %s", told, want)
+			}
+			return
+		}
+	}
+	t.Error("the stream ended")
 }

@@ -67,7 +67,7 @@ func runAir(t *testing.T, w warehouse.Warehouse) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if news, err := a.News(t.Context(), air.Where{Room: &room}, "co2", time.Unix(0, 0), noon); err != nil || news.Readings != 1 {
+		if news, err := a.News(t.Context(), air.Selection{Where: air.Where{Room: &room}, Metric: "co2"}, time.Unix(0, 0), noon); err != nil || news.Readings != 1 {
 			t.Errorf("News() = %+v, %v", news, err)
 		}
 	}
