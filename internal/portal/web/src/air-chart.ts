@@ -12,6 +12,11 @@ function pairs(s: Series, of: (number | null)[]): Pair[] {
   return s.t.map((t, i) => [t, of[i] ?? null]);
 }
 
+// roomOf is the key of the room that a series is of.
+function roomOf(s: Series): string {
+  return s.key.split("/", 3).join("/");
+}
+
 function alpha(colour: string, hex: string): string {
   return /^#[0-9a-f]{6}$/i.test(colour) ? colour + hex : colour;
 }
@@ -96,6 +101,7 @@ export class Room {
   private at = -1; // the point that keys are at
   private from: number;
   private to: number;
+  private whole = true; // what is seen is all that there is
 
   constructor(
     private readonly element: HTMLElement,
@@ -106,8 +112,9 @@ export class Room {
     zoom: [number, number] | null,
     private readonly open: (address: string) => void,
   ) {
-    this.show = clock(zone);
+    this.show = clock(answer, zone);
     [this.from, this.to] = zoom ?? [answer.from, answer.to];
+    this.whole = !zoom;
     this.drawn = draw(element, (p) => this.option(p));
     const chart = this.drawn.chart;
     chart.on("datazoom", () => {
@@ -115,10 +122,10 @@ export class Room {
       if (!zoomOption) return;
       const { startValue, endValue } = zoomOption;
       const span = this.answer.to - this.answer.from;
-      const whole = startValue <= this.answer.from + span / 1000 && endValue >= this.answer.to - span / 1000;
+      this.whole = startValue <= this.answer.from + span / 1000 && endValue >= this.answer.to - span / 1000;
       [this.from, this.to] = [startValue, endValue];
-      this.label();
-      this.zoomed(whole ? null : [startValue, endValue]);
+      this.drawn.paint();
+      this.zoomed(this.whole ? null : [startValue, endValue]);
     });
     chart.on("click", (event) => {
       const link = (event.data as { link?: string } | undefined)?.link;
@@ -127,8 +134,8 @@ export class Room {
     element.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // whole shows all again.
-  whole(): void {
+  // all is shown again.
+  all(): void {
     this.zoom(this.answer.from, this.answer.to);
   }
 
@@ -136,10 +143,14 @@ export class Room {
     this.drawn.chart.dispatchAction({ type: "dataZoom", startValue, endValue });
   }
 
-  // update draws what came.
+  // update draws what came. A part that is seen enlarged stays, as long as it is in
+  // the range.
   update(): void {
-    this.from = this.answer.from;
-    this.to = this.answer.to;
+    if (!this.whole && this.to <= this.answer.from) {
+      this.whole = true;
+      this.zoomed(null);
+    }
+    [this.from, this.to] = this.whole ? [this.answer.from, this.answer.to] : [Math.max(this.from, this.answer.from), this.to];
     this.drawn.paint();
   }
 
@@ -157,7 +168,7 @@ export class Room {
       End: () => this.point(line, points.at(-1)),
       "+": () => this.zoom(middle - half / 2, middle + half / 2),
       "-": () => this.zoom(Math.max(this.answer.from, middle - half * 2), Math.min(this.answer.to, middle + half * 2)),
-      Escape: () => this.whole(),
+      Escape: () => this.all(),
     };
     const move = moved[event.key];
     if (!move) return;
@@ -212,11 +223,6 @@ export class Room {
     }, { coord: [x.at, spans.max] }]);
   }
 
-  // label chooses again which labels have room.
-  private label(): void {
-    this.drawn.paint();
-  }
-
   private option(colours: Palette): Option {
     const a = this.answer;
     const spans = reach(a, 8);
@@ -248,10 +254,14 @@ export class Room {
         { ...silent, data: s.t.map((t, j) => [t, s.max?.[j] == null || s.min?.[j] == null ? null : s.max[j] - s.min[j]]), areaStyle: { color: colours.series[i % colours.series.length], opacity: 0.16 } },
       );
     });
-    const outside = a.series.find((s) => s.outside);
-    if (outside?.outside) {
-      lines.push({ name: "outside", type: "line", data: pairs(outside, outside.outside), symbol: "none", step: "end", color: colours.faint, lineStyle: { type: [6, 4], width: 1.4 }, emphasis: { disabled: true } });
-    }
+    // Devices of a room have the same air outside.
+    const rooms = new Map<string, Series>();
+    for (const s of a.series) if (s.outside && !rooms.has(roomOf(s))) rooms.set(roomOf(s), s);
+    const words = (room: string) => room.split("/").map(decodeURIComponent).filter(Boolean).join(" · ");
+    const outside = [...rooms].map(([room, s]) => ({ name: rooms.size > 1 ? `outside, ${words(room) || s.name}` : "outside", s }));
+    outside.forEach(({ name, s }, i) => {
+      lines.push({ name, type: "line", data: pairs(s, s.outside ?? []), symbol: "none", step: "end", color: colours.faint, lineStyle: { type: [6, 4 + 4 * i], width: 1.4 }, emphasis: { disabled: true } });
+    });
     for (const s of a.present ?? []) {
       lines.push({ name: "persons counted", type: "line", step: "end", xAxisIndex: 1, yAxisIndex: 1, data: pairs(s, s.mean), symbol: "none", color: colours.ink, lineStyle: { width: 1 }, areaStyle: { opacity: 0.12 }, emphasis: { disabled: true } });
     }
@@ -275,7 +285,7 @@ export class Room {
         itemWidth: 18,
         itemHeight: 3,
         textStyle: { color: colours.faint },
-        data: [...a.series.slice(0, 8).map((s) => s.name), ...(outside ? ["outside"] : []), ...(persons ? ["persons counted"] : [])],
+        data: [...a.series.slice(0, 8).map((s) => s.name), ...outside.map((o) => o.name), ...(persons ? ["persons counted"] : [])],
       },
       xAxis: persons ? [{ ...axis, axisLabel: { show: false } }, { ...axis, gridIndex: 1 }] : [axis],
       yAxis: persons
@@ -327,7 +337,7 @@ export class Room {
 
 // spark draws the small chart of a room. All have the same axes.
 export function spark(element: HTMLElement, a: Answer, s: Series, zone: string, spans: Reach): Drawn {
-  const show = clock(zone);
+  const show = clock(a, zone);
   return draw(element, (colours) => {
     const { bandLines, ...bands } = bandMarks(a, colours, spans.max, false) as { bandLines?: Line[] };
     const actions = (a.actions ?? []).filter((x) => s.key.startsWith(x.key + "/"));

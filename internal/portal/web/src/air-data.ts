@@ -54,6 +54,12 @@ export interface Room {
   stale: boolean;
 }
 
+// Now is how the rooms are at an instant.
+export interface Now {
+  to: number;
+  rooms: Room[];
+}
+
 // get asks the server; the error says what it said.
 export async function get<T>(address: string, signal: AbortSignal): Promise<T> {
   const answer = await fetch(address, { signal, headers: { Accept: "application/json" } });
@@ -75,13 +81,16 @@ export function changed(address: string, changes: Record<string, string>): strin
   return url.pathname + url.search + url.hash;
 }
 
-// clock writes instants as the clocks of a zone show them.
-export function clock(zone: string): (at: number, what: "axis" | "day" | "full") => string {
+// clock writes instants of a range as the clocks of a zone show them, with the
+// year where it is not the same for all.
+export function clock(a: Answer, zone: string): (at: number, what: "axis" | "day" | "full") => string {
   const of = (options: Intl.DateTimeFormatOptions) => new Intl.DateTimeFormat("en-GB", { timeZone: zone, hourCycle: "h23", ...options });
+  const [first, last] = [a.from, a.to].map((at) => of({ year: "numeric" }).format(at));
+  const year: Intl.DateTimeFormatOptions = first === last ? {} : { year: "numeric" };
   const formats = {
     axis: of({ hour: "2-digit", minute: "2-digit" }),
-    day: of({ day: "numeric", month: "short" }),
-    full: of({ weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }),
+    day: of({ day: "numeric", month: "short", ...year }),
+    full: of({ weekday: "short", day: "numeric", month: "short", ...year, hour: "2-digit", minute: "2-digit" }),
   };
   return (at, what) => formats[what].format(at);
 }
@@ -91,17 +100,30 @@ export function quantity(v: number): string {
   return v.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0).replace("-", "−");
 }
 
-// merge puts what is new into a series: what it had from the first new point on is
-// that of the new one.
-export function merge(old: Series, add: Series): void {
-  const first = add.t[0];
-  if (first === undefined) return;
-  let keep = old.t.findIndex((t) => t >= first);
-  if (keep < 0) keep = old.t.length;
-  old.t = old.t.slice(0, keep).concat(add.t);
-  for (const name of ["mean", "min", "max", "outside"] as const) {
-    const was = old[name];
-    const is = add[name];
-    if (was && is) old[name] = was.slice(0, keep).concat(is);
+// merge puts the news of an answer into it: from where they begin on it has what
+// they have. What it had there and they have not was corrected or withdrawn.
+export function merge(answer: Answer, news: Answer): void {
+  answer.series = joined(answer.series, news.series, news.from);
+  answer.present = joined(answer.present ?? [], news.present ?? [], news.from);
+  const later = <E extends { at: number }>(old: E[] | undefined, add: E[] | undefined) => [...(old ?? []).filter((x) => x.at < news.from), ...(add ?? [])];
+  answer.actions = later(answer.actions, news.actions);
+  answer.moves = later(answer.moves, news.moves);
+  answer.from += news.to - answer.to;
+  answer.to = news.to;
+}
+
+function joined(old: Series[], news: Series[], from: number): Series[] {
+  for (const s of old) {
+    const add = news.find((n) => n.key === s.key);
+    let keep = s.t.findIndex((t) => t >= from);
+    if (keep < 0) keep = s.t.length;
+    const length = keep + (add?.t.length ?? 0);
+    s.t = s.t.slice(0, keep).concat(add?.t ?? []);
+    for (const name of ["mean", "min", "max", "outside"] as const) {
+      if (!s[name] && !add?.[name]) continue;
+      const was = s[name]?.slice(0, keep) ?? Array<null>(keep).fill(null);
+      s[name] = was.concat(add?.[name] ?? Array<null>(length - keep).fill(null));
+    }
   }
+  return [...old.filter((s) => s.t.length > 0), ...news.filter((n) => !old.some((s) => s.key === n.key))];
 }

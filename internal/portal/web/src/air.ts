@@ -1,10 +1,14 @@
 // The page of the air: draws its charts, follows what is stored, and changes the
 // page in place. All that it shows is on the page, or in its tables, without it.
-import { changed, get, merge, type Answer, type Room as Now } from "./air-data";
+import { changed, get, merge, type Answer, type Now, type Room as Tile } from "./air-data";
 import { reach, Room, spark } from "./air-chart";
 import type { Drawn } from "./charts";
 
 let end = new AbortController(); // of what the page as it is began
+let heard = ""; // up to where the last stream told: a page that is loaded for it has that
+
+const lookEach = 30_000; // ages of readings are in minutes
+const wholeEach = 15 * 60_000; // what was corrected or withdrawn earlier leaves the chart then
 
 function find<E extends HTMLElement>(selector: string): E | null {
   return document.querySelector<E>(selector);
@@ -32,11 +36,11 @@ function start(): void {
   if (chart) void room(page, chart, zone);
   else if (find("[data-spark]")) void rooms(page, zone);
   // What is empty as yet becomes a chart with the first reading.
-  else listen(page, () => go(location.href, "none"));
+  else follow(page, null);
 }
 
 // go shows another address in place. What cannot be had this way the browser loads.
-async function go(address: string, how: "push" | "replace" | "none"): Promise<void> {
+async function go(address: string, how: "push" | "replace" | "none" | "again"): Promise<void> {
   end.abort();
   const mine = new AbortController();
   end = mine;
@@ -52,14 +56,53 @@ async function go(address: string, how: "push" | "replace" | "none"): Promise<vo
     }
     if (how === "push") history.pushState(null, "", address);
     if (how === "replace") history.replaceState(null, "", address);
+    const restore = remember(old, how === "again");
     old.replaceChildren(...main.childNodes);
     document.title = next.title;
     start();
     const hash = new URL(address, location.href).hash;
+    restore(hash !== "");
     if (hash) document.getElementById(hash.slice(1))?.scrollIntoView();
   } catch (err) {
     if (!mine.signal.aborted) location.assign(address);
   }
+}
+
+type Field = HTMLInputElement | HTMLSelectElement;
+
+// remember notes where somebody is in a page, for the page that takes its place:
+// what is open, what has the focus and, where the page only came up to date, what
+// was typed. Where what had the focus is no more, its heading has it.
+function remember(old: HTMLElement, typed: boolean): (still: boolean) => void {
+  const fields = (within: HTMLElement) => [...within.querySelectorAll<Field>("form[id] :is(input:not([type=hidden]), select)[name]")];
+  const name = (field: Field) => `#${field.form?.id} [name="${field.name}"]`;
+  const open = new Map([...old.querySelectorAll<HTMLDetailsElement>("details[data-keep]")].map((d) => [d.dataset.keep, d.open]));
+  const values = new Map(
+    fields(old)
+      .filter((f) => typed && f instanceof HTMLInputElement && f.value !== f.defaultValue)
+      .map((f) => [name(f), f.value]),
+  );
+  const active = document.activeElement;
+  const within = active instanceof HTMLElement && active !== old && old.contains(active) ? active : null;
+  let same = "";
+  if (within?.closest("form[id]") && within.getAttribute("name")) same = name(within as Field);
+  else if (within?.id) same = "#" + CSS.escape(within.id);
+  else if (within?.matches("details[data-keep] > summary")) same = `details[data-keep="${CSS.escape((within.parentElement as HTMLElement).dataset.keep ?? "")}"] > summary`;
+  const caret = within instanceof HTMLInputElement ? within.selectionStart : null;
+  return (still) => {
+    for (const d of old.querySelectorAll<HTMLDetailsElement>("details[data-keep]")) d.open = open.get(d.dataset.keep) ?? d.open;
+    for (const f of fields(old)) f.value = values.get(name(f)) ?? f.value;
+    if (!within) return;
+    const found = same ? old.querySelector<HTMLElement>(same) : null;
+    if (found) {
+      found.focus({ preventScroll: true });
+      if (found instanceof HTMLInputElement && caret !== null) found.setSelectionRange(caret, caret);
+      return;
+    }
+    const heading = old.querySelector<HTMLElement>("h1");
+    heading?.setAttribute("tabindex", "-1");
+    heading?.focus({ preventScroll: still });
+  };
 }
 
 // forms sends a choice as it is made, and follows the links within the page.
@@ -69,6 +112,7 @@ function forms(page: HTMLElement): void {
     const send = () => {
       const query = new URLSearchParams();
       for (const [name, value] of new FormData(form)) if (value !== "" && typeof value === "string") query.set(name, value);
+      query.delete("of"); // which a choice of another metric without a script needs
       void go("/air?" + query.toString(), "push");
     };
     form.addEventListener("submit", (event) => {
@@ -84,6 +128,8 @@ function forms(page: HTMLElement): void {
         const field = form.elements.namedItem(name);
         if (field instanceof HTMLSelectElement) field.value = "";
       }
+      // Thresholds are those of a metric.
+      if (chosen.name === "metric") for (const field of form.querySelectorAll<HTMLInputElement>("[name=low], [name=high]")) field.value = "";
       send();
     });
   }
@@ -131,7 +177,7 @@ async function room(page: HTMLElement, element: HTMLElement, zone: string): Prom
       clearTimeout(timer);
       chart.drawn.dispose();
     });
-    out?.addEventListener("click", () => chart.whole());
+    out?.addEventListener("click", () => chart.all());
     into?.addEventListener("click", () => {
       if (range) void go(changed(location.href, { range: "", zoom: "", step: "", action: "", from: new Date(range[0]).toISOString(), to: new Date(range[1]).toISOString() }), "push");
     });
@@ -139,7 +185,7 @@ async function room(page: HTMLElement, element: HTMLElement, zone: string): Prom
       const means = answer.step === "raw" ? "Each point is a reading." : `A point is the mean of ${answer.words}; the band around the line spans the least and the most.`;
       note.textContent = `${means}${answer.persons ? ` The room is meant for ${answer.persons} persons.` : ""} Drag on the bar below the chart to zoom, or use + and − and the arrow keys.`;
     }
-    follow(page, () => (range ? null : answer), (since) => refresh(address, answer, since, signal), () => chart.update());
+    follow(page, { address, answer, show: () => chart.update() });
   } catch (err) {
     fail(note, err);
   }
@@ -172,18 +218,29 @@ async function rooms(page: HTMLElement, zone: string): Promise<void> {
       drawn.clear();
     };
     signal.addEventListener("abort", clear);
-    follow(page, () => answer, (since) => refresh(address, answer, since, signal), () => {
-      clear();
-      axes = reach(answer, 8);
-      observe();
+    follow(page, {
+      address,
+      answer,
+      show() {
+        clear();
+        axes = reach(answer, 8);
+        observe();
+      },
     });
   } catch (err) {
     fail(find("#live"), err);
   }
 }
 
+// Followed is what is drawn of an answer, and where the answer is from.
+interface Followed {
+  address: string;
+  answer: Answer;
+  show(): void;
+}
+
 // refresh reads what was stored since, and puts it into the answer.
-async function refresh(address: string, answer: Answer, since: number, signal: AbortSignal): Promise<void> {
+async function refresh({ address, answer }: Followed, since: number, signal: AbortSignal): Promise<void> {
   // A bucket is read again from its begin.
   let from = since;
   if (answer.step !== "raw") {
@@ -191,70 +248,82 @@ async function refresh(address: string, answer: Answer, since: number, signal: A
     for (const s of answer.series) for (const t of s.t) if (t <= since && t > from) from = t;
     if (from === -Infinity) from = answer.from;
   }
-  const news = await get<Answer>(changed(address, { range: "", from: new Date(from).toISOString(), to: "", step: answer.step }), signal);
-  for (const add of news.series) {
-    const old = answer.series.find((s) => s.key === add.key);
-    if (old) merge(old, add);
-    else answer.series.push(add);
-  }
-  const known = new Set((answer.actions ?? []).map((x) => x.id));
-  answer.actions = [...(answer.actions ?? []), ...(news.actions ?? []).filter((x) => !known.has(x.id))];
-  answer.from += news.to - answer.to;
-  answer.to = news.to;
+  merge(answer, await get<Answer>(changed(address, { range: "", from: new Date(from).toISOString(), to: "", step: answer.step }), signal));
 }
 
-// follow keeps a chart and the rooms' tiles up to date.
-function follow(page: HTMLElement, of: () => Answer | null, read: (since: number) => Promise<void>, show: () => void): void {
+// follow keeps a page up to date: its tiles, and what is drawn of an answer. Where
+// nothing is drawn as yet the first reading makes the page anew.
+function follow(page: HTMLElement, drawn: Followed | null): void {
   const { signal } = end;
-  listen(page, async (since) => {
-    if (!of()) return;
-    await read(since);
-    if (signal.aborted) return;
-    show();
-    const { rooms } = await get<{ rooms: Now[] }>(page.dataset.now ?? "", signal);
-    for (const now of rooms) tell(page, now);
-  });
-}
-
-// listen calls heard when readings were stored, with the instant of the earliest
-// that it was not called for yet. Only a range that ends now goes on.
-function listen(page: HTMLElement, heard: (since: number) => Promise<void>): void {
-  const address = page.dataset.stream;
-  const { signal } = end;
-  if (!address || signal.aborted) return;
+  if (!page.dataset.stream || signal.aborted) return;
   const live = find("#live");
-  const source = new EventSource(address);
-  signal.addEventListener("abort", () => source.close());
   const say = (text: string) => {
-    if (live) live.textContent = text;
+    if (live && live.textContent !== text) live.textContent = text;
   };
-  source.addEventListener("open", () => say("● live"));
-  source.addEventListener("error", () => say("reconnecting …"));
+  let whole = Date.now();
+  let earliest = Infinity; // of what was stored and is not shown
+  let due = false; // a look is
   let busy = false;
-  let earliest = Infinity;
-  source.addEventListener("readings", (event) => {
-    const { since } = JSON.parse((event as MessageEvent<string>).data) as { since: number };
-    earliest = Math.min(earliest, since);
+  const look = async () => {
+    due = true;
     if (busy) return;
     busy = true;
-    void (async () => {
-      while (earliest < Infinity && !signal.aborted) {
-        const from = earliest;
-        earliest = Infinity;
-        try {
-          await heard(from);
-          say("● live");
-        } catch (err) {
-          if (!signal.aborted) say("not up to date: " + (err instanceof Error ? err.message : String(err)));
+    while (due && !signal.aborted) {
+      due = false;
+      const since = earliest;
+      earliest = Infinity;
+      try {
+        if (since < Infinity && !drawn) {
+          await go(location.href, "again");
+          return;
         }
+        const { to, rooms } = await get<Now>(page.dataset.now ?? "", signal);
+        if (drawn) {
+          if (Date.now() - whole > wholeEach) {
+            const answer = await get<Answer>(drawn.address, signal);
+            for (const name of ["present", "actions", "moves"] as const) delete drawn.answer[name];
+            Object.assign(drawn.answer, answer);
+            whole = Date.now();
+          } else if (since < Infinity) {
+            await refresh(drawn, since, signal);
+          } else {
+            drawn.answer.from += to - drawn.answer.to;
+            drawn.answer.to = to;
+          }
+          if (signal.aborted) return;
+          drawn.show();
+        }
+        for (const room of rooms) tell(page, room);
+        if (source.readyState === EventSource.OPEN) say("● live");
+      } catch (err) {
+        earliest = Math.min(earliest, since); // the next look reads it
+        if (!signal.aborted) say("not up to date: " + (err instanceof Error ? err.message : String(err)));
       }
-      busy = false;
-    })();
+    }
+    busy = false;
+  };
+  const source = new EventSource(heard && !drawn ? changed(page.dataset.stream, { after: heard }) : page.dataset.stream);
+  source.addEventListener("open", () => say("● live"));
+  source.addEventListener("error", () => say("reconnecting …"));
+  source.addEventListener("readings", (event) => {
+    const { data, lastEventId } = event as MessageEvent<string>;
+    heard = lastEventId;
+    earliest = Math.min(earliest, (JSON.parse(data) as { since: number }).since);
+    void look();
+  });
+  const awake = () => {
+    if (!document.hidden) void look();
+  };
+  const timer = setInterval(awake, lookEach);
+  document.addEventListener("visibilitychange", awake, { signal });
+  signal.addEventListener("abort", () => {
+    clearInterval(timer);
+    source.close();
   });
 }
 
 // tell shows how a room is now.
-function tell(page: HTMLElement, now: Now): void {
+function tell(page: HTMLElement, now: Tile): void {
   const tile = page.querySelector<HTMLElement>(`[data-key="${CSS.escape(now.key)}"]`);
   if (!tile) return;
   const set = (name: string, text: string) => {
