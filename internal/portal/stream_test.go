@@ -27,7 +27,7 @@ func watched(t *testing.T) (s *site, tell func(id string)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := stored(t, time.Now())
+	w, _ := stored(t, time.Now())
 	data := access.New(w, all)
 	feed := live.New(data, live.Config{Interval: 10 * time.Millisecond, Overlap: time.Minute}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	s = onSQLite(t, Config{Data: data, Live: feed, Products: all})
