@@ -21,6 +21,7 @@ type Now struct {
 	Value float64   // mean of the last readings of its devices
 	Exact bool      // At is an instant and Value is known: there was a reading within Recent; else At ends the hour of the last one
 	Stale bool      // the next reading should have come long ago
+	Left  time.Time // since when no device is there; zero: one is
 	// Slope is how fast the value changes, per hour, over the last SlopeOver. nil:
 	// too few readings.
 	Slope   *float64

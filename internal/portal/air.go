@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -157,17 +158,26 @@ func readTime(name, value string, zone *time.Location) (time.Time, error) {
 }
 
 func (s *airState) readBands(get func(string) string) error {
+	// Those of another metric, of which they were when a form was sent, are no more.
+	if of := get("of"); of != "" && of != s.metric {
+		s.asked.Del("low")
+		s.asked.Del("high")
+	}
+	s.asked.Del("of")
 	low, high := get("low"), get("high")
+	if s.metric == co2 {
+		s.bands, s.low, s.high = true, lowCO2, highCO2
+	}
 	if low == "" && high == "" {
-		if s.bands = s.metric == co2; s.bands {
-			s.low, s.high = lowCO2, highCO2
-		}
 		return nil
 	}
 	for _, each := range []struct {
 		name, value string
 		to          *float64
 	}{{"low", low, &s.low}, {"high", high, &s.high}} {
+		if each.value == "" && s.metric == co2 {
+			continue // the default
+		}
 		v, err := strconv.ParseFloat(each.value, 64)
 		if err != nil || math.IsInf(v, 0) || math.IsNaN(v) {
 			return badRequest(fmt.Sprintf("%s %q is no number: give both low and high, as 900 and 1200", each.name, each.value))
@@ -175,7 +185,7 @@ func (s *airState) readBands(get func(string) string) error {
 		*each.to = v
 	}
 	if s.bands = true; s.low >= s.high {
-		return badRequest("low is not below high: let the first band end below the second")
+		return badRequest(fmt.Sprintf("low is not below high: the first band ends at %s, let it end below the second, which ends at %s", quantity(s.low), quantity(s.high)))
 	}
 	return nil
 }
@@ -212,7 +222,7 @@ func (s airState) Low() string      { return s.asked.Get("low") }
 func (s airState) High() string     { return s.asked.Get("high") }
 
 // Set says whether what is rarely set is set.
-func (s airState) Set() bool { return s.Low() != "" || s.step != air.Auto }
+func (s airState) Set() bool { return s.Low() != "" || s.High() != "" || s.step != air.Auto }
 
 // selection is the readings that the page is about.
 func (s *airState) selection() air.Selection {
@@ -225,6 +235,15 @@ func (s *airState) where() air.Where {
 
 // local is an instant as the page's clocks show it.
 func (s *airState) local(t time.Time) string { return t.In(s.zone).Format("Mon 2 Jan 2006 15:04") }
+
+// day is the layout of a day within the range: with the year where that is not the
+// same for all.
+func (s *airState) day() string {
+	if s.from.In(s.zone).Year() != s.to.In(s.zone).Year() {
+		return "Mon 2 Jan 2006"
+	}
+	return "Mon 2 Jan"
+}
 
 // air opens the air of the tenant that an address names, with the places that the
 // tenant has; of one that names none, of the first. What the address names beside
@@ -250,6 +269,17 @@ func (p *Portal) air(r *http.Request, v access.Viewer) (s airState, tenants []ai
 	if places, err = a.Places(r.Context()); err != nil {
 		return s, nil, nil, nil, err
 	}
+	// What nobody has and nobody is: who sees every tenant has mistyped it.
+	if len(places.Stays) == 0 && v.SeesAll() {
+		if tenants == nil {
+			if tenants, err = air.Tenants(r.Context(), p.data, v); err != nil {
+				return s, nil, nil, nil, err
+			}
+		}
+		if !slices.ContainsFunc(tenants, func(t air.Tenant) bool { return t.ID == s.tenant }) {
+			return s, nil, nil, nil, noTenant(s.tenant)
+		}
+	}
 	if forPeople(r) {
 		s.widen(places)
 	}
@@ -258,6 +288,12 @@ func (p *Portal) air(r *http.Request, v access.Viewer) (s airState, tenants []ai
 	}
 	return s, tenants, a, places, nil
 }
+
+// noTenant is the errNotFound of a tenant that there is not.
+type noTenant string
+
+func (e noTenant) Error() string   { return fmt.Sprintf("there is no tenant %q", string(e)) }
+func (e noTenant) Is(o error) bool { return o == errNotFound }
 
 // widen drops the room or the device where it is not within what is chosen above
 // it: a form without a script sends what was chosen before, too.

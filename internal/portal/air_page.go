@@ -3,9 +3,11 @@ package portal
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +39,7 @@ type airView struct {
 
 	Keep     []airLink // parameters that a change of the tenant leaves
 	None     string    // why there is nothing to see; empty: there is
+	Wrong    string    // what cannot be read of the address
 	Team     bool
 	Last     *airLink // the range that has the last readings, if this one has none
 	Detail   bool     // of one room or device; else an overview of rooms
@@ -121,11 +124,66 @@ type airNumber struct {
 }
 
 func (p *Portal) airPage(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
+	err := p.airShown(w, r, v)
+	var wrong badRequest
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	return p.airWrong(w, r, v, wrong)
+}
+
+// airWrong shows the form as it was filled in, and what is wrong about it.
+func (p *Portal) airWrong(w http.ResponseWriter, r *http.Request, v access.Viewer, wrong badRequest) error {
+	asked := r.URL.Query()
+	// What is right among what was chosen is chosen still.
+	for _, kept := range [][]string{{"tenant", "building", "room", "device", "metric"}, {"tenant", "metric"}, {"tenant"}} {
+		q := url.Values{}
+		for _, name := range kept {
+			q.Set(name, asked.Get(name))
+		}
+		again := r.Clone(r.Context())
+		again.URL.RawQuery = q.Encode()
+		s, tenants, a, places, err := p.air(again, v)
+		var bad badRequest
+		if err == nil && a == nil {
+			return wrong
+		}
+		var metrics []air.Metric
+		if err == nil {
+			if metrics, err = a.Metrics(r.Context(), s.where(), time.Unix(0, 0), s.now); err == nil && s.metric != co2 && !slices.ContainsFunc(metrics, func(m air.Metric) bool { return m.Name == s.metric }) {
+				err = badRequest(s.metric)
+			}
+		}
+		if errors.As(err, &bad) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		view := viewOf(s, tenants, v)
+		view.None, view.Wrong = "wrong", wrong.Error()
+		view.form(&s, places, metrics)
+		view.head()
+		view.Range, view.Stream = "", ""
+		view.Form.From, view.Form.To, view.Zone = asked.Get("from"), asked.Get("to"), cmp.Or(asked.Get("tz"), view.Zone)
+		for _, name := range []string{"low", "high"} {
+			view.State.asked.Set(name, asked.Get(name))
+		}
+		return p.page(w, r, v, http.StatusBadRequest, "air", view.Title, view)
+	}
+	return wrong
+}
+
+func viewOf(s airState, tenants []air.Tenant, v access.Viewer) *airView {
+	return &airView{State: s, Tenants: tenants, Team: v.Team(), Metric: metricName(s.metric), Zone: s.zone.String()}
+}
+
+func (p *Portal) airShown(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
 	s, tenants, a, places, err := p.air(r, v)
 	if err != nil {
 		return err
 	}
-	view := &airView{State: s, Tenants: tenants, Team: v.Team(), Metric: metricName(s.metric), Zone: s.zone.String()}
+	view := viewOf(s, tenants, v)
 	switch {
 	case a == nil:
 		view.None = "no tenant"
@@ -214,19 +272,24 @@ func (v *airView) read(ctx context.Context, s *airState, a *air.Air, places *air
 	if !some {
 		return v.nothing(ctx, s, a)
 	}
-	return v.acted(ctx, s, a, actions)
+	return v.acted(ctx, s, a, places, actions)
 }
 
 // gone gives the rooms that have no device now and had one in the range.
 func gone(s *airState, places *air.Places, now []air.Now) (rooms []air.Now) {
 	for _, stay := range places.Stays {
-		n := air.Now{Room: stay.Room, Stale: true, At: stay.To}
+		n := air.Now{Room: stay.Room, Stale: true, Left: stay.To}
 		if stay.Room.Name == "" {
 			n.Device = stay.Device
 		}
 		is := func(o air.Now) bool { return o.Room == n.Room && o.Device == n.Device }
-		if s.where().Has(stay.Room, stay.Device) && stay.From.Before(s.to) && stay.To.After(s.from) && !slices.ContainsFunc(now, is) && !slices.ContainsFunc(rooms, is) {
+		if !s.where().Has(stay.Room, stay.Device) || !stay.From.Before(s.to) || !stay.To.After(s.from) || slices.ContainsFunc(now, is) {
+			continue
+		}
+		if i := slices.IndexFunc(rooms, is); i < 0 {
 			rooms = append(rooms, n)
+		} else if rooms[i].Left.Before(n.Left) {
+			rooms[i].Left = n.Left
 		}
 	}
 	return rooms
@@ -382,6 +445,8 @@ func tileOf(s *airState, n *air.Now) airTile {
 		t.To = s.link("/air", "building", "", "room", "", "device", n.Device, "action", "")
 	}
 	switch {
+	case !n.Left.IsZero():
+		t.Says = "no device here since " + s.local(n.Left)
 	case n.At.IsZero():
 		t.Says = "no reading within a month"
 	case n.Stale:
@@ -418,11 +483,12 @@ func numbersOf(s *airState, each *air.Series, step air.Step) airNumbers {
 	if s.room == nil {
 		n.Name = placeName(each.Room, each.Device)
 	}
-	layout := "Mon 2 Jan 15:04"
+	day := s.day()
+	layout := day + " 15:04"
 	if step == air.Day {
 		layout = "Mon 2 Jan 2006"
 	} else if step == air.Raw {
-		layout = "Mon 2 Jan 15:04:05"
+		layout = day + " 15:04:05"
 	}
 	for _, point := range each.Points {
 		n.Rows = append(n.Rows, airNumber{point.At.In(s.zone).Format(layout), quantity(point.Mean), quantity(point.Min), quantity(point.Max), point.Readings})
@@ -454,7 +520,7 @@ func moveWords(m air.Move) string {
 
 // acted lists the actions of the range, and judges the one that is asked for, or
 // the last of those that are long enough ago.
-func (v *airView) acted(ctx context.Context, s *airState, a *air.Air, around []air.Action) error {
+func (v *airView) acted(ctx context.Context, s *airState, a *air.Air, places *air.Places, around []air.Action) error {
 	var chosen *air.Action
 	for i := range around {
 		x := &around[i]
@@ -462,7 +528,7 @@ func (v *airView) acted(ctx context.Context, s *airState, a *air.Air, around []a
 			continue
 		}
 		v.Actions = append(v.Actions, airAction{
-			At: x.At.In(s.zone).Format("Mon 2 Jan 15:04"), Text: x.Text, Where: placeName(x.Room, x.Device),
+			At: x.At.In(s.zone).Format(s.day() + " 15:04"), Text: x.Text, Where: placeName(x.Room, x.Device),
 			To: s.link("/air", "room", x.Room.Key(), "building", "", "device", "", "action", x.ID) + "#effect",
 		})
 		if s.action == x.ID || s.action == "" && v.Detail && s.now.Sub(x.At) > air.Horizons[0] {
@@ -477,7 +543,21 @@ func (v *airView) acted(ctx context.Context, s *airState, a *air.Air, around []a
 	if chosen == nil || !v.Detail {
 		return nil
 	}
-	e, err := a.Effect(ctx, s.where(), s.metric, *chosen, around, s.zone, s.now)
+	// The device may have stood in other rooms, and what was done in this one for
+	// itself is of this one alone.
+	in := air.Where{Room: &chosen.Room, Device: s.device}
+	if s.device != "" {
+		weeks := time.Duration(air.Weeks*7+1) * 24 * time.Hour
+		of := air.Where{Room: &chosen.Room}
+		if chosen.Room.Name == "" {
+			of.Device = s.device
+		}
+		var err error
+		if around, err = a.Actions(ctx, places, of, chosen.At.Add(-weeks), chosen.At.Add(weeks)); err != nil {
+			return err
+		}
+	}
+	e, err := a.Effect(ctx, in, s.metric, *chosen, around, s.zone, s.now)
 	if err != nil {
 		return err
 	}
@@ -490,6 +570,7 @@ type airEffect struct {
 	At, Text, Where string
 	Others          []string
 	Skipped         int
+	Later           bool // some of the days are after the action
 	Weekend         bool
 	Rows            []airChange
 	Scale           []string // of the drawings: the change at their left end, their right end
@@ -499,6 +580,7 @@ type airEffect struct {
 // airChange is a line of the table: of the mean, then of the slope.
 type airChange struct {
 	Over, What      string
+	Was, Is         string // before and after, on that day
 	Value, Usual    string
 	Days            int
 	Effect          string
@@ -510,7 +592,7 @@ type airChange struct {
 }
 
 func effectOf(s *airState, e *air.Effect, unit string) *airEffect {
-	out := &airEffect{At: s.local(e.Action.At), Text: e.Action.Text, Where: placeName(e.Action.Room, e.Action.Device), Skipped: e.Skipped, Unit: unit}
+	out := &airEffect{At: s.local(e.Action.At), Text: e.Action.Text, Where: placeName(e.Action.Room, e.Action.Device), Skipped: e.Skipped, Later: e.Later, Unit: unit}
 	day := e.Action.At.In(s.zone).Weekday()
 	out.Weekend = day == time.Saturday || day == time.Sunday
 	for _, o := range e.Others {
@@ -518,10 +600,11 @@ func effectOf(s *airState, e *air.Effect, unit string) *airEffect {
 	}
 	for _, what := range []struct {
 		name, unit string
+		least      string // readings of a device, before and after
 		of         func(*air.Change) *air.Estimate
 	}{
-		{"mean", unit, func(c *air.Change) *air.Estimate { return &c.Mean }},
-		{"slope", unit + "/h", func(c *air.Change) *air.Estimate { return &c.Slope }},
+		{"mean", unit, "two", func(c *air.Change) *air.Estimate { return &c.Mean }},
+		{"slope", unit + "/h", "three", func(c *air.Change) *air.Estimate { return &c.Slope }},
 	} {
 		reach := 0.0
 		for i := range e.Changes {
@@ -536,8 +619,12 @@ func effectOf(s *airState, e *air.Effect, unit string) *airEffect {
 			case !x.Known && s.now.Sub(e.Action.At) < e.Changes[i].Over:
 				c.Why = "this time is not over yet"
 			case !x.Known:
-				c.Why = "fewer than three readings of a device before or after it"
+				c.Why = "fewer than " + what.least + " readings of a device before or after it"
 			default:
+				c.Was, c.Is = quantity(x.Before), quantity(x.After)+" "+what.unit
+				if what.name == "slope" {
+					c.Was, c.Is = signed(x.Before), signed(x.After)+" "+what.unit
+				}
 				c.Value = signed(x.Value) + " " + what.unit
 				if x.Days > 0 {
 					c.Usual = signed(x.Usual) + " " + what.unit

@@ -174,11 +174,19 @@ func TestAirPageWithoutScript(t *testing.T) {
 func TestAirPageWithNothingToShow(t *testing.T) {
 	p := newAirPortal(t)
 	p.viewer = airAdmin
+	if status, _, page := p.get("/air"); status != http.StatusOK || !strings.Contains(page, "No tenant has a device yet") {
+		t.Errorf("/air without a tenant: %d", status)
+	}
+	p.Customer("school", "The School")
+	for _, path := range []string{"/air?tenant=nobody", "/api/air/now?tenant=nobody"} {
+		if status, _, body := p.get(path); status != http.StatusNotFound || !strings.Contains(body, "here is no tenant") {
+			t.Errorf("%s: %d, %.300s", path, status, body)
+		}
+	}
 	for _, test := range []struct {
 		viewer     access.Viewer
 		path, want string
 	}{
-		{airAdmin, "/air", "No tenant has a device yet"},
 		{airNobody, "/air?tenant=nothing", "Ask who runs your devices"},
 		{airAdmin, "/air?tenant=school", "device_id,tenant_id,building"},
 	} {
@@ -218,7 +226,8 @@ func TestAirRefusesWhatItCannotRead(t *testing.T) {
 		{[]string{"tz", "Local"}, 400, "Europe/Amsterdam"},
 		{[]string{"tz", "../../etc/passwd"}, 400, "Europe/Amsterdam"},
 		{[]string{"low", "900", "high", "800"}, 400, "low is not below high"},
-		{[]string{"low", "900"}, 400, "both low and high"},
+		{[]string{"low", "1300"}, 400, "which ends at 1200"},
+		{[]string{"metric", "temperature", "low", "20"}, 400, "both low and high"},
 		{[]string{"low", "NaN", "high", "2"}, 400, "is no number"},
 		{[]string{"step", "7m"}, 400, "15m"},
 		{[]string{"room", "nowhere"}, 400, "BUILDING/FLOOR/ROOM"},
@@ -523,4 +532,101 @@ func TestAirStreamKeepsToTheRange(t *testing.T) {
 		}
 	}
 	t.Error("the stream ended")
+}
+
+// What cannot be read is said where it was filled in, with all that was.
+func TestAirFormSaysWhatIsWrong(t *testing.T) {
+	p := newAirPortal(t)
+	p.month()
+	status, _, page := p.get(with("/air", "room", airRoom.Key(), "metric", "temperature", "low", "20", "high", "much", "from", "2026-03-02T08:00", "to", "2026-03-01T08:00"))
+	if status != http.StatusBadRequest {
+		t.Errorf("status %d", status)
+	}
+	for _, want := range []string{
+		`role="alert">the range ends before it begins`, `name="low" inputmode="decimal" size="6" value="20"`, `value="much"`, `value="2026-03-02T08:00"`, `value="2026-03-01T08:00"`,
+		`<option value="temperature" selected>`, `selected>floor 1 · 1.01`, `<details data-keep="choose" open>`, `data-stream=""`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
+	// Where what is chosen is wrong itself, the tenant is left.
+	if status, _, page = p.get("/air?room=nowhere&metric=nothing"); status != http.StatusBadRequest || !strings.Contains(page, `id="choose"`) || !strings.Contains(page, "BUILDING/FLOOR/ROOM") {
+		t.Errorf("a room that is none: %d", status)
+	}
+}
+
+func TestAirThresholds(t *testing.T) {
+	p := newAirPortal(t)
+	p.month()
+	for query, want := range map[string]string{
+		"":                                       `"bands":[900,1200]`,
+		"low=800":                                `"bands":[800,1200]`,
+		"high=1500":                              `"bands":[900,1500]`,
+		"low=800&high=1000&of=co2":               `"bands":[800,1000]`,
+		"low=20&high=25&metric=temperature":      `"bands":[20,25]`,
+		"low=20&high=25&of=temperature":          `"bands":[900,1200]`, // a form without a script
+		"low=8&high=9&of=co2&metric=temperature": `"zone":"UTC","series"`,
+	} {
+		if _, _, body := p.get("/api/air/series?" + query); !strings.Contains(body, want) {
+			t.Errorf("%s: %.300s, want %s", query, body, want)
+		}
+	}
+}
+
+// A room that its device left is not silent; labels of two years have the year.
+func TestAirOfARoomThatWasLeft(t *testing.T) {
+	p := newAirPortal(t)
+	p.Place("school", "meter-1", airRoom, airNow.AddDate(-1, 0, 0), airNow.Add(-5*time.Hour))
+	p.Place("school", "meter-1", airRoom, airNow.Add(-5*time.Hour), airNow.Add(-2*time.Hour))
+	p.Place("school", "meter-2", air.Room{Building: "North", Name: "other"}, airNow.AddDate(-1, 0, 0), time.Time{})
+	silvester := time.Date(2025, 12, 31, 10, 0, 0, 0, time.UTC)
+	p.Read("co2", "ppm", airtest.Reading{Tenant: "school", Device: "meter-1", Room: airRoom, At: airNow.Add(-3 * time.Hour), Value: 500},
+		airtest.Reading{Tenant: "school", Device: "meter-1", Room: airRoom, At: silvester, Value: 500})
+	p.Act("a1", "school", "", airRoom, "window opened", silvester)
+	_, _, page := p.get("/air")
+	if !strings.Contains(page, "no device here since Fri 27 Mar 2026 13:00") || strings.Contains(page, "silent") {
+		t.Error("the page does not say since when the room has no device")
+	}
+	_, _, page = p.get(with("/air", "room", airRoom.Key(), "from", "2025-12-20", "to", "2026-01-10"))
+	for _, want := range []string{"<td>Wed 31 Dec 2025 10:00", "<td>Wed 31 Dec 2025 10:00</td><td class=\"wrap\"><a"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("a range of two years does not have %q", want)
+		}
+	}
+	if _, _, page = p.get(with("/air", "room", airRoom.Key(), "from", "2025-12-20", "to", "2025-12-31T23:00")); !strings.Contains(page, "<td>Wed 31 Dec 10:00") {
+		t.Error("a range of one year says which")
+	}
+}
+
+// A device is judged by the room that the action was taken in, and by all that was
+// done there: not by where else it stood.
+func TestAirEffectOfADeviceThatMoved(t *testing.T) {
+	p := newAirPortal(t)
+	before := air.Room{Building: "North", Floor: "2", Name: "before"}
+	start, moved, taken := airNow.AddDate(0, 0, -42).Truncate(24*time.Hour), time.Date(2026, 3, 13, 0, 0, 0, 0, time.UTC), time.Date(2026, 3, 27, 10, 0, 0, 0, time.UTC)
+	p.Place("school", "meter-1", before, start, moved)
+	p.Place("school", "meter-1", airRoom, moved, time.Time{})
+	p.Place("school", "meter-2", airRoom, start, time.Time{})
+	var all []airtest.Reading
+	for at := start; at.Before(airNow); at = at.Add(10 * time.Minute) {
+		room, value := before, float64(at.Hour()*1000)
+		if !at.Before(moved) {
+			room, value = airRoom, 700
+		}
+		if !at.Before(taken) {
+			value = 600
+		}
+		all = append(all, airtest.Reading{Tenant: "school", Device: "meter-1", Room: room, At: at, Value: value})
+	}
+	p.Read("co2", "ppm", all...)
+	p.Act("a1", "school", "", airRoom, "window opened", taken)
+	p.Act("a2", "school", "meter-2", air.Room{}, "moved to the wall", taken.AddDate(0, 0, -1))
+	_, _, page := p.get("/air?range=7d&device=meter-1")
+	// Of the ten weekdays since it came one had an action of the other device.
+	for _, want := range []string{"Before and after: window opened", "700 → 600 ppm", "−100 ppm", "<small>9 days</small>", "(1 days are left out for one)", "of the four weeks before it, the same room"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
 }

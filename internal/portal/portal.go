@@ -232,7 +232,7 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, e
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		return // nobody waits for it
 	case errors.Is(err, errNotFound):
-		status, text = http.StatusNotFound, sentence(errNotFound.Error())
+		status, text = http.StatusNotFound, sentence(err.Error())
 	case errors.Is(err, errUnauthorized):
 		status, text = http.StatusUnauthorized, sentence(err.Error())
 	case errors.Is(err, access.ErrForbidden):
