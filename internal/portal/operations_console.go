@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"bytes"
 	"context"
 	"encoding/csv"
 	"errors"
@@ -20,9 +21,13 @@ import (
 
 const (
 	consoleLasts = 30 * time.Second
-	consoleShown = 1000    // rows
-	consoleFile  = 100_000 // rows of a CSV
-	cellShown    = 2000    // bytes
+	consoleShown = 1000     // rows
+	consoleFile  = 100_000  // rows of a CSV
+	cellShown    = 2000     // bytes
+	consoleLarge = 32 << 20 // bytes of a CSV, about; of a page an eighth
+	// How long a statement that has to end may take to do so before it is said that it
+	// was ended.
+	consoleGrace = 2 * time.Second
 	statementMax = audit.MaxDetail
 )
 
@@ -56,7 +61,8 @@ func (p *Portal) console(w http.ResponseWriter, r *http.Request, v access.Viewer
 }
 
 // runConsole runs a statement that only reads: the warehouse refuses any other. It is in
-// the audit log before it runs.
+// the audit log before it runs. One runs at a time: in one process with the mesh, it
+// takes memory and processor from all else.
 func (p *Portal) runConsole(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
 	r.Body = http.MaxBytesReader(w, r.Body, 4*statementMax)
 	if err := r.ParseForm(); err != nil {
@@ -73,43 +79,89 @@ func (p *Portal) runConsole(w http.ResponseWriter, r *http.Request, v access.Vie
 	if file {
 		action = audit.Export
 	}
+	select {
+	case p.consoleFree <- struct{}{}:
+	default:
+		page := newConsole(sql)
+		page.Wrong = "Another statement is running. One runs at a time: try again when it has ended."
+		return p.page(w, r, v, http.StatusTooManyRequests, "operations-console", "SQL", page)
+	}
+	ended := func() { <-p.consoleFree }
 	if err := p.record(r, v, action, "SQL console", sql); err != nil {
+		ended()
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), consoleLasts)
 	defer cancel()
 	began := time.Now()
-	page := newConsole(sql)
-	rows, err := p.data.Whole(ctx, v, sql)
-	if err == nil && file {
-		return p.consoleCSV(w, rows)
+	answers := make(chan consoleAnswer, 1)
+	go func() { // which may outlast the request: no other statement runs until it has ended
+		defer ended()
+		answers <- p.answerConsole(ctx, v, sql, file)
+	}()
+	var a consoleAnswer
+	select {
+	case a = <-answers:
+	case <-ctx.Done():
+		select {
+		case a = <-answers:
+		case <-time.After(consoleGrace):
+			a.err = ctx.Err()
+		}
 	}
-	if err == nil {
-		page.Columns = rows.Columns
-		err = page.take(rows)
-	}
-	page.Ran, page.Took = err == nil, took(mesh.Instant(time.Since(began)/time.Microsecond))
-	status := http.StatusOK
 	switch {
-	case err == nil:
-	case errors.Is(err, access.ErrForbidden) || r.Context().Err() != nil:
-		return err
+	case a.err == nil && file:
+		attachment(w, "answer.csv")
+		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
+		w.Write(a.csv.Bytes()) // a client that is gone needs no answer
+		return nil
+	case errors.Is(a.err, access.ErrForbidden) || r.Context().Err() != nil:
+		return a.err
+	}
+	page, status := a.page, http.StatusOK
+	page.Ran, page.Took = a.err == nil, took(mesh.Instant(time.Since(began)/time.Microsecond))
+	switch {
+	case a.err == nil:
 	case ctx.Err() != nil:
+		page = newConsole(sql)
 		page.Wrong, status = fmt.Sprintf("It took longer than %s.", consoleLasts), http.StatusBadRequest
-	case mesh.IsPermanent(err):
-		page.Wrong, status = err.Error(), http.StatusBadRequest
+	case mesh.IsPermanent(a.err):
+		page.Wrong, status = a.err.Error(), http.StatusBadRequest
 	default:
-		return err
+		return a.err
 	}
 	return p.page(w, r, v, status, "operations-console", "SQL", page)
 }
 
+// consoleAnswer is what came of a statement: rows for the page, or a file.
+type consoleAnswer struct {
+	page consolePage
+	csv  bytes.Buffer
+	err  error
+}
+
+func (p *Portal) answerConsole(ctx context.Context, v access.Viewer, sql string, file bool) (a consoleAnswer) {
+	a.page = newConsole(sql)
+	rows, err := p.data.Whole(warehouse.WithMostBytes(ctx, p.consoleBytes), v, sql)
+	switch {
+	case err != nil:
+		a.err = err
+	case file:
+		a.err = writeAnswer(&a.csv, rows)
+	default:
+		a.page.Columns = rows.Columns
+		a.err = a.page.take(rows)
+	}
+	return a
+}
+
 func (c *consolePage) take(rows *warehouse.Rows) error {
+	size := 0
 	for row, err := range rows.All {
 		if err != nil {
 			return err
 		}
-		if len(c.Rows) == consoleShown {
+		if len(c.Rows) == consoleShown || size > consoleLarge/8 {
 			c.More = true
 			break
 		}
@@ -119,6 +171,7 @@ func (c *consolePage) take(rows *warehouse.Rows) error {
 			if len(text) > cellShown {
 				text = strings.ToValidUTF8(text[:cellShown], "") + "…"
 			}
+			size += len(text)
 			t := c.Columns[i].Type
 			line[i] = consoleCell{Text: text, Number: t == contract.Int64 || t == contract.Float64, Null: cell == nil}
 		}
@@ -143,49 +196,32 @@ func cellText(cell any) string {
 	return fmt.Sprint(cell)
 }
 
-// consoleCSV answers with a file. What fails once it has begun breaks it off, so that
-// nobody takes a part for the whole.
-func (p *Portal) consoleCSV(w http.ResponseWriter, rows *warehouse.Rows) error {
+// writeAnswer writes a file, of which there is all or nothing.
+func writeAnswer(w *bytes.Buffer, rows *warehouse.Rows) error {
 	out := csv.NewWriter(w)
-	header := make([]string, len(rows.Columns))
+	line := make([]string, len(rows.Columns))
 	for i, c := range rows.Columns {
-		header[i] = c.Name
+		line[i] = inert(c.Name)
 	}
 	n := 0
-	line := make([]string, len(header))
-	for row, err := range rows.All {
-		if err != nil && n == 0 {
-			if mesh.IsPermanent(err) {
-				return badRequest(err.Error())
-			}
+	err := out.Write(line)
+	for row, failed := range rows.All {
+		if err = failed; err != nil {
 			return err
 		}
-		if err == nil && n == consoleFile {
-			err = fmt.Errorf("more than %d rows", consoleFile)
-		}
-		if err != nil {
-			p.log.Warn("CSV broken off", "error", err)
-			panic(http.ErrAbortHandler)
-		}
-		if n++; n == 1 {
-			p.beginCSV(w, out, header)
+		if n++; n > consoleFile || w.Len() > consoleLarge {
+			return mesh.Permanentf("the file has more than %d rows, or %s: ask for less", consoleFile, bytesOf(consoleLarge))
 		}
 		for i, cell := range row {
 			line[i] = cellText(cell)
+			if _, ok := cell.(string); ok {
+				line[i] = inert(line[i])
+			}
 		}
-		if out.Write(line) != nil {
-			return nil // nobody is there
+		if err = out.Write(line); err != nil {
+			return err
 		}
-	}
-	if n == 0 {
-		p.beginCSV(w, out, header)
 	}
 	out.Flush()
-	return nil
-}
-
-func (p *Portal) beginCSV(w http.ResponseWriter, out *csv.Writer, header []string) {
-	attachment(w, "answer.csv")
-	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-	out.Write(header) // what it returns, the next Write returns
+	return errors.Join(err, out.Error())
 }

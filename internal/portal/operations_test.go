@@ -33,6 +33,7 @@ import (
 	"github.com/telemesh/telemesh/internal/local"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/portal"
 	"github.com/telemesh/telemesh/internal/users"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
@@ -398,11 +399,15 @@ func TestConsole(t *testing.T) {
 	if got, want := run("SELECT 'a,\"b' AS text, TIMESTAMP '2026-03-01 09:00:00' AS at", "csv", http.StatusOK), "text,at\n\"a,\"\"b\",2026-03-01T09:00:00Z\n"; got != want {
 		t.Errorf("CSV %q, want %q", got, want)
 	}
+	if got, want := run("SELECT '=1+1' AS \"@a\", -1 AS number", "csv", http.StatusOK), "'@a,number\n'=1+1,-1\n"; got != want {
+		t.Errorf("CSV %q, want %q: no spreadsheet may compute a text", got, want)
+	}
 	if got := run("SELECT 1 AS one WHERE FALSE", "csv", http.StatusOK); got != "one\n" {
 		t.Errorf("CSV of no rows: %q", got)
 	}
 	for sql, says := range map[string]string{
-		"SELECT nothing": "nothing",
+		"SELECT nothing":                               "nothing",
+		"SELECT repeat('x', 70000000)":                 "a text of 70000000 bytes",
 		"DROP TABLE event_log_internal.events_current": "only SELECT",
 		"SELECT 1; SELECT 2":                           "2 statements",
 		"COPY (SELECT 1) TO '/tmp/x'":                  "disabled by configuration",
@@ -426,8 +431,64 @@ func TestConsole(t *testing.T) {
 			ran = append(ran, string(e.Action)+" "+e.Detail)
 		}
 	}
-	if len(ran) != 9 || !strings.Contains(strings.Join(ran, "\n"), "query DROP TABLE event_log_internal.events_current\n") || !strings.Contains(strings.Join(ran, "\n"), "export SELECT 1 AS one WHERE FALSE\n") {
-		t.Errorf("%d statements in the audit log, want all 9 that were run, refused or not:\n%s", len(ran), strings.Join(ran, "\n"))
+	if len(ran) != 11 || !strings.Contains(strings.Join(ran, "\n"), "query DROP TABLE event_log_internal.events_current\n") || !strings.Contains(strings.Join(ran, "\n"), "export SELECT 1 AS one WHERE FALSE\n") {
+		t.Errorf("%d statements in the audit log, want all 11 that were run, refused or not:\n%s", len(ran), strings.Join(ran, "\n"))
+	}
+}
+
+// held answers nothing until it is let go, whatever its context says.
+type held struct {
+	warehouse.Warehouse
+	asked, free chan struct{}
+}
+
+func (h *held) Query(ctx context.Context, sql string) (*warehouse.Rows, error) {
+	if n := warehouse.MostBytes(ctx); n != 7 {
+		return nil, fmt.Errorf("a statement may be billed for %d bytes, want 7", n)
+	}
+	h.asked <- struct{}{}
+	<-h.free
+	return &warehouse.Rows{All: func(func([]any, error) bool) {}}, nil
+}
+
+// One statement runs at a time, until it has ended, also if nobody waits for it.
+func TestConsoleRunsOne(t *testing.T) {
+	h := &held{asked: make(chan struct{}, 1), free: make(chan struct{})}
+	p, err := portal.New(portal.Config{Data: access.New(h, nil), ConsoleBytes: 7, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Viewer: func(*http.Request) (access.Viewer, bool, error) {
+			return access.Viewer{Name: "ann", Role: access.Admin}, true, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(ctx context.Context) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/operations/console", strings.NewReader("sql=SELECT+1"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+		p.Handler().ServeHTTP(w, r)
+		return w
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		run(ctx)
+	}()
+	<-h.asked
+	if w := run(t.Context()); w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), "Another statement is running") {
+		t.Errorf("beside another statement: %d\n%s", w.Code, w.Body)
+	}
+	leave()
+	<-left // though the warehouse goes on
+	if w := run(t.Context()); w.Code != http.StatusTooManyRequests {
+		t.Errorf("beside a statement that nobody waits for: %d", w.Code)
+	}
+	close(h.free)
+	for w := run(t.Context()); w.Code != http.StatusOK; w = run(t.Context()) {
+		if w.Code != http.StatusTooManyRequests || t.Context().Err() != nil {
+			t.Fatalf("after it has ended: %d\n%s", w.Code, w.Body)
+		}
 	}
 }
 

@@ -32,20 +32,22 @@ import (
 
 // Portal serves the pages.
 type Portal struct {
-	data      *access.Data
-	users     *users.Store
-	sessions  *scs.SessionManager // nil without users
-	audit     *audit.Log
-	feed      *live.Feed
-	act       Acting
-	assets    *assets
-	log       *slog.Logger
-	now       func() time.Time
-	host      string // name of the host of the public address
-	secure    bool   // that address is one of https
-	proxies   []netip.Prefix
-	demo      bool
-	inventory inventory
+	data         *access.Data
+	users        *users.Store
+	sessions     *scs.SessionManager // nil without users
+	audit        *audit.Log
+	feed         *live.Feed
+	act          Acting
+	assets       *assets
+	log          *slog.Logger
+	now          func() time.Time
+	host         string // name of the host of the public address
+	secure       bool   // that address is one of https
+	proxies      []netip.Prefix
+	demo         bool
+	inventory    inventory
+	consoleFree  chan struct{} // full while a statement of the console runs
+	consoleBytes int64
 	// viewer tells who asks, by the session or the token of a request; false:
 	// nobody who is logged in.
 	viewer func(*http.Request) (access.Viewer, bool, error)
@@ -60,12 +62,15 @@ type Config struct {
 	Mesh     topology.Mesh
 	Here     func() topology.Here
 
-	Users  *users.Store // nil: there are no pages of users, and Viewer says who comes
-	Audit  *audit.Log   // nil: nothing is recorded
-	Live   *live.Feed
-	Act    Acting
-	Bundle fs.FS // assets/*.js of web/; nil, or without them: pages have no charts
-	Log    *slog.Logger
+	Users *users.Store // nil: there are no pages of users, and Viewer says who comes
+	Audit *audit.Log   // nil: nothing is recorded
+	Live  *live.Feed
+	Act   Acting
+	// ConsoleBytes is the most that a statement of the console may be billed for where
+	// the warehouse bills by bytes; 0: no limit.
+	ConsoleBytes int64
+	Bundle       fs.FS // assets/*.js of web/; nil, or without them: pages have no charts
+	Log          *slog.Logger
 	// URL is the public address, whose host name requests have to have; nil: any,
 	// without https.
 	URL *url.URL
@@ -84,7 +89,7 @@ func New(cfg Config) (*Portal, error) {
 		return nil, err
 	}
 	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, feed: cfg.Live, act: cfg.Act, assets: a, log: cfg.Log, viewer: cfg.Viewer,
-		now: cfg.Now, proxies: cfg.Proxies, demo: cfg.Demo}
+		now: cfg.Now, proxies: cfg.Proxies, demo: cfg.Demo, consoleFree: make(chan struct{}, 1), consoleBytes: cfg.ConsoleBytes}
 	if p.now == nil {
 		p.now = time.Now
 	}

@@ -48,6 +48,9 @@ type Environment struct {
 	LiveInterval time.Duration `envconfig:"LIVE_INTERVAL"`
 	// Sink is Broker iot/iot, which is asked for what an admin wants done.
 	Sink string `envconfig:"K_SINK"`
+	// ConsoleBytes is the most that BigQuery may bill for a statement of the console;
+	// 0: no limit.
+	ConsoleBytes int64 `envconfig:"CONSOLE_MAX_BYTES_BILLED" default:"100000000000"`
 	// Mappings is the folder with mappings that telemetry-flatten has.
 	Mappings string `envconfig:"MAPPINGS"`
 }
@@ -107,7 +110,7 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	}
 	p, err := New(Config{
 		Products: all, Mesh: mesh, Here: ports.Here,
-		Data: data, Live: feed, Act: does, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
+		Data: data, Live: feed, Act: does, ConsoleBytes: env.ConsoleBytes, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
 		URL: public, Proxies: proxies, Demo: env.Demo,
 	})
 	if err != nil {

@@ -71,6 +71,21 @@ type Warehouse interface {
 	Close() error
 }
 
+type mostBytes struct{}
+
+// WithMostBytes is ctx for a Query that may be billed for n bytes at most: the
+// statement is at fault if it would read more. 0: no limit. A store that bills
+// nothing reads on.
+func WithMostBytes(ctx context.Context, n int64) context.Context {
+	return context.WithValue(ctx, mostBytes{}, n)
+}
+
+// MostBytes is what WithMostBytes set; 0: no limit.
+func MostBytes(ctx context.Context) int64 {
+	n, _ := ctx.Value(mostBytes{}).(int64)
+	return n
+}
+
 // Batch is the rows that one event brings to one table.
 type Batch struct {
 	Table       string // as contract.Table.FullName gives it: "iot_telemetry.readings"

@@ -87,6 +87,7 @@ func (w *Warehouse) stream(ctx context.Context, sql string, yield func([]any, er
 	ctx, cancel := w.whileOpen(ctx)
 	defer cancel()
 	q := w.newQuery(sql)
+	q.MaxBytesBilled = warehouse.MostBytes(ctx)
 	q.JobID = "telemesh-" + rand.Text()
 	job, err := q.Run(ctx)
 	if reason(err) == "duplicate" { // the answer to an earlier try was lost
@@ -158,7 +159,7 @@ func (w *Warehouse) stop(ctx context.Context, id string) {
 // found is not among them: telemesh apply may be about to make it.
 //
 // https://cloud.google.com/bigquery/docs/error-messages
-var fault = []string{"invalid", "invalidQuery", "badRequest", "resourcesExceeded", "responseTooLarge", "billingTierLimitExceeded"}
+var fault = []string{"invalid", "invalidQuery", "badRequest", "resourcesExceeded", "responseTooLarge", "billingTierLimitExceeded", "bytesBilledLimitExceeded"}
 
 // failed gives the error of a query: why it was ended if it was, and Permanent if
 // it is the statement's fault.

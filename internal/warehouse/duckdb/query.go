@@ -24,7 +24,7 @@ func (d *DB) Query(ctx context.Context, sql string) (*warehouse.Rows, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	q, err := d.prepare(sql)
+	q, err := d.prepare(ctx, sql)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (d *DB) stream(ctx context.Context, sql string, yield func([]any, error) bo
 		return err
 	}
 	defer d.users.Done()
-	q, err := d.prepare(sql)
+	q, err := d.prepare(ctx, sql)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (q *query) close() {
 	q.conn.close() // ends the transaction
 }
 
-func (d *DB) prepare(sql string) (_ *query, err error) {
+func (d *DB) prepare(ctx context.Context, sql string) (_ *query, err error) {
 	if strings.IndexByte(sql, 0) >= 0 {
 		return nil, mesh.Permanentf("query: the statement contains a NUL")
 	}
@@ -86,7 +86,11 @@ func (d *DB) prepare(sql string) (_ *query, err error) {
 	if err := q.conn.exec("BEGIN TRANSACTION READ ONLY"); err != nil {
 		return nil, err
 	}
+	defer q.interrupt(ctx)() // what is constant in a statement is computed here
 	if err := q.prepare(sql); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		return nil, mesh.Permanent(err)
 	}
 	asIs, list := true, make([]string, 0, 16)
@@ -272,6 +276,10 @@ func (q *query) failed(result *duck.Result) error {
 	return mesh.Permanent(err)
 }
 
+// maxText bounds a text of an answer, far beyond what is stored: DuckDB makes texts of
+// 4 GB, of which each reader would have a copy.
+const maxText = 64 << 20
+
 // give yields the rows of a chunk, and destroys it.
 func give(chunk duck.DataChunk, row []any, yield func([]any, error) bool) (more bool, err error) {
 	defer duck.DestroyDataChunk(&chunk)
@@ -294,6 +302,9 @@ func give(chunk duck.DataChunk, row []any, yield func([]any, error) bool) (more 
 			case warehouse.InstantKind:
 				row[j] = cell.Instant().Time()
 			case warehouse.StringKind:
+				if n := len(cell.Text()); n > maxText {
+					return false, mesh.Permanentf("query: a text of %d bytes: %d are the most", n, maxText)
+				}
 				row[j] = strings.Clone(cell.Text())
 			}
 		}
