@@ -201,9 +201,45 @@ func TestPortalInBrowser(t *testing.T) {
 	})
 
 	t.Run("air that changes", func(t *testing.T) {
+		measures := func(co2 int) {
+			t.Helper()
+			postMessage(t, addresses["ingest"], fmt.Sprintf(`{"device_id":%q,"time":%q,"metrics":{"co2":%d}}`, recordedDevice, time.Now().UTC().Format(time.RFC3339Nano), co2))
+		}
 		b.open(t, "/air?tenant=office")
-		postMessage(t, addresses["ingest"], fmt.Sprintf(`{"device_id":%q,"time":%q,"metrics":{"co2":1234}}`, recordedDevice, time.Now().UTC().Format(time.RFC3339)))
+		b.do(t, chromedp.Evaluate(`document.querySelector("#choose details").open = true; document.querySelector("#choose [name=low]").focus()`, nil), chromedp.KeyEvent("77"))
+		measures(1234)
 		b.sees(t, "1234")
+		if js[string](t, b, `document.activeElement.name + document.activeElement.value`) != "low77" {
+			t.Error("the page took what was being typed")
+		}
+		b.open(t, "/air?tenant=office&device="+recordedDevice)
+		b.waits(t, `!!document.querySelector("#chart canvas") && document.querySelector("#live").textContent === "● live"`)
+		b.do(t, chromedp.Focus("#chart", chromedp.ByQuery), chromedp.KeyEvent("+"))
+		b.waits(t, `new URL(location.href).searchParams.has("zoom")`)
+		zoomed := b.at(t)
+		measures(4321)
+		b.sees(t, "4321")
+		if got := b.at(t); got != zoomed {
+			t.Errorf("a reading changed what is seen from %s to %s", zoomed, got)
+		}
+		// Who comes back to the page sees how old it is, though nothing came.
+		b.do(t, chromedp.Evaluate(`document.querySelector("[data-age]").textContent = "long ago"; document.dispatchEvent(new Event("visibilitychange"))`, nil))
+		b.waits(t, `document.querySelector("[data-age]").textContent !== "long ago"`)
+	})
+
+	t.Run("a choice by keyboard", func(t *testing.T) {
+		b.open(t, "/air?tenant=school&low=800&"+october)
+		b.do(t, chromedp.Evaluate(`{
+			document.querySelector("#choose details").open = true;
+			const field = document.querySelector("#choose [name=metric]");
+			field.focus();
+			field.value = [...field.options].find((o) => !o.selected).value;
+			field.dispatchEvent(new Event("change", {bubbles: true}));
+		}`, nil))
+		b.waits(t, `(new URL(location.href).searchParams.get("metric") ?? "co2") !== "co2"`)
+		if !js[bool](t, b, `document.activeElement.name === "metric" && document.querySelector("#choose details").open && !new URL(location.href).searchParams.has("low")`) {
+			t.Error("a choice takes the focus away, shuts what was open or keeps the thresholds of another metric")
+		}
 	})
 
 	t.Run("a tenant", func(t *testing.T) {
