@@ -29,6 +29,12 @@ go test ./functions -run '^$' -bench Start -benchtime 25x -count "$count"
 step "warehouse"
 go test ./internal/warehouse/duckdb -run '^$' -bench . -benchtime 200000x -count "$count"
 
+step "a year of one room, of 100 million readings"
+data=$(mktemp -d)
+trap 'rm -rf "$data"' EXIT
+(cd hack/bench && go run ./hours -folder "$data")
+rm -rf "$data"
+
 step "BigQuery's client, beside DuckDB and with the emulator"
 go test ./internal/warehouse/bigquery -run '^$' -bench . -count "$count"
 (cd hack/e2e && go test ./bigquery -run '^$' -bench . -benchtime 150x -count "$count" -timeout 30m)

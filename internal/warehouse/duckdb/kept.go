@@ -71,10 +71,12 @@ const (
 	// which who asks for one metric of five needs two.
 	sortRows = 1 << 20
 	// restAfter is how many times longer than a fold of new rows took it rests
-	// while rows are appended: of what two processors do it takes a twentieth. More
-	// new rows than it folds so wait for a quieter time. Stale hours cannot wait so
-	// long: a reader looks for their rows between the first and the last of them.
-	restAfter = 9
+	// while rows are appended, so that it takes little from who appends. More new
+	// rows than it folds so wait for a quieter time.
+	restAfter = 19
+	// restAfterStale is that of stale hours. They cannot wait so long: a reader looks
+	// for their rows between the first and the last of them.
+	restAfterStale = 4
 	// maxSpans is up to how many separate times the rows of stale hours are looked
 	// for in: a part of the table each, and not all between the first and the last.
 	maxSpans = 32
@@ -440,10 +442,11 @@ func (d *DB) foldOnce() (rest time.Duration, err error) {
 				if d.toFold(k) {
 					d.wake()
 				}
-				took := time.Since(began)
-				if rest += took; fresh {
-					rest += (restAfter - 1) * took
+				times := time.Duration(restAfterStale)
+				if fresh {
+					times = restAfter
 				}
+				rest += times * time.Since(began)
 				break
 			}
 			if !some {

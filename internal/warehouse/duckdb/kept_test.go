@@ -132,6 +132,35 @@ func history(writer, n int) (rows []warehouse.Row) {
 	return rows
 }
 
+// A filter on groups reaches what is kept, sorted and recent, and the rows that
+// hours are made of, new and stale: else a year of one room would be all of it.
+func TestHoursAreFiltered(t *testing.T) {
+	db := openFile(t, filepath.Join(t.TempDir(), "test.duckdb"))
+	defer db.Close()
+	apply(t, db)
+	for n := range 40 {
+		addJoined(t, db, fmt.Sprint(n), history(0, n)...)
+	}
+	if err := db.Fold(); err != nil { // more than twenty hours: they are sorted
+		t.Fatal(err)
+	}
+	addJoined(t, db, "recent", joinedReading("d0", 9000*300e6, 1, "a", 1))
+	if err := db.Fold(); err != nil {
+		t.Fatal(err)
+	}
+	addJoined(t, db, "new", joinedReading("d0", 9100*300e6, 1, "a", 1))
+	if err := db.Exec("INSERT INTO iot_analytics_internal.readings_hourly_stale VALUES ('d0', 'co2', TIMESTAMP '1970-01-01')"); err != nil {
+		t.Fatal(err)
+	}
+	plan := ask(t, db, "EXPLAIN SELECT hour_start, SUM(value_sum) / SUM(readings) FROM (SELECT * FROM "+hourly+" WHERE tenant_id IN ('a')) AS h "+
+		"WHERE building = 'B' AND room = 'd0' AND metric = 'co2' GROUP BY hour_start")
+	for _, filter := range []string{"tenant_id='a'", "building='B'", "room='d0'", "metric='co2'"} {
+		if got := strings.Count(plan, filter); got < 4 {
+			t.Errorf("%s is asked of %d tables, want 4:\n%s", filter, got, plan)
+		}
+	}
+}
+
 // Writers, readers and folding do not wait for each other, and each reader sees
 // one moment.
 func TestHoursWhileAppended(t *testing.T) {
