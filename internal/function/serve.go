@@ -80,11 +80,14 @@ func run(ctx context.Context, log *slog.Logger, start Start) error {
 const (
 	quietPeriod   = time.Second
 	shutdownAfter = 30 * time.Second // for what is no request
+	// Longer than queue-proxy and gateways keep a connection that nobody uses (90 s):
+	// they close it, and no request meets one that was closed here.
+	idleTimeout = 2 * time.Minute
 )
 
 func serve(ctx context.Context, listener net.Listener, log *slog.Logger, fn *Function, sink string, client *http.Client) error {
 	drainer := &handlers.Drainer{Inner: fn.Serve(log, sink, client), QuietPeriod: quietPeriod, HealthCheckUAPrefixes: []string{wakeAgent}}
-	server := &http.Server{Handler: drainer, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: drainer, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	running, stop := context.WithCancel(ctx)
