@@ -135,8 +135,7 @@ func (o *options) portalSettings(set manifest.Set) []string {
 	if public == "" {
 		public = "http://127.0.0.1"
 	}
-	return []string{"portal.DATABASE_URL=" + databaseIn(o.data), "portal.PORTAL_URL=" + public, "portal.PORTAL_PROXIES=",
-		"portal.PORTAL_DEMO=" + strconv.FormatBool(o.demo)}
+	return []string{"portal.DATABASE_URL=" + databaseIn(o.data), "portal.PORTAL_URL=" + public, "portal.PORTAL_DEMO=" + strconv.FormatBool(o.demo)}
 }
 
 var portalService = manifest.Ref{Namespace: "platform", Name: "portal"}

@@ -95,6 +95,9 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 				return err
 			}
 			fmt.Fprintf(out, "portal   http://%s/\n", page.address)
+			if onlyHere(on) != nil {
+				fmt.Fprintln(out, "warning  others reach the portal, and by plain http: who is on the way reads passwords and cookies; put https before it")
+			}
 			if err := in.welcome(ctx, out, "http://"+page.address, o.demo, simulated); err != nil {
 				return err
 			}

@@ -117,3 +117,12 @@ func TestAuditVerifyFindsTampering(t *testing.T) {
 		t.Errorf("audit verify of a log that was changed: %v\n%s", err, out)
 	}
 }
+
+func TestUpWarnsOfPlainHTTP(t *testing.T) {
+	for address, want := range map[string]bool{"0.0.0.0:0": true, "127.0.0.1:0": false} {
+		at := started(t, command(t.Context(), t, append(up(filepath.Join(t.TempDir(), "data")), "--portal", address)...))
+		if _, warned := at["warning"]; warned != want {
+			t.Errorf("up --portal %s: warned %v, want %v", address, warned, want)
+		}
+	}
+}

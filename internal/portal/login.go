@@ -196,41 +196,37 @@ func (p *Portal) remember(w http.ResponseWriter, r *http.Request, u users.User) 
 	return nil
 }
 
-// address is that of who asks: of the connection, or, where proxies are named, the
-// last one of X-Forwarded-For that is none of theirs. What stands before it the
-// client may have written itself.
+// address is that of who asks: of the connection, or, behind proxies, the one that
+// the first of them added to X-Forwarded-For. What stands before it the client may
+// have written itself.
 func (p *Portal) address(r *http.Request) string {
-	host := r.RemoteAddr
-	if a, err := netip.ParseAddrPort(host); err == nil {
-		host = a.Addr().Unmap().String()
-	}
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(hops) - 1; i >= 0 && p.proxied(host); i-- {
-		a, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
-			break
+	through := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	if p.hops > 0 && p.hops <= len(through) {
+		if a, ok := addressOf(strings.TrimSpace(through[len(through)-p.hops])); ok {
+			return a.String()
 		}
-		host = a.Unmap().String()
 	}
-	return host
+	if a, ok := addressOf(r.RemoteAddr); ok {
+		return a.String()
+	}
+	return r.RemoteAddr
 }
 
-func (p *Portal) proxied(address string) bool {
-	a, err := netip.ParseAddr(address)
-	if err != nil {
-		return false
+// addressOf reads an address, which may have a port.
+func addressOf(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
+	if with, perr := netip.ParseAddrPort(s); perr == nil {
+		a, err = with.Addr(), nil
 	}
-	for _, network := range p.proxies {
-		if network.Contains(a) {
-			return true
-		}
-	}
-	return false
+	return a.Unmap(), err == nil
 }
 
 // here refuses requests for another host: a page of elsewhere, whose name was made
 // to lead to this machine, has no answer to read (DNS rebinding).
 func (p *Portal) here(next http.Handler) http.Handler {
+	if p.demo {
+		next = onlyFromHere(next)
+	}
 	public, err := netip.ParseAddr(p.host)
 	if p.host == "" || err == nil && public.IsUnspecified() {
 		return next // it has no name of its own
@@ -243,6 +239,19 @@ func (p *Portal) here(next http.Handler) http.Handler {
 		}
 		if p.secure {
 			w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// onlyFromHere refuses who is on another machine, by whatever name they ask and
+// however the process listens: in a demo nobody needs a password.
+func onlyFromHere(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, ok := addressOf(r.RemoteAddr)
+		if r.URL.Path != "/healthz" && (!ok || !a.IsLoopback() || r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "") {
+			http.Error(w, "This is a demo, for the machine that it runs on alone.", http.StatusForbidden)
+			return
 		}
 		next.ServeHTTP(w, r)
 	})

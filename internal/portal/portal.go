@@ -15,7 +15,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"time"
@@ -43,7 +42,7 @@ type Portal struct {
 	now          func() time.Time
 	host         string // name of the host of the public address
 	secure       bool   // that address is one of https
-	proxies      []netip.Prefix
+	hops         int    // proxies before it
 	demo         bool
 	inventory    inventory
 	consoleFree  chan struct{} // full while a statement of the console runs
@@ -74,8 +73,9 @@ type Config struct {
 	// URL is the public address, whose host name requests have to have; nil: any,
 	// without https.
 	URL *url.URL
-	// Proxies are those whose X-Forwarded-For is believed; none: nobody's is.
-	Proxies []netip.Prefix
+	// Hops is how many proxies stand before the portal, each of which adds to
+	// X-Forwarded-For who connected to it; 0: that header is not believed.
+	Hops int
 	// Demo lets everybody on this machine enter as a user of the demo.
 	Demo   bool
 	Now    func() time.Time // nil: time.Now
@@ -89,7 +89,7 @@ func New(cfg Config) (*Portal, error) {
 		return nil, err
 	}
 	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, feed: cfg.Live, act: cfg.Act, assets: a, log: cfg.Log, viewer: cfg.Viewer,
-		now: cfg.Now, proxies: cfg.Proxies, demo: cfg.Demo, consoleFree: make(chan struct{}, 1), consoleBytes: cfg.ConsoleBytes}
+		now: cfg.Now, hops: cfg.Hops, demo: cfg.Demo, consoleFree: make(chan struct{}, 1), consoleBytes: cfg.ConsoleBytes}
 	if p.now == nil {
 		p.now = time.Now
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -37,9 +36,10 @@ type Environment struct {
 	// for another host are refused; of one of this machine all its names count, of
 	// 0.0.0.0 any. With https, cookies are sent by https alone.
 	URL string `envconfig:"PORTAL_URL" required:"true"`
-	// Proxies are the networks of those whose X-Forwarded-For is believed, separated
-	// by commas; empty: nobody's is.
-	Proxies string `envconfig:"PORTAL_PROXIES"`
+	// Hops is how many proxies stand before the portal, each of which adds to
+	// X-Forwarded-For who connected to it: the client is the last but so many. 0: that
+	// header is not believed.
+	Hops uint8 `envconfig:"PORTAL_PROXY_HOPS"`
 	// Demo lets everybody who reaches the portal enter as a user of the demo. It does
 	// not start with an address that others reach.
 	Demo bool `envconfig:"PORTAL_DEMO"`
@@ -65,10 +65,6 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 		return nil, err
 	}
 	public, err := publicURL(env.URL)
-	if err != nil {
-		return nil, err
-	}
-	proxies, err := networks(env.Proxies)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +107,7 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	p, err := New(Config{
 		Products: all, Mesh: mesh, Here: ports.Here,
 		Data: data, Live: feed, Act: does, ConsoleBytes: env.ConsoleBytes, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
-		URL: public, Proxies: proxies, Demo: env.Demo,
+		URL: public, Hops: int(env.Hops), Demo: env.Demo,
 	})
 	if err != nil {
 		return nil, err
@@ -167,19 +163,4 @@ func publicURL(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("PORTAL_URL %q: want http://HOST or https://HOST", s)
 	}
 	return u, nil
-}
-
-func networks(list string) ([]netip.Prefix, error) {
-	var all []netip.Prefix
-	for each := range strings.SplitSeq(list, ",") {
-		if each = strings.TrimSpace(each); each == "" {
-			continue
-		}
-		network, err := netip.ParsePrefix(each)
-		if err != nil {
-			return nil, fmt.Errorf("PORTAL_PROXIES: %w", err)
-		}
-		all = append(all, network)
-	}
-	return all, nil
 }

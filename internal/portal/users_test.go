@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -844,6 +843,23 @@ func TestDemo(t *testing.T) {
 		b.do(http.MethodGet, "/healthz", nil, "Host", host).want(t, http.StatusOK, "")
 		s.browser().do(http.MethodGet, "/login", nil, "Host", host).want(t, http.StatusOK, "")
 	}
+	// Nor to who is on another machine, or behind a proxy on this one.
+	for _, test := range []struct {
+		remote, header string
+		want           int
+	}{{"192.0.2.1:80", "", 403}, {"10.0.0.5:80", "", 403}, {"[fe80::1%eth0]:80", "", 403}, {"@", "", 403}, {"127.0.0.1:80", "X-Forwarded-For", 403}, {"127.0.0.1:80", "Forwarded", 403},
+		{"127.0.0.1:80", "", 200}, {"127.5.5.5:80", "", 200}, {"[::1]:80", "", 200}, {"[::ffff:127.0.0.1]:80", "", 200}} {
+		r := httptest.NewRequest(http.MethodGet, "http://localhost/login", nil)
+		r.RemoteAddr = test.remote
+		if test.header != "" {
+			r.Header.Set(test.header, "127.0.0.1")
+		}
+		w := httptest.NewRecorder()
+		s.portal.Handler().ServeHTTP(w, r)
+		if w.Code != test.want || w.Code != 200 && strings.Contains(w.Body.String(), demo.ID) {
+			t.Errorf("from %s with %q: %d, want %d", test.remote, test.header, w.Code, test.want)
+		}
+	}
 	// The same session, once the portal is no demo any more.
 	s.portal.demo = false
 	b.get("/users").want(t, http.StatusSeeOther, "/login?next=%2Fusers")
@@ -888,39 +904,56 @@ func TestAnswersAtItsOwnNameAlone(t *testing.T) {
 }
 
 func TestAddressOfWhoAsks(t *testing.T) {
-	knative := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
 	for _, test := range []struct {
 		remote, forwarded string
-		proxies           []netip.Prefix
+		hops              int
 		want              string
 	}{
-		{"192.0.2.1:1234", "", nil, "192.0.2.1"},
-		{"192.0.2.1:1234", "203.0.113.9", nil, "192.0.2.1"},                                   // nobody's is believed
-		{"192.0.2.1:1234", "203.0.113.9", knative, "192.0.2.1"},                               // this is no proxy
-		{"127.0.0.1:1234", "203.0.113.9", knative, "203.0.113.9"},                             // queue-proxy
-		{"127.0.0.1:1234", "203.0.113.9, 10.1.2.3", knative, "203.0.113.9"},                   // and the activator
-		{"127.0.0.1:1234", "1.2.3.4, 203.0.113.9, 10.1.2.3,10.1.2.4", knative, "203.0.113.9"}, // the client wrote the first
-		{"127.0.0.1:1234", "evil, 10.1.2.3", knative, "10.1.2.3"},
-		{"127.0.0.1:1234", "", knative, "127.0.0.1"},
-		{"[::1]:1234", "", nil, "::1"},
-		{"[::ffff:192.0.2.1]:1234", "", nil, "192.0.2.1"},
-		{"@", "", nil, "@"},
+		{"192.0.2.1:1234", "", 0, "192.0.2.1"},
+		{"10.1.2.3:1234", "203.0.113.9", 0, "10.1.2.3"}, // nobody's is believed
+		{"127.0.0.1:1234", "203.0.113.9", 1, "203.0.113.9"},
+		{"127.0.0.1:1234", "203.0.113.9, 10.1.2.3,10.1.2.4", 3, "203.0.113.9"},
+		{"127.0.0.1:1234", "1.2.3.4, 203.0.113.9, 10.1.2.3,10.1.2.4", 3, "203.0.113.9"}, // the client wrote the first,
+		{"127.0.0.1:1234", "1.2.3.4, 10.9.9.9, 10.1.2.3,10.1.2.4", 3, "10.9.9.9"},       // and is of a private network
+		{"127.0.0.1:1234", "1.2.3.4,\t 203.0.113.9:4711, 10.1.2.3", 2, "203.0.113.9"},
+		{"127.0.0.1:1234", "[2001:db8::1]:4711", 1, "2001:db8::1"},
+		{"127.0.0.1:1234", "[2001:db8::1]", 1, "2001:db8::1"},
+		{"127.0.0.1:1234", "2001:db8::1", 1, "2001:db8::1"},
+		{"10.1.2.3:1234", "203.0.113.9", 3, "10.1.2.3"}, // it came by another way
+		{"127.0.0.1:1234", "evil, 10.1.2.3", 2, "127.0.0.1"},
+		{"127.0.0.1:1234", "", 1, "127.0.0.1"},
+		{"[::1]:1234", "", 0, "::1"},
+		{"[::ffff:192.0.2.1]:1234", "", 0, "192.0.2.1"},
+		{"@", "", 0, "@"},
 	} {
-		p := &Portal{proxies: test.proxies}
+		p := &Portal{hops: test.hops}
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.RemoteAddr = test.remote
 		if test.forwarded != "" {
 			r.Header.Set("X-Forwarded-For", test.forwarded)
 		}
 		if got := p.address(r); got != test.want {
-			t.Errorf("from %s, forwarded for %q: %s, want %s", test.remote, test.forwarded, got, test.want)
+			t.Errorf("from %s by %d proxies, forwarded for %q: %s, want %s", test.remote, test.hops, test.forwarded, got, test.want)
 		}
 	}
-	if all, err := networks(" 127.0.0.0/8,::1/128 ,"); err != nil || len(all) != 2 {
-		t.Errorf("networks = %v, %v", all, err)
-	}
-	if _, err := networks("127.0.0.1"); err == nil {
-		t.Error("PORTAL_PROXIES takes an address that is no network")
+}
+
+// Whatever a client writes into X-Forwarded-For, it is limited by its own address.
+func TestForwardedForEvadesNoLimit(t *testing.T) {
+	for _, hops := range []int{0, 1} {
+		s := onSQLite(t, Config{Hops: hops})
+		b := s.browser()
+		tried := func(i int) page {
+			forwarded := fmt.Sprintf("203.0.113.%d", i)
+			if hops > 0 {
+				forwarded += ", 198.51.100.7" // that the proxy added
+			}
+			return b.do(http.MethodPost, "/login", url.Values{"name": {fmt.Sprint("user", i)}, "password": {"wrong"}}, "X-Forwarded-For", forwarded)
+		}
+		for i := range 21 {
+			tried(i).want(t, http.StatusUnauthorized, "")
+		}
+		tried(22).want(t, http.StatusTooManyRequests, "")
 	}
 }
 
