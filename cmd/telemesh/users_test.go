@@ -89,7 +89,7 @@ func TestUsersWhileUp(t *testing.T) {
 	if _, page := read(client.Get(at["portal"] + "users")); !strings.Contains(page, "Log in") || strings.Contains(page, "bob") {
 		t.Errorf("ann, who is disabled, sees\n%s", page)
 	}
-	if out := telemesh(t, "audit", "verify", "--data", data); !strings.Contains(out, "ok: 6 entries") {
+	if out := telemesh(t, "audit", "verify", "--data", data); !strings.Contains(out, "ok: 8 entries") {
 		t.Errorf("audit verify: %s", out)
 	}
 }

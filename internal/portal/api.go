@@ -74,7 +74,7 @@ type newUser struct {
 type rights struct {
 	Role     access.Role `json:"role"`
 	Tenants  []string    `json:"tenants,omitempty"`
-	Disabled bool        `json:"disabled"`
+	Disabled *bool       `json:"disabled"`
 }
 
 type passwords struct {
@@ -199,7 +199,10 @@ func (p *Portal) updateUser(w http.ResponseWriter, r *http.Request, v access.Vie
 	if err := body(w, r, &in); err != nil {
 		return err
 	}
-	u, err := p.users.Change(r.Context(), p.by(r, v), r.PathValue("id"), in.Role, in.Tenants, in.Disabled)
+	if in.Disabled == nil {
+		return badRequest("Say whether the user is disabled: true or false.")
+	}
+	u, err := p.users.Change(r.Context(), p.by(r, v), r.PathValue("id"), in.Role, in.Tenants, *in.Disabled)
 	if err != nil {
 		return err
 	}

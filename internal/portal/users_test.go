@@ -579,7 +579,7 @@ func TestAPI(t *testing.T) {
 		if got := s.browser().get(strings.TrimPrefix(bob.Link, s.url)).want(t, http.StatusOK, ""); !strings.Contains(got.body, "bob") || !strings.HasPrefix(bob.Link, s.url) {
 			t.Errorf("the link %s is not of bob", bob.Link)
 		}
-		p = b.json(http.MethodPut, "/api/users/"+bob.User.ID, admin, rights{access.Analyst, nil, true}).want(t, http.StatusOK, "")
+		p = b.json(http.MethodPut, "/api/users/"+bob.User.ID, admin, rights{access.Analyst, nil, new(true)}).want(t, http.StatusOK, "")
 		if got := decode[userAnswer](t, p); got.Role != access.Analyst || !got.Disabled || len(got.Tenants) != 0 {
 			t.Errorf("changed to %+v", got)
 		}
@@ -591,8 +591,8 @@ func TestAPI(t *testing.T) {
 			t.Errorf("users %+v", all)
 		}
 		b.json(http.MethodGet, "/api/users/nobody", admin, nil).want(t, http.StatusNotFound, "")
-		b.json(http.MethodPut, "/api/users/nobody", admin, rights{Role: access.Analyst}).want(t, http.StatusNotFound, "")
-		b.json(http.MethodPut, "/api/users/"+boss.ID, admin, rights{Role: access.Analyst}).want(t, http.StatusConflict, "")
+		b.json(http.MethodPut, "/api/users/nobody", admin, rights{Role: access.Analyst, Disabled: new(false)}).want(t, http.StatusNotFound, "")
+		b.json(http.MethodPut, "/api/users/"+boss.ID, admin, rights{Role: access.Analyst, Disabled: new(false)}).want(t, http.StatusConflict, "")
 		b.json(http.MethodPost, "/api/users/"+bob.User.ID+"/reset", admin, nil).want(t, http.StatusOK, "")
 
 		b.json(http.MethodPut, "/api/users/me", tenant, passwords{"wrong", "another long password"}).want(t, http.StatusBadRequest, "")
@@ -626,6 +626,34 @@ func TestDisabledIsOut(t *testing.T) {
 		half.post("/login/code", "code", s.code(ann.secret)).want(t, http.StatusUnauthorized, "")
 		s.browser().post("/login", "name", "ann", "password", password).want(t, http.StatusUnauthorized, "")
 		admin.get("/users").want(t, http.StatusOK, "")
+	})
+}
+
+// Who changes a role does not by that let somebody in again.
+func TestDisabledHasToBeSaid(t *testing.T) {
+	s := onSQLite(t, Config{})
+	boss, ann := s.person("boss", access.Admin), s.person("ann", access.Analyst)
+	b := s.logIn(boss)
+	if _, err := s.store.Change(t.Context(), users.By{Who: "test"}, ann.ID, access.Analyst, nil, true); err != nil {
+		t.Fatal(err)
+	}
+	b.json(http.MethodPut, "/api/users/"+ann.ID, "", map[string]any{"role": "analyst"}).want(t, http.StatusBadRequest, "")
+	if u, err := s.store.Get(t.Context(), ann.ID); err != nil || !u.Disabled {
+		t.Errorf("%+v, %v; want that ann is disabled still", u, err)
+	}
+}
+
+// What no name can be is that of nobody, on each database.
+func TestImpossibleNames(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *site) {
+		b := s.logIn(s.person("boss", access.Admin))
+		for _, name := range []string{"a\x00b", "\xff\xfe"} {
+			s.browser().post("/login", "name", name, "password", password).want(t, http.StatusUnauthorized, "")
+			s.browser().json(http.MethodPost, "/api/token", "", credentials{name, password, "123456"}).want(t, http.StatusUnauthorized, "")
+			if p := b.get("/api/users/" + url.PathEscape(name)); p.StatusCode != http.StatusNotFound {
+				t.Errorf("the user of ID %q: %s", name, p.Status)
+			}
+		}
 	})
 }
 

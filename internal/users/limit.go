@@ -19,11 +19,13 @@ type Origin struct {
 }
 
 const (
-	freeByAccount = 5  // people mistype
-	freeByAddress = 20 // many people have one address
-	longestDelay  = 15 * time.Minute
-	forgotten     = time.Hour // after which failures no longer count
-	remembered    = 90 * 24 * time.Hour
+	freeByAccount  = 5   // people mistype
+	freeByAddress  = 20  // many people have one address
+	freeByPrograms = 200 // of an account, of all networks
+	tidyEvery      = 10 * time.Minute
+	longestDelay   = 15 * time.Minute
+	forgotten      = time.Hour // after which failures no longer count
+	remembered     = 90 * 24 * time.Hour
 )
 
 // Limited is the error of an attempt that came too early after failed ones.
@@ -67,14 +69,28 @@ type attempt struct {
 // it is looked at keeps many at the same time from all being looked at. From a
 // browser that has been logged in to the account it counts for that browser alone:
 // a stranger cannot delay it, and is not delayed less by it.
-func (s *Store) begin(ctx context.Context, o Origin, name string) (*attempt, error) {
+//
+// A program has no browser that is known. It counts by its network and the account
+// together, so that a stranger elsewhere does not delay it, and by the account with
+// a bound that only many networks reach.
+func (s *Store) begin(ctx context.Context, o Origin, name string, program bool) (*attempt, error) {
+	if now, last := s.now(), s.tidied.Load(); now.Sub(time.UnixMicro(last)) > tidyEvery && s.tidied.CompareAndSwap(last, now.UnixMicro()) {
+		if err := s.tidy(ctx); err != nil { // else a flood of wrong names stays
+			return nil, err
+		}
+	}
 	var known bool
 	err := s.db.QueryRowContext(ctx, "SELECT count(*) > 0 FROM devices d JOIN users u ON u.id = d.user_id WHERE d.hash = $1 AND u.name = $2 AND d.expires_at > $3",
 		digest(o.Device), name, s.now().UnixMicro()).Scan(&known)
 	if err != nil {
 		return nil, fmt.Errorf("count attempts: %w", err)
 	}
-	free := map[string]int{"account " + digest(name): freeByAccount, "address " + network(o.Address): freeByAddress}
+	free := map[string]int{"address " + network(o.Address): freeByAddress, "account at " + digest(name+" "+network(o.Address)): freeByAccount}
+	if program {
+		free["programs of "+digest(name)] = freeByPrograms
+	} else {
+		free["account "+digest(name)] = freeByAccount
+	}
 	if known {
 		free = map[string]int{"device " + digest(o.Device): freeByAccount}
 	}
@@ -143,6 +159,15 @@ func (s *Store) known(ctx context.Context, name string) string {
 		return u.Name
 	}
 	return "(an unknown name)"
+}
+
+// settle gives an error of an attempt, which counts as failed only if it was wrong:
+// one that could not be looked at says nothing about who made it.
+func (s *Store) settle(ctx context.Context, a *attempt, err error) error {
+	if err == nil || errors.Is(err, ErrWrong) {
+		return err
+	}
+	return errors.Join(err, s.forgive(context.WithoutCancel(ctx), a, false)) // ctx may be the cause
 }
 
 // forgive takes back that an attempt counts. loggedIn: and all that failed for

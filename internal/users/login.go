@@ -16,7 +16,7 @@ var ErrWrong = errors.New("name, password or code is wrong")
 // Password is the first step of logging in. It gives ErrWrong, Limited or ErrBusy
 // where it fails; the user whom it gives has still to show a code.
 func (s *Store) Password(ctx context.Context, o Origin, name, password string) (User, error) {
-	a, u, err := s.password(ctx, o, name, password)
+	a, u, err := s.password(ctx, o, name, password, false)
 	if err != nil {
 		return User{}, err
 	}
@@ -25,12 +25,18 @@ func (s *Store) Password(ctx context.Context, o Origin, name, password string) (
 
 // password looks at a name and a password, and gives the attempt as which it
 // counts.
-func (s *Store) password(ctx context.Context, o Origin, name, password string) (*attempt, User, error) {
-	name = fold(name)
-	a, err := s.begin(ctx, o, name)
+func (s *Store) password(ctx context.Context, o Origin, name, password string, program bool) (_ *attempt, _ User, err error) {
+	if s.waiting.Load() >= longestQueue {
+		return nil, User{}, ErrBusy // before it costs more
+	}
+	if name = fold(name); nobody(name, "") {
+		name = "" // which is nobody's either
+	}
+	a, err := s.begin(ctx, o, name, program)
 	if err != nil {
 		return nil, User{}, err
 	}
+	defer func() { err = s.settle(ctx, a, err) }()
 	var id, hash string
 	err = s.db.QueryRowContext(ctx, "SELECT id, password FROM users WHERE name = $1 AND NOT disabled AND secret <> ''", name).Scan(&id, &hash)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -63,13 +69,13 @@ func (s *Store) failed(ctx context.Context, o Origin, name, what string) error {
 // a user whom Password gave. It fails as Password does, and also where the user
 // was changed since.
 func (s *Store) Code(ctx context.Context, o Origin, u User, code string) (User, error) {
-	a, err := s.begin(ctx, o, u.Name)
+	a, err := s.begin(ctx, o, u.Name, false)
 	if err != nil {
 		return User{}, err
 	}
 	now, err := s.code(ctx, o, u, code)
 	if err != nil {
-		return User{}, err
+		return User{}, s.settle(ctx, a, err)
 	}
 	return now, errors.Join(s.loggedIn(ctx, o, a, now, audit.Login), s.tidy(ctx))
 }
@@ -131,12 +137,12 @@ type Token struct {
 // NewToken gives a program, which has a user's name, password and a code, a token.
 // It fails as Password and Code do.
 func (s *Store) NewToken(ctx context.Context, o Origin, name, password, code string) (t Token, u User, err error) {
-	a, u, err := s.password(ctx, o, name, password)
+	a, u, err := s.password(ctx, o, name, password, true)
 	if err != nil {
 		return t, u, err
 	}
 	if u, err = s.code(ctx, o, u, code); err != nil {
-		return t, User{}, err
+		return t, User{}, s.settle(ctx, a, err)
 	}
 	t = Token{"tm_" + random(), s.now().Add(tokenLasts).UTC().Truncate(time.Microsecond)}
 	_, err = s.db.ExecContext(ctx, "INSERT INTO tokens (hash, user_id, epoch, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)",
@@ -166,7 +172,7 @@ func (s *Store) Revoke(ctx context.Context, by By, token string) error {
 
 // confirm sees that who has a session has the password, too.
 func (s *Store) confirm(ctx context.Context, o Origin, u User, password string) error {
-	a, _, err := s.password(ctx, o, u.Name, password)
+	a, _, err := s.password(ctx, o, u.Name, password, false)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ const (
 	hashers = 3
 	// queued is how long a log-in waits for its turn.
 	queued = 10 * time.Second
+	// longestQueue is how many wait: about as many as have their turn within queued.
+	longestQueue = 100
 
 	shortest = 12  // characters; NIST SP 800-63B asks for 8 where there is a second factor
 	longest  = 256 // bytes
@@ -51,6 +53,11 @@ func acceptable(password, name string) error {
 
 // turn waits for room to hash a password.
 func (s *Store) turn(ctx context.Context) (done func(), err error) {
+	if s.waiting.Add(1) > longestQueue {
+		s.waiting.Add(-1)
+		return nil, ErrBusy
+	}
+	defer s.waiting.Add(-1)
 	wait, cancel := context.WithTimeout(ctx, queued)
 	defer cancel()
 	select {

@@ -33,7 +33,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -50,7 +52,9 @@ type Store struct {
 	// hashing has room for each password that is hashed at a time: each takes
 	// memory of its own.
 	hashing chan struct{}
-	hashed  func() // called for each password that is hashed; for tests
+	waiting atomic.Int64 // for that
+	tidied  atomic.Int64 // when what has expired was deleted last, in microseconds
+	hashed  func()       // called for each password that is hashed; for tests
 }
 
 // New gives the users of a database. now is time.Now, but in tests.
@@ -96,14 +100,24 @@ var named = regexp.MustCompile(`^[a-z0-9][a-z0-9._@+-]{0,63}$`)
 // fold is the name as it is stored: people do not mind its case.
 func fold(name string) string { return strings.ToLower(strings.TrimSpace(name)) }
 
+// nobody says of a name or an ID that there cannot be such a user: a database need
+// not take it.
+func nobody(name, id string) bool {
+	return name != "" && !named.MatchString(name) || id != "" && uuid.Validate(id) != nil
+}
+
 func check(role access.Role, tenants []string) error {
 	if role != access.Admin && role != access.Analyst && role != access.Tenant {
 		return ErrRole
 	}
-	if (role == access.Tenant) != (len(tenants) > 0) || slices.Contains(tenants, "") {
+	if (role == access.Tenant) != (len(tenants) > 0) || slices.ContainsFunc(tenants, noTenant) {
 		return ErrTenants
 	}
 	return nil
+}
+
+func noTenant(id string) bool {
+	return id == "" || strings.Contains(id, "\x00") || !utf8.ValidString(id)
 }
 
 const (
@@ -138,12 +152,18 @@ func scanUser(scan func(...any) error) (u User, err error) {
 
 // Get gives a user by ID, or ErrNotFound.
 func (s *Store) Get(ctx context.Context, id string) (User, error) {
+	if nobody("", id) {
+		return User{}, ErrNotFound
+	}
 	return scanUser(s.db.QueryRowContext(ctx, userByID, id).Scan)
 }
 
 // Named gives a user by name, or ErrNotFound.
 func (s *Store) Named(ctx context.Context, name string) (User, error) {
-	return scanUser(s.db.QueryRowContext(ctx, userByName, fold(name)).Scan)
+	if name = fold(name); nobody(name, "") {
+		return User{}, ErrNotFound
+	}
+	return scanUser(s.db.QueryRowContext(ctx, userByName, name).Scan)
 }
 
 // List gives all users by name.
@@ -268,6 +288,9 @@ func (s *Store) Change(ctx context.Context, by By, id string, role access.Role, 
 	if err := check(role, tenants); err != nil {
 		return User{}, err
 	}
+	if nobody("", id) {
+		return User{}, ErrNotFound
+	}
 	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
 		before, err := scanUser(tx.QueryRowContext(ctx, userByID, id).Scan)
 		if err != nil {
@@ -323,6 +346,9 @@ func (s *Store) renew(ctx context.Context, tx *sql.Tx, id string) (User, error) 
 
 // Reset takes what a user logs in with away; the link sets it up anew.
 func (s *Store) Reset(ctx context.Context, by By, id string) (u User, link Link, err error) {
+	if nobody("", id) {
+		return u, link, ErrNotFound
+	}
 	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "UPDATE users SET password = '', secret = '', step = 0 WHERE id = $1", id)
 		for _, table := range []string{"recovery_codes", "links", "devices"} {

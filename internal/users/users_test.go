@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"image/png"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -526,6 +527,84 @@ func TestHashingIsBounded(t *testing.T) {
 		}
 		if hashed != hashers+1 {
 			t.Errorf("%d were let in, want %d", hashed, hashers+1)
+		}
+	})
+}
+
+// A log-in that could not be looked at is not one that failed, and one that comes
+// to a long queue is refused at once.
+func TestBusyIsNoFailure(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		u, _ := f.ready("ann", access.Analyst)
+		for range hashers {
+			f.hashing <- struct{}{}
+		}
+		for range 3 * freeByAddress {
+			ctx, cancel := context.WithCancel(t.Context())
+			f.waiting.Store(0)
+			var all sync.WaitGroup
+			all.Go(func() {
+				if _, err := f.Password(ctx, stranger, "ann", password); !errors.Is(err, context.Canceled) {
+					t.Errorf("of who is gone: %v", err)
+				}
+			})
+			for f.waiting.Load() == 0 {
+				runtime.Gosched()
+			}
+			cancel()
+			all.Wait()
+		}
+		f.waiting.Store(longestQueue)
+		if _, err := f.Password(t.Context(), stranger, "ann", password); !errors.Is(err, ErrBusy) {
+			t.Errorf("where many wait: %v", err)
+		}
+		f.waiting.Store(0)
+		for range hashers {
+			<-f.hashing
+		}
+		if _, err := f.logIn(stranger, u); err != nil {
+			t.Errorf("once there is room: %v", err)
+		}
+	})
+}
+
+// A flood of names that are nobody's does not stay in the database.
+func TestAttemptsAreForgottenByTime(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		for i := range 10 {
+			f.Password(t.Context(), Origin{Address: fmt.Sprintf("203.0.113.%d", i)}, fmt.Sprint("nobody", i), "wrong")
+		}
+		f.pass(forgotten + time.Second)
+		f.Password(t.Context(), stranger, "nobody", "wrong")
+		var n int
+		if err := f.db.QueryRow("SELECT count(*) FROM attempts").Scan(&n); err != nil || n != 3 {
+			t.Errorf("%d attempts, %v; want those of the last one, 3", n, err)
+		}
+	})
+}
+
+// A stranger does not keep a program out, and many of them guess ever more seldom.
+func TestAStrangerDelaysNoProgram(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		u, _ := f.ready("ann", access.Analyst)
+		for i := range freeByPrograms {
+			from := Origin{Address: fmt.Sprintf("203.0.%d.%d", i/250, i%250)}
+			if i%2 == 0 {
+				f.Password(t.Context(), from, "ann", "wrong")
+			}
+			if _, _, err := f.NewToken(t.Context(), from, "ann", "wrong", "000000"); !errors.Is(err, ErrWrong) {
+				t.Fatalf("attempt %d: %v", i, err)
+			}
+		}
+		if _, _, err := f.NewToken(t.Context(), home, "ann", password, f.code(f.secret(u.ID))); err != nil {
+			t.Errorf("the program: %v", err)
+		}
+		f.pass(time.Minute)
+		for range freeByAccount + 1 {
+			f.NewToken(t.Context(), stranger, "ann", "wrong", "000000")
+		}
+		if _, _, err := f.NewToken(t.Context(), stranger, "ann", password, f.code(f.secret(u.ID))); !limited(err) {
+			t.Errorf("a network that guesses: %v, want Limited", err)
 		}
 	})
 }
