@@ -82,7 +82,7 @@ function zoom(by: number, at?: { x: number; y: number }) {
   place();
 }
 
-interface Drawing { nodes: Map<string, { node: Node; element: SVGElement; sub: SVGElement }>; edges: { edge: Edge; element: SVGElement; label?: SVGElement }[] }
+interface Drawing { nodes: Map<string, { node: Node; element: SVGElement; sub: SVGElement }>; edges: { edge: Edge; element: SVGElement; title: SVGElement; label?: SVGElement }[] }
 let drawing: Drawing = { nodes: new Map(), edges: [] };
 
 function draw() {
@@ -101,7 +101,7 @@ function draw() {
   for (const n of nodes) g.setNode(n.id, { width: widthOf(n), height });
   // A lookup goes against the flow, and is no reason to lay it out otherwise.
   for (const e of edges) {
-    const label = e.kind === "takes" ? { width: 42, height: 12, labelpos: "c" } : {};
+    const label = e.kind === "takes" ? { width: 84, height: 14, labelpos: "c" } : {};
     g.setEdge(e.from, e.to, { weight: e.kind === "asks" ? 1 : 3, minlen: 1, ...label }, e.id);
   }
   layout(g);
@@ -111,15 +111,21 @@ function draw() {
   for (const e of edges) {
     const way = g.edge({ v: e.from, w: e.to, name: e.id }) as { points?: { x: number; y: number }[]; x?: number; y?: number };
     const points = way.points ?? [];
+    // Between two rows that follow each other there is nothing to go around, and
+    // the point between them may lie far off, where dagre put it in its order.
+    const near = points.length <= 3;
+    const path = svg("path", { d: near ? direct(g.node(e.from) as Place, g.node(e.to) as Place) : curve(points), "marker-end": `url(#arrow${e.kind === "takes" ? "takes" : ""})` });
     const element = e.link ? svg("a", { href: e.link, class: `edge ${e.kind}`, tabindex: -1 }) : svg("g", { class: `edge ${e.kind}` });
-    element.append(svg("title", {}, e.name ? `Trigger ${e.name}` : e.kind));
-    element.append(svg("path", { d: curve(points), "marker-end": `url(#arrow${e.kind === "takes" ? "takes" : ""})` }));
+    const title = svg("title", {}, e.name ? `Trigger ${e.name}` : e.kind);
+    element.append(title);
+    element.append(path);
     let label: SVGElement | undefined;
     if (e.kind === "takes") {
-      label = svg("text", { x: way.x ?? 0, y: (way.y ?? 0) + 4, "text-anchor": "middle" });
+      const at = near ? path.getPointAtLength(path.getTotalLength() / 2) : { x: way.x ?? 0, y: way.y ?? 0 };
+      label = svg("text", { x: at.x, y: at.y + 4, "text-anchor": "middle" });
       element.append(label);
     }
-    drawing.edges.push({ edge: e, element, label });
+    drawing.edges.push({ edge: e, element, title, label });
     scene.append(element);
   }
   for (const n of nodes) {
@@ -157,25 +163,35 @@ function shape(n: Node, x: number, y: number, width: number): SVGElement {
   return svg("rect", { x, y, width, height, rx: n.kind === "event" || n.kind === "broker" ? height / 2 : 6 });
 }
 
-// curve goes through the points, round at each.
+interface Place { x: number; y: number; width: number; height: number }
+
+// direct goes from one row to the next, from the lower or upper side of a box to
+// that of the other, a little toward each other.
+function direct(from: Place, to: Place): string {
+  const down = to.y > from.y ? 1 : -1;
+  const toward = (a: Place, b: Place) => a.x + Math.max(-0.3 * a.width, Math.min(0.3 * a.width, 0.2 * (b.x - a.x)));
+  const x1 = toward(from, to), x2 = toward(to, from);
+  const y1 = from.y + (down * from.height) / 2, y2 = to.y - (down * to.height) / 2, middle = (y1 + y2) / 2;
+  return `M${x1} ${y1}C${x1} ${middle} ${x2} ${middle} ${x2} ${y2}`;
+}
+
+// curve is a uniform cubic B-spline on the points, which begins and ends at the
+// first and the last: it stays within the hull of any four that follow each
+// other, so that nothing of it stands out of the way that was left to it.
 function curve(points: { x: number; y: number }[]): string {
-  const round = 22;
-  const [begin, ...rest] = points;
-  if (!begin) return "";
-  let d = `M${begin.x} ${begin.y}`;
-  rest.forEach((b, i) => {
-    const a = points[i]!, c = rest[i + 1];
-    if (!c) {
-      d += `L${b.x} ${b.y}`;
-      return;
-    }
-    const toward = (p: { x: number; y: number }) => {
-      const far = Math.hypot(p.x - b.x, p.y - b.y) || 1;
-      const by = Math.min(round, far / 2) / far;
-      return `${b.x + (p.x - b.x) * by} ${b.y + (p.y - b.y) * by}`;
-    };
-    d += `L${toward(a)}Q${b.x} ${b.y} ${toward(c)}`;
-  });
+  const begin = points[0], end = points.at(-1);
+  if (!begin || !end) return "";
+  const all = [begin, begin, ...points, end, end];
+  const third = (a: number, b: number) => (2 * a + b) / 3;
+  const at = (i: number) => {
+    const a = all[i - 1]!, b = all[i]!, c = all[i + 1]!;
+    return `${(a.x + 4 * b.x + c.x) / 6} ${(a.y + 4 * b.y + c.y) / 6}`;
+  };
+  let d = `M${at(1)}`;
+  for (let i = 1; i < all.length - 2; i++) {
+    const b = all[i]!, c = all[i + 1]!;
+    d += `C${third(b.x, c.x)} ${third(b.y, c.y)} ${third(c.x, b.x)} ${third(c.y, b.y)} ${at(i + 1)}`;
+  }
   return d;
 }
 
@@ -202,12 +218,19 @@ function show(at: { x: number; y: number }) {
 
 // write puts the numbers into the drawing and the tables.
 function write() {
-  for (const { edge, element, label } of drawing.edges) {
+  for (const { edge, element, title, label } of drawing.edges) {
     const busy = state.busy[edge.id] ?? 0;
     const failing = edge.kind === "takes" && !!state.failing[edge.name];
     element.classList.toggle("idle", busy === 0 && edge.kind !== "stores" && edge.kind !== "reads" && edge.kind !== "asks");
     element.classList.toggle("failing", failing);
-    if (label) label.textContent = failing ? `! ${hourly(busy)}` : busy > 0 ? hourly(busy) : "";
+    if (!label) continue;
+    const cell = (what: string) => state.cells[`trigger ${edge.name} ${what}`] ?? "";
+    const lag = cell("p95"), waits = cell("pending") || cell("waits");
+    label.textContent = [failing ? "!" : "", busy > 0 ? hourly(busy) : "", busy > 0 ? lag.replace(/^[a-z]+ /, "") : ""].filter((t) => t !== "").join(" ");
+    title.textContent = [
+      `Trigger ${edge.name}`, `${hourly(busy)} over the last hour`, lag && `lag, 95 of 100: ${lag}`,
+      cell("pending") ? `waiting: ${waits}` : waits && `no reply yet: ${waits}`, `dead letters of a day: ${cell("letters") || "0"}`,
+    ].filter((t) => t !== "").join("\n");
   }
   for (const [id, { node, element, sub }] of drawing.nodes) {
     const rate = rated(node) ? state.cells[`${node.kind} ${id.slice(id.indexOf(" ") + 1)} rate`] : undefined;
@@ -272,7 +295,8 @@ for (const [text, kind] of [["events of a Broker", "event"], ["function", "funct
   key.append(item);
 }
 const said = document.createElement("span");
-said.textContent = "green: a Trigger, with its events in the last hour; red and !: it gave events up within a day; dashed: reads or asks";
+said.textContent = "green: a Trigger, with its events as of the last hour, and its lag, the time that 95 of 100 took at most; red and !: it gave events up within a day; " +
+  "in a box: events as of the last five minutes; dashed: reads or asks";
 key.append(said);
 
 box.append(tools, canvas, key);
