@@ -183,7 +183,7 @@ func sent(pattern, tenant string, has *having, visit int) (form url.Values, body
 	case "POST /api/users":
 		body = newUser{Name: name, Role: access.Tenant, Tenants: []string{own}}
 	case "PUT /api/users/{id}":
-		body = rights{Role: access.Tenant, Tenants: []string{own}}
+		body = rights{Role: access.Tenant, Tenants: []string{own}, Disabled: new(bool)}
 	case "PUT /api/users/me":
 		body = passwords{"not the password", password}
 	case "POST /api/token":

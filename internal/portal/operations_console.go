@@ -96,8 +96,9 @@ func (p *Portal) runConsole(w http.ResponseWriter, r *http.Request, v access.Vie
 	began := time.Now()
 	answers := make(chan consoleAnswer, 1)
 	go func() { // which may outlast the request: no other statement runs until it has ended
-		defer ended()
-		answers <- p.answerConsole(ctx, v, sql, file)
+		a := p.answerConsole(ctx, v, sql, file)
+		ended() // before who asked knows, and asks the next
+		answers <- a
 	}()
 	var a consoleAnswer
 	select {
