@@ -13,6 +13,7 @@ import (
 	"github.com/telemesh/telemesh/functions"
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
+	"github.com/telemesh/telemesh/internal/check"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/contract/standard"
 	"github.com/telemesh/telemesh/internal/manifest"
@@ -72,16 +73,15 @@ contract that is not as Telemesh reads it or, with --schemas, not as its standar
 			if err != nil {
 				findings = append(findings, err)
 			}
-			mesh := append(manifest.Check(set), manifest.CheckIdentities(set)...)
-			mesh = append(mesh, manifest.CheckFunctions(set, slices.Sorted(maps.Keys(functions.Table)))...)
+			mesh := check.Mesh{Manifests: set, Functions: slices.Sorted(maps.Keys(functions.Table))}
 			for _, overlay := range overlays {
 				over, err := manifest.Overlaid(folders, overlay)
 				if err != nil {
 					return err
 				}
-				mesh = append(mesh, manifest.CheckOverlay(set, over)...)
+				mesh.Overlays = append(mesh.Overlays, over)
 			}
-			for _, f := range mesh {
+			for _, f := range check.Run(mesh) {
 				findings = append(findings, f)
 			}
 			for _, f := range formats.Check() {

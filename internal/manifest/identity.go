@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"cmp"
 	"path"
 	"strings"
 
@@ -29,8 +28,8 @@ func Subject(account Ref) string {
 	return "system:serviceaccount:" + account.Namespace + ":" + account.Name
 }
 
-// tokens gives the audience of each projected token by its file in the container.
-func (w *Workload) tokens() map[string]string {
+// Tokens gives the audience of each projected token by its file in the container.
+func (w *Workload) Tokens() map[string]string {
 	tokens := map[string]string{}
 	volumes := map[string][]corev1.VolumeProjection{}
 	for _, v := range w.pod.Volumes {
@@ -51,48 +50,6 @@ func (w *Workload) tokens() map[string]string {
 // PostsTo says whether it posts to a Broker: by K_SINK, or because it has a token for
 // it.
 func (w *Workload) PostsTo(broker Ref) bool {
-	_, ok := w.tokens()[TokenFile(broker)]
-	return ok || w.sink() == broker
-}
-
-// accounts says which workloads are not told from others by their account.
-func (c *checker) accounts() {
-	first := map[Ref]*Workload{}
-	for _, w := range c.Workloads() {
-		account, at := w.Account(), w.At("spec.template.spec.serviceAccountName")
-		const fix = "give it a ServiceAccount of its own name and name that in serviceAccountName"
-		switch other := first[account]; {
-		case w.pod.ServiceAccountName == "":
-			c.find(at, w.Object(), fix, "runs as ServiceAccount %s, as whatever names none", account)
-		case other != nil:
-			c.find(at, w.Object(), fix, "runs as ServiceAccount %s, as %s does", account, other.Object())
-		case c.Account(account) == nil:
-			c.find(at, w.Object(), fix, "ServiceAccount %s does not exist", account)
-		}
-		first[account] = cmp.Or(first[account], w)
-	}
-}
-
-// tokens says who posts to a Broker and could not show who it is, were it asked.
-func (c *checker) tokens() {
-	for _, w := range c.Workloads() {
-		tokens, at := w.tokens(), w.At("spec.template.spec.volumes")
-		if broker := w.sink(); c.Broker(broker) != nil {
-			if _, ok := tokens[TokenFile(broker)]; !ok {
-				c.find(at, w.Object(), "project a serviceAccountToken of audience "+Audience(broker)+" there",
-					"K_SINK is Broker %s, and there is no token for it at %s", broker, TokenFile(broker))
-			}
-		}
-		for file, audience := range tokens {
-			if rest, ok := strings.CutPrefix(file, TokenRoot+"/"); ok {
-				namespace, name, _ := strings.Cut(rest, "/")
-				broker := Ref{namespace, name}
-				if c.Broker(broker) == nil {
-					c.find(at, w.Object(), "name one of "+names(c.Brokers), "the token at %s is for Broker %s, which does not exist", file, broker)
-				} else if audience != Audience(broker) {
-					c.find(at, w.Object(), "make it "+Audience(broker), "the token at %s is for the audience %q, by which the Broker refuses it", file, audience)
-				}
-			}
-		}
-	}
+	_, ok := w.Tokens()[TokenFile(broker)]
+	return ok || w.Sink() == broker
 }

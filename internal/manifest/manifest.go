@@ -1,7 +1,7 @@
 // Package manifest reads the YAML that makes the mesh (brokers/, triggers/,
 // config/) as a cluster would: with Knative's own Go types, strictly, with
 // Knative's defaults and validation. The local runtime runs what it returns;
-// Check says where the parts do not fit.
+// package check says where the parts do not fit.
 package manifest
 
 import (
@@ -124,6 +124,12 @@ func (s Set) Service(r Ref) *Service { return find(s.Services, r) }
 // Deployment finds a deployment; nil if there is none.
 func (s Set) Deployment(r Ref) *Deployment { return find(s.Deployments, r) }
 
+// Trigger finds a trigger; nil if there is none.
+func (s Set) Trigger(r Ref) *Trigger { return find(s.Triggers, r) }
+
+// Alias finds an alias; nil if there is none.
+func (s Set) Alias(r Ref) *Alias { return find(s.Aliases, r) }
+
 // Account finds an account; nil if there is none.
 func (s Set) Account(r Ref) *Account { return find(s.Accounts, r) }
 
@@ -139,6 +145,7 @@ func (s Set) Workloads() []*Workload {
 	return all
 }
 
+// find gives the object of a name.
 func find[T interface {
 	comparable
 	Ref() Ref
@@ -267,12 +274,12 @@ func (l *loader) set() (Set, error) {
 		case *servingv1.Service:
 			o.Namespace = ref.Namespace
 			svc := &Service{Service: *o}
-			svc.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, emits: list(o.Annotations[Emits]), pod: &svc.Spec.Template.Spec.PodSpec}
+			svc.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, Emits: List(o.Annotations[Emits]), pod: &svc.Spec.Template.Spec.PodSpec}
 			s.Services = append(s.Services, svc)
 		case *appsv1.Deployment:
 			o.Namespace = ref.Namespace
 			dep := &Deployment{Deployment: *o}
-			dep.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, emits: list(o.Annotations[Emits]), pod: &dep.Spec.Template.Spec}
+			dep.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, Emits: List(o.Annotations[Emits]), pod: &dep.Spec.Template.Spec}
 			s.Deployments = append(s.Deployments, dep)
 		case *sourcesv1.PingSource:
 			o.Namespace = ref.Namespace
@@ -425,4 +432,9 @@ func (l *loader) validated(w Where, kind string, ref Ref, fault *apis.FieldError
 		l.fail(fmt.Errorf("%s: %s %s: %w", at, kind, ref, e))
 	}
 	return false
+}
+
+// List reads the value of an annotation that holds several words.
+func List(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' })
 }

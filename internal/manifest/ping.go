@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	sourcesv1 "knative.dev/eventing/pkg/apis/sources/v1"
+
+	"github.com/telemesh/telemesh/internal/topology"
 )
 
 // PingSource is a sources.knative.dev PingSource: it wakes by the clock.
@@ -34,8 +36,8 @@ func (s Set) PingSource(r Ref) *PingSource { return find(s.PingSources, r) }
 // apply -f config/` passes over: it is there once its user applies its file.
 func (w Where) OptIn() bool { return path.Base(path.Dir(filepath.ToSlash(w.File))) == "sources" }
 
-// attributes are those of a tick, but for its id and time.
-func (p *PingSource) attributes() map[string]string {
+// Attributes are those of a tick, but for its id and time.
+func (p *PingSource) Attributes() map[string]string {
 	known := map[string]string{}
 	if o := p.Spec.CloudEventOverrides; o != nil {
 		maps.Copy(known, o.Extensions)
@@ -51,35 +53,9 @@ func (p *PingSource) attributes() map[string]string {
 func (s Set) Takers(p *PingSource) []*Trigger {
 	var takers []*Trigger
 	for _, t := range s.Triggers {
-		if t.BrokerOf() == p.BrokerOf() && takes(t, knowledge{p.attributes(), true}) != no && t.Annotations[Keeps] != "everything" {
+		if t.BrokerOf() == p.BrokerOf() && t.Filtering().Takes(topology.Event{Attributes: p.Attributes(), All: true}, nil) != topology.No && t.Annotations[Keeps] != "everything" {
 			takers = append(takers, t)
 		}
 	}
 	return takers
-}
-
-// ticks adds what ping sources bring to the brokers. Each must be taken: that
-// a Trigger takes ticks says nothing of whose.
-func (c *checker) ticks() {
-	for _, p := range c.PingSources {
-		object, at := "PingSource "+p.Ref().String(), p.At("spec.sink")
-		target, err := Resolve(p.Spec.Sink, p.Namespace)
-		switch {
-		case err != nil:
-			c.find(at, object, "name a Broker by ref", "sink: %v", err)
-			continue
-		case target.Broker == Ref{}:
-			c.find(at, object, "name a Broker by ref, and let a Trigger bring the ticks there",
-				"sink: %s is no Broker: a tick that it does not take is lost, without retries and dead letter", target.URL)
-			continue
-		case c.Broker(target.Broker) == nil:
-			c.find(at, object, "name one of "+names(c.Brokers), "sink: Broker %s does not exist", target.Broker)
-			continue
-		}
-		c.add(flow{target.Broker, sourcesv1.PingSourceEventType}, maker{}) // who reads it is said here
-		if len(c.Takers(p)) == 0 {
-			c.find(p.Where, object, "add a Trigger with the filter exact: {type: "+sourcesv1.PingSourceEventType+", source: "+p.attributes()["source"]+"}",
-				"no Trigger of Broker %s takes its ticks", target.Broker)
-		}
-	}
 }

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"knative.dev/eventing/pkg/apis/eventing/v1alpha1"
 	"knative.dev/pkg/apis"
-	"knative.dev/pkg/kmeta"
 )
 
 // EventPolicy is an eventing.knative.dev EventPolicy: who may post to Brokers.
@@ -109,8 +108,8 @@ func ports(all []networkingv1.NetworkPolicyPort, field string) (errs *apis.Field
 	return errs
 }
 
-// admits says whether a policy lets an account in.
-func (p *EventPolicy) admits(account Ref) bool {
+// Admits says whether a policy lets an account in.
+func (p *EventPolicy) Admits(account Ref) bool {
 	return slices.ContainsFunc(p.Spec.From, func(from v1alpha1.EventPolicySpecFrom) bool {
 		if from.Sub == nil {
 			return false
@@ -120,8 +119,8 @@ func (p *EventPolicy) admits(account Ref) bool {
 	})
 }
 
-// over says whether a policy is about a Broker. One with a selector may be.
-func (p *EventPolicy) over(b *Broker) bool {
+// Over says whether a policy is about a Broker. One with a selector may be.
+func (p *EventPolicy) Over(b *Broker) bool {
 	if p.Namespace != b.Namespace {
 		return false
 	}
@@ -132,81 +131,4 @@ func (p *EventPolicy) over(b *Broker) bool {
 		selector, err := metav1.LabelSelectorAsSelector(to.Selector.LabelSelector)
 		return err == nil && to.Selector.Kind == "Broker" && selector.Matches(labels.Set(b.Labels))
 	})
-}
-
-// policies says which policies name what is not there, and whom those of a Broker
-// keep out that posts to it.
-func (c *checker) policies() {
-	for _, p := range c.EventPolicies {
-		object := "EventPolicy " + p.Ref().String()
-		for i, to := range p.Spec.To {
-			if to.Ref != nil && to.Ref.Kind == "Broker" && c.Broker(Ref{p.Namespace, to.Ref.Name}) == nil {
-				c.find(p.At(fmt.Sprintf("spec.to[%d].ref.name", i)), object, "name one of "+names(c.Brokers),
-					"Broker %s/%s does not exist", p.Namespace, to.Ref.Name)
-			}
-		}
-		for i, from := range p.Spec.From {
-			at := p.At(fmt.Sprintf("spec.from[%d]", i))
-			if from.Ref != nil {
-				ref := Ref{from.Ref.Namespace, from.Ref.Name}
-				if ref.Namespace == "" {
-					ref.Namespace = p.Namespace
-				}
-				switch {
-				case from.Ref.Kind == "Trigger" && find(c.Triggers, ref) == nil, from.Ref.Kind == "PingSource" && c.PingSource(ref) == nil:
-					c.find(at, object, "correct the name, or remove the entry", "%s %s does not exist", from.Ref.Kind, ref)
-				}
-				continue
-			}
-			names, ok := strings.CutPrefix(*from.Sub, "system:serviceaccount:")
-			namespace, name, _ := strings.Cut(names, ":")
-			if ok && !strings.Contains(names, "*") && !c.known(Ref{namespace, name}) {
-				c.find(at, object, "correct the name, or remove the entry", "ServiceAccount %s/%s does not exist", namespace, name)
-			}
-		}
-	}
-	for _, b := range c.Brokers {
-		var over []*EventPolicy
-		for _, p := range c.EventPolicies {
-			if p.over(b) {
-				over = append(over, p)
-			}
-		}
-		if len(over) == 0 {
-			continue
-		}
-		for _, w := range c.Workloads() {
-			if w.PostsTo(b.Ref()) && !slices.ContainsFunc(over, func(p *EventPolicy) bool { return p.admits(w.Account()) }) {
-				c.find(over[0].At("spec.from"), "EventPolicy "+over[0].Ref().String(), "add sub: "+Subject(w.Account())+" to from",
-					"%s posts to Broker %s, and no policy lets it in", w.Object(), b.Ref())
-			}
-		}
-	}
-	for _, p := range c.NetworkPolicies {
-		const label = "serving.knative.dev/service"
-		if name := p.Spec.PodSelector.MatchLabels[label]; name != "" && c.Service(Ref{p.Namespace, name}) == nil {
-			c.find(p.At("spec.podSelector"), "NetworkPolicy "+p.Ref().String(), "name one of "+names(c.Services),
-				"is about Service %s/%s, which does not exist", p.Namespace, name)
-		}
-	}
-}
-
-// known says whether an account is one of the mesh: of a function, or the one that
-// Knative makes for a Trigger or a PingSource, to send by. Of a namespace in which
-// nothing of the mesh is, nothing is known.
-// knative.dev/eventing/pkg/auth.GetOIDCServiceAccountNameForResource
-func (c *checker) known(account Ref) bool {
-	others := true
-	is := func(r Ref, made string) bool {
-		others = others && r.Namespace != account.Namespace
-		name := r.Name
-		if made != "" {
-			name = strings.ToLower(kmeta.ChildName(r.Name, "-oidc-"+made))
-		}
-		return account == Ref{r.Namespace, name}
-	}
-	return slices.ContainsFunc(c.Accounts, func(a *Account) bool { return is(a.Ref(), "") }) ||
-		slices.ContainsFunc(c.Triggers, func(t *Trigger) bool { return is(t.Ref(), "eventing.knative.dev-Trigger") }) ||
-		slices.ContainsFunc(c.PingSources, func(p *PingSource) bool { return is(p.Ref(), "sources.knative.dev-PingSource") }) ||
-		others
 }

@@ -20,9 +20,10 @@ type Workload struct {
 	Env     map[string]string
 	Missing []string
 
+	Emits []string // types of the events that its function makes
+
 	kind     string
 	ref      Ref
-	emits    []string
 	optional []string // variables that Secrets and ConfigMaps may fill in, or not
 	pod      *corev1.PodSpec
 }
@@ -51,8 +52,8 @@ func (w *Workload) Account() Ref {
 	return Ref{w.ref.Namespace, cmp.Or(w.pod.ServiceAccountName, "default")}
 }
 
-// sink is the Broker that it posts to, the zero Ref if it has no K_SINK or another.
-func (w *Workload) sink() Ref {
+// Sink is the Broker that it posts to, the zero Ref if it has no K_SINK or another.
+func (w *Workload) Sink() Ref {
 	u, err := url.Parse(w.Env["K_SINK"])
 	if err != nil || w.Env["K_SINK"] == "" {
 		return Ref{}
@@ -68,7 +69,7 @@ func (w *Workload) index() int {
 	return max(0, slices.IndexFunc(w.pod.Containers, func(c corev1.Container) bool { return len(c.Ports) > 0 }))
 }
 
-// image is the place of the image of its container.
-func (w *Workload) image() Where {
+// AtImage is the place of the image of its container.
+func (w *Workload) AtImage() Where {
 	return w.At(fmt.Sprintf("spec.template.spec.containers[%d].image", w.index()))
 }

@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -24,6 +25,7 @@ import (
 	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/functions"
+	"github.com/telemesh/telemesh/internal/check"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/manifest"
@@ -188,9 +190,7 @@ func TestManifestFiles(t *testing.T) {
 // mesh with an overlay.
 func TestManifestsFitTogether(t *testing.T) {
 	set := manifests(t)
-	for _, finding := range append(manifest.Check(set), manifest.CheckIdentities(set)...) {
-		t.Error(finding)
-	}
+	mesh := check.Mesh{Manifests: set, Functions: slices.Sorted(maps.Keys(functions.Table))}
 	overlays, err := manifest.Overlays(manifest.Folder{Name: "config/overlays", FS: config.Overlays})
 	if err != nil {
 		t.Fatal(err)
@@ -203,9 +203,10 @@ func TestManifestsFitTogether(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		for _, finding := range manifest.CheckOverlay(set, over) {
-			t.Error(finding)
-		}
+		mesh.Overlays = append(mesh.Overlays, over)
+	}
+	for _, finding := range check.Run(mesh) {
+		t.Error(finding)
 	}
 	if diff := cmp.Diff([]string{"kafka", "secure"}, names); diff != "" {
 		t.Errorf("config/overlays (-want +got):\n%s", diff)

@@ -19,6 +19,15 @@ type Filter struct {
 	CESQL  string            `json:"cesql"`
 }
 
+// Attribute is the filter of the older kind: an attribute has a value, or any where
+// that is empty.
+func Attribute(name, value string) Filter {
+	if value == "" {
+		return Filter{CESQL: "EXISTS " + name}
+	}
+	return Filter{Exact: map[string]string{name: value}}
+}
+
 // Verdict is what a filter says of an event of which not everything is known.
 type Verdict int
 
@@ -32,7 +41,7 @@ const (
 // Event is what is known of an event.
 type Event struct {
 	Attributes map[string]string
-	All        bool // these are all that it has, as far as the filters ask
+	All        bool // these are all that it has, but for its id and time, as far as the filters ask
 }
 
 // CESQL says whether an expression is true of an event with these attributes. An
@@ -84,7 +93,7 @@ func (e Event) match(want map[string]string, matches func(have, want string) boo
 	for name, value := range want {
 		have, known := e.Attributes[name]
 		switch {
-		case !known && !e.All:
+		case !known && (!e.All || name == "id" || name == "time"):
 			out = min(out, Maybe)
 		case !known || !matches(have, value):
 			return No

@@ -173,12 +173,7 @@ func (d *manifest) trigger(at topology.Ref, optional bool) topology.Trigger {
 	}
 	if d.Spec.Filter != nil && len(d.Spec.Filters) == 0 {
 		for _, name := range slices.Sorted(maps.Keys(d.Spec.Filter.Attributes)) {
-			// An empty value is any, of an attribute that is there.
-			one := topology.Filter{CESQL: "EXISTS " + name}
-			if value := d.Spec.Filter.Attributes[name]; value != "" {
-				one = topology.Filter{Exact: map[string]string{name: value}}
-			}
-			t.Filters = append(t.Filters, one)
+			t.Filters = append(t.Filters, topology.Attribute(name, d.Spec.Filter.Attributes[name]))
 		}
 	}
 	t.Service, t.To, t.URL = d.Spec.Subscriber.target(at.Namespace)

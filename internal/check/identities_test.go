@@ -1,9 +1,11 @@
-package manifest
+package check
 
 import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/telemesh/telemesh/internal/manifest"
 )
 
 // account is a ServiceAccount in namespace iot.
@@ -23,19 +25,21 @@ func poster(name string) string {
 `
 }
 
+func identities(s manifest.Set) []Finding { return sorted(s, (*checker).identities) }
+
 func check(t *testing.T, got []Finding, want []string) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Fatalf("%d findings, want %d:\n%v", len(got), len(want), got)
 	}
 	for i, f := range got {
-		if !strings.Contains(f.String(), want[i]) || f.Fix == "" {
+		if !strings.Contains(f.String(), want[i]) || f.Do == "" || f.Why == "" {
 			t.Errorf("finding %d = %s\nwant one with %s", i, f, want[i])
 		}
 	}
 }
 
-func TestCheckIdentities(t *testing.T) {
+func TestIdentities(t *testing.T) {
 	good := brokers + poster("flat") + account("other") + strings.Replace(service("other", "", ""), "containers:", "serviceAccountName: other\n      containers:", 1)
 	for name, test := range map[string]struct {
 		from, to string // what is another in good
@@ -55,7 +59,7 @@ func TestCheckIdentities(t *testing.T) {
 			if !strings.Contains(good, test.from) {
 				t.Fatalf("the manifests have no %s", test.from)
 			}
-			check(t, CheckIdentities(mustLoad(t, strings.Replace(good, test.from, test.to, 1))), test.want)
+			check(t, identities(mustLoad(t, strings.Replace(good, test.from, test.to, 1))), test.want)
 		})
 	}
 }
@@ -90,7 +94,7 @@ func TestEventPolicies(t *testing.T) {
 			", {ref: {apiVersion: eventing.knative.dev/v1, kind: Trigger, name: flat, namespace: iot}}, {ref: {apiVersion: eventing.knative.dev/v1, kind: Trigger, name: x, namespace: iot}}"),
 			[]string{"Trigger iot/x does not exist"}},
 	} {
-		t.Run(name, func(t *testing.T) { check(t, CheckIdentities(mustLoad(t, mesh+test.policy)), test.want) })
+		t.Run(name, func(t *testing.T) { check(t, identities(mustLoad(t, mesh+test.policy)), test.want) })
 	}
 	for _, test := range []struct{ policy, want string }{
 		{eventPolicy(policedBroker, "{sbu: x}"), `EventPolicy: unknown field "spec.from[0].sbu"`},
@@ -113,9 +117,9 @@ func TestNetworkPolicies(t *testing.T) {
 		pods + "  ingress: [{from: [{namespaceSelector: {}}], ports: [{port: 8012}, {port: http, protocol: TCP}]}]\n",
 		pods + "  egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}}]}]\n",
 	} {
-		check(t, CheckIdentities(mustLoad(t, policy(good))), nil)
+		check(t, identities(mustLoad(t, policy(good))), nil)
 	}
-	check(t, CheckIdentities(mustLoad(t, policy(strings.Replace(pods, "flat", "flta", 1)))), []string{"is about Service iot/flta, which does not exist"})
+	check(t, identities(mustLoad(t, policy(strings.Replace(pods, "flat", "flta", 1)))), []string{"is about Service iot/flta, which does not exist"})
 	for _, test := range []struct{ spec, want string }{
 		{"  podSelector: {}\n  ingres: []\n", `NetworkPolicy: unknown field "spec.ingres"`},
 		{"  podSelector: {matchExpressions: [{key: a, operator: Is}]}\n", "spec.podSelector"},
@@ -141,10 +145,10 @@ func TestCheckDeadLetters(t *testing.T) {
 			service("dead-letter-sink", "", "") + service("flat", "a", "") +
 			ends("it does", trigger("flat", toService("flat"), "  delivery: {"+sink+own+"}}\n"))
 	}
-	check(t, Check(mustLoad(t, mesh("/iot", "/iot/flat"))), nil)
-	check(t, Check(mustLoad(t, mesh("/iot", "/iot/enrich"))),
+	check(t, fitting(mustLoad(t, mesh("/iot", "/iot/flat"))), nil)
+	check(t, fitting(mustLoad(t, mesh("/iot", "/iot/enrich"))),
 		[]string{`Trigger iot/flat: dead letter sink: what it gives up is kept as that of "/iot/enrich": make it uri: /iot/flat`})
-	check(t, Check(mustLoad(t, mesh("/crm", "/iot/flat"))), []string{`Broker iot/iot: dead letter sink: what it gives up is kept as that of "/crm"`})
+	check(t, fitting(mustLoad(t, mesh("/crm", "/iot/flat"))), []string{`Broker iot/iot: dead letter sink: what it gives up is kept as that of "/crm"`})
 }
 
 func TestCheckIngress(t *testing.T) {
@@ -159,22 +163,22 @@ func TestCheckIngress(t *testing.T) {
 		text string
 		want []string
 	}{
-		"itself":              {brokers + at(IngressHost), nil},
-		"by its name":         {brokers + at(AliasHost) + alias(IngressHost), nil},
-		"Kafka by its name":   {kafka + at(AliasHost) + alias(KafkaIngressHost), nil},
-		"no name":             {brokers + at(AliasHost), []string{"Service iot/flat: K_SINK: there is no " + AliasHost}},
-		"of the other class":  {kafka + at(AliasHost) + alias(IngressHost), []string{"config/x.yaml:27: Service iot/flat: K_SINK is Broker iot/iot, of which " + IngressHost + " knows nothing: make it " + KafkaIngressHost}},
-		"past the name":       {kafka + at(IngressHost), []string{"of which " + IngressHost + " knows nothing"}},
-		"of something else":   {brokers + at(AliasHost) + alias("example.com"), []string{"of which example.com knows nothing"}},
-		"Kafka where none is": {brokers + at(KafkaIngressHost), []string{"of which " + KafkaIngressHost + " knows nothing"}},
+		"itself":              {brokers + at(manifest.IngressHost), nil},
+		"by its name":         {brokers + at(manifest.AliasHost) + alias(manifest.IngressHost), nil},
+		"Kafka by its name":   {kafka + at(manifest.AliasHost) + alias(manifest.KafkaIngressHost), nil},
+		"no name":             {brokers + at(manifest.AliasHost), []string{"Service iot/flat: K_SINK: there is no " + manifest.AliasHost}},
+		"of the other class":  {kafka + at(manifest.AliasHost) + alias(manifest.IngressHost), []string{"config/x.yaml:27: Service iot/flat: K_SINK is Broker iot/iot, of which " + manifest.IngressHost + " knows nothing: make it " + manifest.KafkaIngressHost}},
+		"past the name":       {kafka + at(manifest.IngressHost), []string{"of which " + manifest.IngressHost + " knows nothing"}},
+		"of something else":   {brokers + at(manifest.AliasHost) + alias("example.com"), []string{"of which example.com knows nothing"}},
+		"Kafka where none is": {brokers + at(manifest.KafkaIngressHost), []string{"of which " + manifest.KafkaIngressHost + " knows nothing"}},
 	} {
-		t.Run(name, func(t *testing.T) { check(t, Check(mustLoad(t, test.text)), test.want) })
+		t.Run(name, func(t *testing.T) { check(t, fitting(mustLoad(t, test.text)), test.want) })
 	}
 }
 
 func TestOverlays(t *testing.T) {
-	base := []Folder{{"brokers", fstest.MapFS{"b.yaml": {Data: []byte(brokers)}}}, {"config", fstest.MapFS{"c.yaml": {Data: []byte(poster("flat"))}}}}
-	without, err := Load(base...)
+	base := []manifest.Folder{{Name: "brokers", FS: fstest.MapFS{"b.yaml": {Data: []byte(brokers)}}}, {Name: "config", FS: fstest.MapFS{"c.yaml": {Data: []byte(poster("flat"))}}}}
+	without, err := manifest.Load(base...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,21 +190,21 @@ func TestOverlays(t *testing.T) {
 		"besides":         {eventPolicy(policedBroker, "{sub: 'system:serviceaccount:iot:flat'}"), nil},
 		"besides, wrong":  {eventPolicy(policedBroker, "{sub: 'system:serviceaccount:iot:falt'}"), []string{"iot/falt does not exist", "Service iot/flat posts to Broker iot/iot"}},
 		"the same":        {brokers, nil},
-		"class":           {kafka, []string{"K_SINK is Broker iot/iot, of which " + IngressHost + " knows nothing"}},
+		"class":           {kafka, []string{"K_SINK is Broker iot/iot, of which " + manifest.IngressHost + " knows nothing"}},
 		"retries":         {strings.Replace(brokers, "retry: 3", "retry: 4", 1), []string{"overlay/o.yaml:8: Broker crm/crm: has other spec.delivery than at brokers/b.yaml:5"}},
 		"annotations":     {strings.Replace(brokers, "namespace: crm}", "namespace: crm, annotations: {a: b}}", 1), []string{"Broker crm/crm: has other metadata.annotations"}},
 		"labels":          {strings.Replace(brokers, "namespace: crm}", "namespace: crm, labels: {a: b}}", 1), []string{"Broker crm/crm: has other metadata.labels"}},
 		"one is not here": {brokers[:strings.Index(brokers, "---")], []string{"Broker crm/crm: is not in the overlay"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			over, err := Overlaid(base, Folder{"overlay", fstest.MapFS{"o.yaml": {Data: []byte(test.text)}}})
+			over, err := manifest.Overlaid(base, manifest.Folder{Name: "overlay", FS: fstest.MapFS{"o.yaml": {Data: []byte(test.text)}}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			check(t, CheckOverlay(without, over), test.want)
+			check(t, overlay(manifests(without, nil), without, over, nil), test.want)
 		})
 	}
-	folders, err := Overlays(Folder{"overlays", fstest.MapFS{"kafka/x.yaml": {}, "secure/x.yaml": {}, "README.md": {}}})
+	folders, err := manifest.Overlays(manifest.Folder{Name: "overlays", FS: fstest.MapFS{"kafka/x.yaml": {}, "secure/x.yaml": {}, "README.md": {}}})
 	if err != nil || len(folders) != 2 || folders[0].Name != "overlays/kafka" {
 		t.Errorf("Overlays = %v, %v, want kafka and secure", folders, err)
 	}

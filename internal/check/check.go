@@ -1,0 +1,133 @@
+// Package check says where a mesh does not fit together: the whole of it, manifests,
+// contracts, views and functions, as one model (Mesh).
+//
+// What is wrong is a Finding, whoever found it. Others that look at a mesh, as
+// policies do, are a func(Mesh) []Finding: Run takes them after its own.
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/telemesh/telemesh/internal/manifest"
+)
+
+// Finding is something in the mesh that is wrong.
+type Finding struct {
+	Where
+	Object   string   `json:"object"` // Trigger iot/tenant-enrich; table iot_telemetry.readings
+	Severity Severity `json:"severity"`
+	Rule     string   `json:"rule"`    // that is broken: broker-missing
+	Problem  string   `json:"problem"` // what is wrong here
+	Why      string   `json:"why"`     // it matters
+	Do       string   `json:"do"`      // what to do about it
+}
+
+// Severity of a Finding.
+type Severity string
+
+// The severities.
+const (
+	Error   Severity = "error"   // the mesh is not to be applied
+	Warning Severity = "warning" // it works, and something in it is for nothing or goes on luck
+)
+
+// Where is a place in a file.
+type Where struct {
+	File string `json:"file"`
+	Line int    `json:"line,omitempty"` // from 1; 0: the whole file
+}
+
+func (w Where) String() string {
+	if w.Line == 0 {
+		return w.File
+	}
+	return fmt.Sprintf("%s:%d", w.File, w.Line)
+}
+
+// String is the finding on one line, without why.
+func (f Finding) String() string {
+	return fmt.Sprintf("%s: %s: %s: %s", f.Where, f.Object, f.Problem, f.Do)
+}
+
+// Mesh is all that there is to look at.
+type Mesh struct {
+	Manifests manifest.Set
+	Overlays  []manifest.Set // the same with each overlay applied
+	Functions []string       // that a Service can run, by the folder of their main
+}
+
+// Run gives what is wrong with the mesh, and what others find, ordered by place.
+func Run(m Mesh, others ...func(Mesh) []Finding) []Finding {
+	own := manifests(m.Manifests, m.Functions)
+	findings := slices.Clone(own)
+	for _, over := range m.Overlays {
+		findings = append(findings, overlay(own, m.Manifests, over, m.Functions)...)
+	}
+	for _, other := range others {
+		findings = append(findings, other(m)...)
+	}
+	slices.SortStableFunc(findings, byPlace)
+	return findings
+}
+
+func byPlace(a, b Finding) int {
+	return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+}
+
+type checker struct {
+	manifest.Set
+	flows    map[flow][]maker
+	findings []Finding
+}
+
+// manifests gives what is wrong with manifests alone.
+func manifests(s manifest.Set, known []string) []Finding {
+	c := checker{Set: s}
+	c.images(known)
+	c.fit()
+	c.identities()
+	return c.findings
+}
+
+// fit says where what is sent does not arrive, or is not wanted.
+func (c *checker) fit() {
+	c.flows = map[flow][]maker{}
+	c.destinations()
+	c.ingress()
+	c.emitted()
+	c.ticks()
+	c.forwarded()
+	c.read()
+	c.cycles()
+	c.woken()
+}
+
+// identities says which functions are not told from others by their account, or would
+// be refused by a Broker that asks who posts, and which policies name nobody.
+func (c *checker) identities() {
+	c.accounts()
+	c.tokens()
+	c.policies()
+}
+
+// find adds a finding of one of the rules.
+func (c *checker) find(at manifest.Where, object, rule, do, problem string, args ...any) {
+	r := rules[rule]
+	c.findings = append(c.findings, Finding{
+		Where: Where{at.File, at.Line}, Object: object, Severity: cmp.Or(r.severity, Error), Rule: rule,
+		Problem: fmt.Sprintf(problem, args...), Why: r.why, Do: do,
+	})
+}
+
+// images says which Services and Deployments have an image of a function that is
+// not there. Other images run on a cluster only.
+func (c *checker) images(known []string) {
+	for _, w := range c.Workloads() {
+		if name := w.Function(); name != "" && !slices.Contains(known, name) {
+			c.find(w.AtImage(), w.Object(), "function-missing", "name one of "+strings.Join(known, ", "), "image: there is no function %q", name)
+		}
+	}
+}

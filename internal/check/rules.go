@@ -1,0 +1,35 @@
+package check
+
+// rule is what Run looks for.
+type rule struct {
+	why      string
+	severity Severity // empty: Error
+}
+
+// rules by the names that findings have them by.
+var rules = map[string]rule{
+	"function-missing":    {why: "The Service cannot be built, and telemesh up does not start."},
+	"broker-missing":      {why: "What is sent there reaches nobody."},
+	"service-missing":     {why: "What is sent there is tried again until it is a dead letter."},
+	"destination-invalid": {why: "Knative cannot tell where the events go, and delivers none."},
+	"dead-letter-path":    {why: "By the path alone the dead letters are told apart: these would be another Trigger's, and be given back to that one."},
+	"ingress-missing":     {why: "The name leads nowhere: the function cannot post its events."},
+	"ingress-wrong":       {why: "The ingress of another class of Brokers does not know this one, and refuses its events."},
+	"replies-split":       {why: "Where an event goes depends on how many were made with it."},
+	"emits-nowhere":       {why: "What the function makes is lost."},
+	"type-unread":         {why: "The events are made, sent and stored for nobody.", severity: Warning},
+	"type-unmade":         {why: "The Trigger never fires for it: what should have come is missing, and nothing fails."},
+	"trigger-idle":        {why: "The Trigger never fires, and nothing fails."},
+	"cycle":               {why: "One event makes others without end, until their time to live is over; each round costs as much as the first."},
+	"tick-lost":           {why: "A tick that is not taken is lost, without retries and dead letter."},
+	"tick-untaken":        {why: "The clock wakes nobody: what should happen at that time does not."},
+	"account-shared":      {why: "Brokers and warehouses tell functions by their accounts: one that shares another's may do all that the other may."},
+	"account-missing":     {why: "Nobody can have this account: pods that name it do not start, policies that name it let nobody in."},
+	"token-missing":       {why: "Where Brokers ask who posts, this function is refused."},
+	"token-audience":      {why: "Where Brokers ask who posts, this token is refused."},
+	"policy-unknown":      {why: "The policy is about something that is not there, and not about what was meant."},
+	"policy-shuts-out":    {why: "The Broker refuses the function's events."},
+	"wake-list":           {why: "A function that is not named starts only when the event is there; one that nothing reaches starts for nothing."},
+	"wake-window":         {why: "The function is gone again before it may be woken again, and the event waits for a cold start."},
+	"overlay-differs":     {why: "What was tried without the overlay is not what runs with it."},
+}

@@ -1,0 +1,22 @@
+package manifest
+
+// Annotations, and a label, by which manifests say what no field of Knative says.
+// Emits and Outputs hold event types, separated by commas.
+const (
+	// Emits, on a Service or a Deployment: the types that the function makes.
+	Emits = "telemesh.dev/emits"
+	// Outputs, on a Broker: the types that are output ports of its domain's
+	// products. Nobody here has to read them, and they may come from outside.
+	Outputs = "telemesh.dev/outputs"
+	// Keeps, on a Trigger, is "everything": its subscriber keeps whatever comes and
+	// makes nothing of it, so that what it alone reads is read by nobody. Or it is
+	// "nothing": what cannot be delivered is not worth keeping, as a tick is not
+	// that another one follows.
+	Keeps = "telemesh.dev/keeps"
+	// Ends, on a Trigger, says why a circle of events that goes through it comes to
+	// an end.
+	Ends = "telemesh.dev/ends"
+	// Product, a label of a ServiceAccount: the product that its functions are where
+	// the warehouse is.
+	Product = "telemesh.dev/product"
+)
