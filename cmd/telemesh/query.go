@@ -37,9 +37,9 @@ func queryCommand() *cobra.Command {
 		Long: `Runs one statement that only reads, in DuckDB's SQL, also while the mesh runs on
 the same folder; in GoogleSQL, if --warehouse names BigQuery. Tables:
 iot_telemetry.readings, iot_analytics.readings, iot_metadata.placements,
-iot_actions.actions, customers.customers, event_log.events; views of
-iot_analytics: co2_evolution, co2_with_actions, actions_timeline,
-actions_placed, readings_hourly.`,
+iot_actions.actions, customers.customers, event_log.events,
+mesh_metrics.quality_results; views of iot_analytics: co2_evolution,
+co2_with_actions, actions_timeline, actions_placed, readings_hourly.`,
 		Example: `  telemesh query 'SELECT room, avg(value) FROM iot_analytics.readings WHERE metric = '\''co2'\'' GROUP BY room'
   telemesh query --format csv 'FROM iot_metadata.placements' > placements.csv`,
 		Args: arguments(cobra.ExactArgs(1), "one SQL statement, in quotes"),

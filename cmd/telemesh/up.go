@@ -102,7 +102,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 				return err
 			}
 			fmt.Fprintf(out, "ingest   http://%s/                    POST device messages\n", ingest.address)
-			fmt.Fprintf(out, "brokers  http://%s/NAMESPACE/BROKER    POST CloudEvents: iot/iot, crm/crm, analytics/analytics\n", broker.address)
+			fmt.Fprintf(out, "brokers  http://%s/NAMESPACE/BROKER    POST CloudEvents: iot/iot, crm/crm, analytics/analytics, platform/platform\n", broker.address)
 			if published != "" {
 				fmt.Fprintf(out, "mqtt     mqtt://%s                    publish device messages\n", published)
 			}

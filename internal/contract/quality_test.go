@@ -54,6 +54,7 @@ func TestQueriesOfRules(t *testing.T) {
 			[]cells{{"device_id": text("d1"), "valid_from": hour(1), "valid_to": hour(3)}}},
 		{"iot_metadata.placements", 1, []cells{{"device_id": text("d1"), "valid_to": hour(2)}, {"device_id": text("d2")}},
 			[]cells{{"device_id": text("d3"), "valid_from": hour(2), "valid_to": hour(2)}}},
+		{"mesh_metrics.quality_results", 0, []cells{{"rule": text("a"), "kept": warehouse.Bool(true)}, {"rule": text("b"), "error": text("no answer")}}, []cells{{"rule": text("c")}}},
 	} {
 		db := duckdbtest.Open(t)
 		table := find(t, test.table)
@@ -102,7 +103,7 @@ func TestQueriesOfRules(t *testing.T) {
 			}
 		}
 	}
-	if n != 5 {
-		t.Errorf("the contracts have %d queries, and 5 are tested", n)
+	if n != 6 {
+		t.Errorf("the contracts have %d queries, and 6 are tested", n)
 	}
 }

@@ -28,6 +28,7 @@ const (
 	AnalyticsJoined     = "dev.telemesh.analytics.joined.v1"     // JoinedReadings of one tenant
 	AnalyticsWithdrawn  = "dev.telemesh.analytics.withdrawn.v1"  // JoinedReadings that are no tenant's any more
 	AnalyticsOutdated   = "dev.telemesh.analytics.outdated.v1"   // JoinedReadings stored after metadata that they do not know of
+	QualityChecked      = "dev.telemesh.quality.checked.v1"      // rows of mesh_metrics.quality_results: what the rules of an output port counted
 	RedriveRequested    = "dev.telemesh.redrive.requested.v1"    // Redrive: dead letters to be delivered again
 )
 

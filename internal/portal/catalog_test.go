@@ -356,7 +356,7 @@ func TestMesh(t *testing.T) {
 			t.Errorf("edge %s leads from or to nothing", e.ID)
 		}
 	}
-	if kinds["broker"] != 3 || kinds["view"] < 4 || kinds["table"] < 9 || kinds["function"] < 15 || kinds["event"] < 25 {
+	if kinds["broker"] != 4 || kinds["view"] < 4 || kinds["table"] < 9 || kinds["function"] < 15 || kinds["event"] < 25 {
 		t.Errorf("drawn are %v", kinds)
 	}
 	for _, stored := range []string{"iot/iot-telemetry-sink table iot_telemetry_internal.rejected", "platform/event-log table event_log.events", "analytics/iot-analytics-sink table iot_analytics.readings"} {

@@ -193,14 +193,14 @@ var meshTypes = []string{
 	mesh.TelemetryReceived, mesh.TelemetryFlattened, mesh.TelemetryRejected, mesh.TelemetryEnriched, mesh.TelemetryUnassigned,
 	mesh.TelemetryOutdated, mesh.TenancyRepaired, mesh.PlacementsChanged, mesh.PlacementsRecorded, mesh.PlacementsRejected,
 	mesh.ActionsLogged, mesh.ActionsRecorded, mesh.ActionsRejected, mesh.CustomersChanged, mesh.CustomersRecorded, mesh.CustomersRejected,
-	mesh.AnalyticsJoined, mesh.AnalyticsWithdrawn, mesh.AnalyticsOutdated, mesh.RedriveRequested,
+	mesh.AnalyticsJoined, mesh.AnalyticsWithdrawn, mesh.AnalyticsOutdated, mesh.QualityChecked, mesh.RedriveRequested,
 }
 
 func (p *Portal) livePage(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
 	form, of := filterOf(r)
 	page := livePage{
 		liveFilter: form, Here: "/live?" + form.query(), Stream: "/api/live?" + form.query(), Now: clock(mesh.At(time.Now())),
-		Brokers: []string{"analytics/analytics", "crm/crm", "iot/iot"}, Types: slices.Clone(meshTypes),
+		Brokers: []string{"analytics/analytics", "crm/crm", "iot/iot", "platform/platform"}, Types: slices.Clone(meshTypes),
 	}
 	status := http.StatusOK
 	if form.Wrong != nil {
