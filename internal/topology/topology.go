@@ -63,6 +63,7 @@ type Function struct {
 	Posts    Ref      // the Broker that it posts to; zero: it only replies
 	Asks     []Ref    // Services that it asks something of
 	Tables   []string // output ports that it serves
+	Reads    []string // output ports that it asks such a function for
 	Product  string   // that it is where the warehouse is; empty: it opens none
 	Optional bool     // it is there once its user applies its file
 }

@@ -122,9 +122,9 @@ const (
 // Decode reads manifests, one each.
 func Decode(objects []Object) (topology.Mesh, error) {
 	var m topology.Mesh
-	accounts := map[topology.Ref]string{}      // the product of each
-	runs := map[topology.Ref]topology.Ref{}    // the account of each function
-	asked := map[topology.Ref][]topology.Ref{} // by each function, whether a function or not
+	accounts := map[topology.Ref]string{}   // the product of each
+	runs := map[topology.Ref]topology.Ref{} // the account of each function
+	asks := map[topology.Ref][]asked{}      // of each function, whether a function or not
 	for _, o := range objects {
 		var d manifest
 		if err := yaml.Unmarshal(o.Text, &d); err != nil {
@@ -143,10 +143,10 @@ func Decode(objects []Object) (topology.Mesh, error) {
 			_, to, _ := d.Spec.Sink.target(at.Namespace)
 			m.Ticks = append(m.Ticks, topology.Tick{Ref: at, Schedule: d.Spec.Schedule, To: to, Optional: o.Optional})
 		case "serving.knative.dev Service", "apps Deployment":
-			f, asks := d.function(at)
+			f, all := d.function(at)
 			f.Source, f.Optional = d.Kind == "Deployment", o.Optional
 			runs[at] = topology.Ref{Namespace: at.Namespace, Name: cmp.Or(d.Spec.Template.Spec.ServiceAccountName, "default")}
-			asked[at] = asks
+			asks[at] = all
 			m.Functions = append(m.Functions, f)
 		}
 	}
@@ -154,9 +154,18 @@ func Decode(objects []Object) (topology.Mesh, error) {
 	for i := range m.Functions {
 		f := &m.Functions[i]
 		f.Product = accounts[runs[f.Ref]]
-		for _, ref := range asked[f.Ref] {
-			if m.Function(ref) != nil && !slices.Contains(f.Asks, ref) && ref != f.Ref {
-				f.Asks = append(f.Asks, ref)
+		for _, what := range asks[f.Ref] {
+			other := m.Function(what.of)
+			if other == nil || other == f {
+				continue
+			}
+			if !slices.Contains(f.Asks, what.of) {
+				f.Asks = append(f.Asks, what.of)
+			}
+			for _, table := range other.Tables {
+				if strings.HasSuffix(table, "."+what.table) && !slices.Contains(f.Reads, table) {
+					f.Reads = append(f.Reads, table)
+				}
 			}
 		}
 	}
@@ -235,9 +244,16 @@ func hosted(at string) (service, broker topology.Ref) {
 	return service, broker
 }
 
+// asked is a Service that something is asked of, and what: the end of the path,
+// which is the name of a table where output-port serves it.
+type asked struct {
+	of    topology.Ref
+	table string
+}
+
 // function reads a workload, and the Services that its environment names. What
 // wakes others along with its events asks nothing of them.
-func (d *manifest) function(at topology.Ref) (f topology.Function, asks []topology.Ref) {
+func (d *manifest) function(at topology.Ref) (f topology.Function, asks []asked) {
 	f = topology.Function{Ref: at, Emits: list(d.Metadata.Annotations[emits])}
 	if len(d.Spec.Template.Spec.Containers) == 0 {
 		return f, nil
@@ -261,7 +277,7 @@ func (d *manifest) function(at topology.Ref) (f topology.Function, asks []topolo
 			f.Tables = list(v.Value)
 		default:
 			if service, _ := hosted(v.Value); service != (topology.Ref{}) {
-				asks = append(asks, service)
+				asks = append(asks, asked{service, path.Base(v.Value)})
 			}
 		}
 	}
