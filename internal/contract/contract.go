@@ -72,6 +72,9 @@ type Table struct {
 
 	// Events are the types of the events that bring the rows.
 	Events []string
+	// RowsAt is a JSON Pointer (RFC 6901) to the array of the rows in the data of
+	// such an event. Empty: /rows, or the data are one row where columns say From.
+	RowsAt string
 
 	// MadeFrom names the tables that the rows are made with the help of, as
 	// FullName gives them: iot_metadata.placements. Their version is how many
@@ -147,9 +150,20 @@ type Column struct {
 	// Provenance: how the row came, not what it says. Two rows that differ in
 	// nothing else say the same.
 	Provenance bool
+	// From is where the value stands in what an event brings; nil: it is the member of
+	// the column's name.
+	From *From `json:",omitempty"`
 	// Sources are the columns that the values are made of, as the contract declares
 	// them: iot_metadata.placements.room. Empty: it does not say.
 	Sources []string
+}
+
+// From is a place in an event.
+type From struct {
+	Attribute string // of the event: id, source, time, an extension; empty: Pointer counts
+	Pointer   string // JSON Pointer (RFC 6901) into the row
+	// Unit of a number that is an instant, since 1970: s, ms, us or ns; empty: s.
+	Unit string
 }
 
 // Level is a service level.

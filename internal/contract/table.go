@@ -128,7 +128,7 @@ func (t *Table) loadColumns(file string, properties []property, table customProp
 		}
 		column := Column{Name: c.Name, Type: c.PhysicalType, Required: c.Required, Purpose: c.Description, Classification: c.Classification, Sources: c.Sources}
 		field += ".customProperties"
-		if err := c.CustomProperties.check(file, field, "provenance", "knowledge", "unit"); err != nil {
+		if err := c.CustomProperties.check(file, field, "provenance", "knowledge", "unit", "from"); err != nil {
 			return err
 		}
 		knowledge := false
@@ -136,6 +136,7 @@ func (t *Table) loadColumns(file string, properties []property, table customProp
 			c.CustomProperties.decode(file, field, "provenance", &column.Provenance, "true or false"),
 			c.CustomProperties.decode(file, field, "knowledge", &knowledge, "true or false"),
 			c.CustomProperties.decode(file, field, "unit", &column.Unit, "a UCUM code; a number in quotes"),
+			column.loadFrom(file, field, c.CustomProperties),
 		); err != nil {
 			return err
 		}
@@ -158,6 +159,44 @@ func (t *Table) loadColumns(file string, properties []property, table customProp
 	return nil
 }
 
+// loadFrom reads where the value of a column stands: a JSON Pointer, or
+// {pointer: …, unit: …}, or {attribute: …}.
+func (c *Column) loadFrom(file, field string, properties customProperties) error {
+	var from struct{ Attribute, Pointer, Unit string }
+	switch value := properties.get("from").(type) {
+	case nil:
+		return nil
+	case string:
+		from.Pointer = value
+	default:
+		if err := properties.decode(file, field, "from", &from, "a JSON Pointer, {pointer: …, unit: …} or {attribute: …}"); err != nil {
+			return err
+		}
+	}
+	field += ".from"
+	switch {
+	case c.Name == RecordedAt:
+		return fieldError(file, field, from.Pointer+from.Attribute, "none: the warehouse sets "+RecordedAt)
+	case from.Attribute != "" && (from.Pointer != "" || !attribute.MatchString(from.Attribute)):
+		return fieldError(file, field+".attribute", from.Attribute, "the name of an attribute of events, and no pointer beside it")
+	case from.Attribute == "" && !isPointer(from.Pointer):
+		return fieldError(file, field+".pointer", from.Pointer, "a JSON Pointer, as /place/room")
+	case from.Unit != "" && (c.Type != Timestamp || from.Attribute != "" || !slices.Contains(instantUnits, from.Unit)):
+		return fieldError(file, field+".unit", from.Unit, strings.Join(instantUnits, ", ")+" of a TIMESTAMP that is a number")
+	}
+	c.From = (*From)(&from)
+	return nil
+}
+
+// instantUnits are the units of numbers that are instants.
+var instantUnits = []string{"s", "ms", "us", "ns"}
+
+// isPointer says whether s is a JSON Pointer to a part of a document.
+func isPointer(s string) bool {
+	rest := strings.NewReplacer("~0", "", "~1", "").Replace(s)
+	return strings.HasPrefix(s, "/") && !strings.Contains(rest, "~")
+}
+
 // The classifications of a column, from that which all may see.
 var classifications = []string{"public", "internal", "confidential"}
 
@@ -167,7 +206,7 @@ var clusterable = []Type{String, Int64, Bool, Timestamp}
 // loadProperties sets what ODCS has no word for. The columns are known.
 func (t *Table) loadProperties(file string, properties customProperties) error {
 	const field = "schema[0].customProperties"
-	if err := properties.check(file, field, "order", "tombstones", "appendOnly", "madeFrom", "tenantColumn", "clusteredBy", "keyOf", "events"); err != nil {
+	if err := properties.check(file, field, "order", "tombstones", "appendOnly", "madeFrom", "tenantColumn", "clusteredBy", "keyOf", "events", "rows"); err != nil {
 		return err
 	}
 	if err := errors.Join(
@@ -179,7 +218,11 @@ func (t *Table) loadProperties(file string, properties customProperties) error {
 		properties.decode(file, field, "clusteredBy", &t.Clustered, "a list of columns"),
 		properties.decode(file, field, "keyOf", &t.KeyOf, "a list of columns"),
 		properties.decode(file, field, "events", &t.Events, "a list of event types"),
+		properties.decode(file, field, "rows", &t.RowsAt, "a JSON Pointer"),
 	); err != nil {
+		return err
+	}
+	if err := t.checkFrom(file, field, properties.get("rows") != nil); err != nil {
 		return err
 	}
 	if t.MadeFrom != nil && len(t.MadeFrom) == 0 {
@@ -225,6 +268,24 @@ func (t *Table) loadProperties(file string, properties customProperties) error {
 	for i, name := range t.Clustered {
 		if c := t.column(name); c == nil || !slices.Contains(clusterable, c.Type) || slices.Contains(t.Clustered[:i], name) {
 			return fieldError(file, fmt.Sprintf("%s.clusteredBy[%d]", field, i), name, "a column of type STRING, INT64, BOOL or TIMESTAMP, each once")
+		}
+	}
+	return nil
+}
+
+// checkFrom says which columns would never have a value.
+func (t *Table) checkFrom(file, field string, said bool) error {
+	named := slices.ContainsFunc(t.Columns, func(c Column) bool { return c.From != nil })
+	switch {
+	case said && !isPointer(t.RowsAt):
+		return fieldError(file, field+".rows", t.RowsAt, "a JSON Pointer to an array, as /rows")
+	case (said || named) && len(t.Events) == 0:
+		return fieldError(file, field+".events", "", "the types of the events that bring the rows")
+	}
+	for i, c := range t.Columns {
+		if named && c.From == nil && c.Required && c.Name != RecordedAt {
+			return fieldError(file, fmt.Sprintf("schema[0].properties[%d].customProperties.from", i), "",
+				"where the value of "+c.Name+" stands, as other columns say it")
 		}
 	}
 	return nil

@@ -286,7 +286,7 @@ func TestChain(t *testing.T) {
 	other.ReadingID, other.TenantID, other.Metric = mesh.ReadingID("d<1>", "temp", at), "south", "temp"
 	for i, r := range []mesh.Reading{reading, other} {
 		e := mesh.NewEvent(mesh.TelemetryEnriched, "/t", mesh.EncodeReadings([]mesh.Reading{r}), fmt.Sprint(i))
-		if _, err := sink.New(p.warehouse, func(context.Context, event.Event) error { return nil })(t.Context(), e); err != nil {
+		if _, err := sink.New(p.warehouse, sink.Tables{}, func(context.Context, event.Event) error { return nil })(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -62,7 +62,7 @@ func stored(t *testing.T, now time.Time) (warehouse.Warehouse, map[string]*havin
 	t.Helper()
 	w, all := duckdbtest.Open(t), map[string]*having{own: {}, foreign: {}}
 	none := func(context.Context, event.Event) error { return nil }
-	rows, log := sink.New(w, none), sink.NewLog(w, nil)
+	rows, log := sink.New(w, sink.Tables{}, none), sink.NewLog(w, nil)
 	tell := func(broker, eventType, tenant string, data []byte) event.Event {
 		t.Helper()
 		e := mesh.NewEvent(eventType, "/"+tenant+"-source", data, tenant)

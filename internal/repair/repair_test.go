@@ -22,7 +22,7 @@ import (
 // store has the sink store the data of an event.
 func store(t testing.TB, w warehouse.Warehouse, eventType string, data []byte) {
 	t.Helper()
-	if _, err := sink.New(w, nil)(t.Context(), mesh.NewEvent(eventType, "/test", data, string(data))); err != nil {
+	if _, err := sink.New(w, sink.Tables{}, nil)(t.Context(), mesh.NewEvent(eventType, "/test", data, string(data))); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(server.Close)
 	cfg := join.Config{PlacementsURL: server.URL + "/placements", ActionsURL: server.URL + "/actions", CustomersURL: server.URL + "/customers", Refresh: time.Hour}
 	w := &world{T: t, db: db, made: map[string]int{}, metadata: cfg.Open(ports), within: time.Hour}
-	store := sink.New(db, nil)
+	store := sink.New(db, sink.Tables{}, nil)
 	again := func(ctx context.Context, in event.Event) ([]event.Event, error) {
 		return repair.New(w.metadata, db, w.within, func(ctx context.Context, e event.Event) error { return w.posted(ctx, e) })(ctx, in)
 	}

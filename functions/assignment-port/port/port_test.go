@@ -96,7 +96,7 @@ var events atomic.Int64
 func store(t *testing.T, w warehouse.Warehouse, rows ...mesh.Placement) {
 	t.Helper()
 	e := mesh.NewEvent(mesh.PlacementsChanged, "/test", mesh.Encode(mesh.Placements{Placements: rows}), fmt.Sprint(events.Add(1)))
-	if _, err := sink.New(w, nil)(t.Context(), e); err != nil {
+	if _, err := sink.New(w, sink.Tables{}, nil)(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
 }

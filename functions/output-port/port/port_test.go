@@ -48,7 +48,7 @@ func get(h http.Handler, method string, header ...string) *http.Response {
 
 func store[T mesh.Placements | mesh.Actions | mesh.Customers](t *testing.T, w warehouse.Warehouse, eventType, id string, data T) {
 	t.Helper()
-	if _, err := sink.New(w, nil)(t.Context(), mesh.NewEvent(eventType, "/test", mesh.Encode(data), id)); err != nil {
+	if _, err := sink.New(w, sink.Tables{}, nil)(t.Context(), mesh.NewEvent(eventType, "/test", mesh.Encode(data), id)); err != nil {
 		t.Fatal(err)
 	}
 }

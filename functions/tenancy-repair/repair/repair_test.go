@@ -59,7 +59,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	db := duckdbtest.Open(t)
-	w := &world{t: t, db: db, sink: sink.New(db, nil), within: time.Hour}
+	w := &world{t: t, db: db, sink: sink.New(db, sink.Tables{}, nil), within: time.Hour}
 	w.port = tenancy.NewClient(http.DefaultClient, servePort(t, db), time.Hour, quiet)
 	w.served = httptest.NewServer(remote.Handler(db, ""))
 	t.Cleanup(w.served.Close)

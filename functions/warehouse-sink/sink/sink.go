@@ -9,6 +9,12 @@
 //	customers.changed                        → customers.customers
 //	customers.rejected                       → customers.rejected_rows
 //	analytics.joined, analytics.withdrawn    → iot_analytics.readings
+//	any other that contracts name in events  → their tables, by what they say of the columns
+//
+// Data of another type are {"rows":[{"column": value, …}]}, or JSON of any form
+// where the contract says from where a column comes: products/README.md. Times
+// are RFC 3339, or seconds since 1970; a member that is no column, and a required
+// one that is not there, are bad rows.
 //
 // When it has answered, the rows are durable. What is made with them can be
 // made from then on, which its replies say:
@@ -52,6 +58,7 @@ import (
 // Config of the function.
 type Config struct {
 	connect.Config
+	Product     string   `envconfig:"PRODUCT"`      // whose tables take rows; empty: all products'
 	Sink        string   `envconfig:"K_SINK"`       // the Broker's ingress, for readings that are outdated where a reply cannot say so
 	EventLog    bool     `envconfig:"EVENT_LOG"`    // store events as rows of event_log.events; else what they carry
 	WithoutData []string `envconfig:"WITHOUT_DATA"` // types of events whose data are not stored in event_log.events
@@ -70,7 +77,15 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if config.EventLog {
 		return &function.Function{Handler: NewLog(w, config.WithoutData)}, nil
 	}
-	return &function.Function{Handler: New(w, func(ctx context.Context, e event.Event) error {
+	all, err := config.Contracts()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := TablesOf(all, config.Product)
+	if err != nil {
+		return nil, err
+	}
+	return &function.Function{Handler: New(w, tables, func(ctx context.Context, e event.Event) error {
 		if config.Sink == "" {
 			return fmt.Errorf("post %s: K_SINK is not set", e.Type())
 		}
@@ -80,16 +95,19 @@ func Start(ports function.Ports) (*function.Function, error) {
 
 const name = "warehouse-sink"
 
-// New makes the handler. It posts what it cannot reply: of a batch with rows that
+// New makes the handler. Besides those listed above it fills tables. It posts what it cannot reply: of a batch with rows that
 // can never be stored the answer is an error, and the other readings may be
 // outdated all the same.
-func New(w warehouse.Warehouse, post func(context.Context, event.Event) error) function.Handler {
+func New(w warehouse.Warehouse, tables Tables, post func(context.Context, event.Event) error) function.Handler {
 	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
 		known, err := mesh.Version(in)
 		if err != nil {
 			return nil, mesh.Permanent(err)
 		}
 		b, err := decode(in)
+		if own := tables.of(in.Type(), b.table); own != nil {
+			return nil, store(ctx, w, own, &in)
+		}
 		if err != nil {
 			return nil, mesh.Permanentf("decode %s %s: %w", in.Type(), in.ID(), err)
 		}

@@ -106,7 +106,7 @@ func TestEveryMemberIsAColumn(t *testing.T) {
 			db := duckdbtest.Open(t)
 			in := mesh.NewEvent(test.eventType, "/telemesh/test", fmt.Appendf(nil, `{"%s":[%s]}`, test.member, test.row), "1")
 			for range 2 { // a redelivery changes nothing
-				if _, err := sink.New(db, nil)(t.Context(), in); err != nil {
+				if _, err := sink.New(db, sink.Tables{}, nil)(t.Context(), in); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -166,7 +166,7 @@ func TestRejectedBytesSurvive(t *testing.T) {
 	db := duckdbtest.Open(t)
 	served := httptest.NewServer(remote.Handler(db, ""))
 	defer served.Close()
-	handle := sink.New(remote.Open(served.URL, nil, ""), nil)
+	handle := sink.New(remote.Open(served.URL, nil, ""), sink.Tables{}, nil)
 	for range 2 {
 		in := mesh.NewEvent(mesh.TelemetryRejected, "/s", mesh.EncodeRejections(rejections), "1")
 		if _, err := handle(t.Context(), in); err != nil {
@@ -207,7 +207,7 @@ func TestRejectedBytesSurvive(t *testing.T) {
 
 func TestWhatIsPermanent(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.New(db, nil)
+	handle := sink.New(db, sink.Tables{}, nil)
 	for name, in := range map[string]event.Event{
 		"type":    mesh.NewEvent(mesh.TelemetryReceived, "/s", []byte(`{"messages":[]}`), "1"),
 		"no JSON": mesh.NewEvent(mesh.TelemetryEnriched, "/s", []byte(`{"readings":[`), "1"),
@@ -248,7 +248,7 @@ func instant(t testing.TB, s string) mesh.Instant {
 // and when others recorded more in between.
 func TestRecorded(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.New(db, nil)
+	handle := sink.New(db, sink.Tables{}, nil)
 	from, to := instant(t, "2024-01-01T00:00:00Z"), instant(t, "2024-03-01T00:00:00.000001Z")
 	persons, co2 := int64(30), 420.25
 	first := mesh.Placement{DeviceID: "it's\\\n\x00", TenantID: "a", Building: "B", Floor: "1", Room: "1.01", Persons: &persons, OutsideCO2: &co2, ValidFrom: from, Version: 1}
@@ -321,7 +321,7 @@ func TestRecordedMany(t *testing.T) {
 		data.Actions = append(data.Actions, mesh.Action{ActionID: fmt.Sprintf("%05d", i), Action: "a", Version: 1})
 	}
 	in := mesh.NewEvent(mesh.ActionsLogged, "/test", mesh.Encode(data), "1")
-	out, err := sink.New(duckdbtest.Open(t), nil)(t.Context(), in)
+	out, err := sink.New(duckdbtest.Open(t), sink.Tables{}, nil)(t.Context(), in)
 	if err != nil || len(out) != 1 {
 		t.Fatalf("handler = %v, %v, want an event", out, err)
 	}
@@ -334,7 +334,7 @@ func TestRecordedMany(t *testing.T) {
 // told of; those that were made with all of it are not.
 func TestOutdated(t *testing.T) {
 	db := duckdbtest.Open(t)
-	handle := sink.New(db, nil)
+	handle := sink.New(db, sink.Tables{}, nil)
 	move := func(version int64) {
 		t.Helper()
 		in := mesh.NewEvent(mesh.PlacementsChanged, "/test", mesh.Encode(mesh.Placements{Placements: []mesh.Placement{
@@ -391,7 +391,7 @@ func TestBadRow(t *testing.T) {
 	db := duckdbtest.Open(t)
 	var posted []event.Event
 	var away error
-	handle := sink.New(db, func(_ context.Context, e event.Event) error {
+	handle := sink.New(db, sink.Tables{}, func(_ context.Context, e event.Event) error {
 		posted = append(posted, e)
 		return away
 	})
@@ -482,7 +482,7 @@ func (discard) Append(_ context.Context, batch warehouse.Batch) (int64, error) {
 
 func BenchmarkSink(b *testing.B) {
 	readings := make([]mesh.Reading, 500)
-	handle := sink.New(discard{}, nil)
+	handle := sink.New(discard{}, sink.Tables{}, nil)
 	for i := range readings {
 		readings[i] = mesh.Reading{DeviceID: "office-0001/bme680", Metric: "co2", Value: float64(i), Unit: "ppm", TenantID: "tenant-a",
 			ObservedAt: mesh.Instant(i), ReceivedAt: mesh.Instant(i), EventSource: "/devices", EventID: "m", AssignmentVersion: 1}

@@ -65,7 +65,7 @@ func runPages(t *testing.T, w warehouse.Warehouse, products []contract.Product) 
 					if each.Type() == mesh.TelemetryFlattened {
 						each.SetType(mesh.TelemetryUnassigned)
 					}
-					if _, err := sink.New(w, none)(ctx, each); err != nil {
+					if _, err := sink.New(w, sink.Tables{}, none)(ctx, each); err != nil {
 						return err
 					}
 				}
@@ -129,7 +129,7 @@ func runPages(t *testing.T, w warehouse.Warehouse, products []contract.Product) 
 		enriched, mesh.NewEvent(mesh.TelemetryUnassigned, "/enrich", mesh.EncodeReadings([]mesh.Reading{parked}), "3"),
 		mesh.NewEvent(mesh.TelemetryRejected, mesh.Source("telemetry-flatten"), rejections, "4"),
 	} {
-		if _, err := sink.New(w, none)(t.Context(), in); err != nil {
+		if _, err := sink.New(w, sink.Tables{}, none)(t.Context(), in); err != nil {
 			t.Fatal(err)
 		}
 	}

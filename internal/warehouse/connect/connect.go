@@ -12,8 +12,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -26,6 +28,25 @@ import (
 type Config struct {
 	URL   string `envconfig:"WAREHOUSE_URL" default:"http://warehouse.platform.svc.cluster.local"`
 	Token string `envconfig:"WAREHOUSE_TOKEN"` // of a warehouse at http(s)://; empty: it asks for none
+	// Products is a folder as products/ is; empty: those built in.
+	Products string `envconfig:"PRODUCTS"`
+}
+
+// Folder is the folder of the products whose tables the warehouse has.
+func (c Config) Folder() fs.FS {
+	if c.Products == "" {
+		return products.FS
+	}
+	return os.DirFS(c.Products)
+}
+
+// Contracts are the products of Folder.
+func (c Config) Contracts() ([]contract.Product, error) {
+	all, err := contract.Load(c.Folder())
+	if err != nil {
+		return nil, fmt.Errorf("read contracts: %w", err)
+	}
+	return all, nil
 }
 
 const forms = "want http://HOST, https://HOST or bigquery://PROJECT?location=LOCATION"
@@ -47,21 +68,21 @@ func (c Config) Open(handed warehouse.Warehouse, client *http.Client) (warehouse
 	}
 	switch {
 	case u.Scheme == "bigquery":
-		return openBigQuery(c.URL)
+		return c.openBigQuery()
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
 		return remote.Open(c.URL, client, c.Token), nil
 	}
 	return nil, fmt.Errorf("warehouse %q: %s", c.URL, forms)
 }
 
-func openBigQuery(url string) (warehouse.Warehouse, error) {
-	config, err := bigquery.ParseURL(url)
+func (c Config) openBigQuery() (warehouse.Warehouse, error) {
+	config, err := bigquery.ParseURL(c.URL)
 	if err != nil {
 		return nil, fmt.Errorf("warehouse: %w", err)
 	}
-	all, err := contract.Load(products.FS)
+	all, err := c.Contracts()
 	if err != nil {
-		return nil, fmt.Errorf("read contracts: %w", err)
+		return nil, err
 	}
 	return bigquery.Open(context.Background(), config, all)
 }
