@@ -22,6 +22,26 @@ type Product struct {
 	Events  []string // types of the output ports that are events
 	Ports   []Port   // all output ports
 	Feeds   []Feed   // Pub/Sub topics that messages come in by
+
+	InputPorts []Input // Inputs with what is said of them
+}
+
+// Input is an input port: what the product reads of another one, or from outside.
+type Input struct {
+	Name     string
+	Contract string // id of a contract, or type of an event: iot-metadata.placements
+	Version  string // that it is written for
+	// Columns that it needs, and of each what it relies on: Type, Required and Unit.
+	// Empty: it does not say.
+	Columns []Need `json:",omitempty"`
+}
+
+// Need is a column that an input port relies on.
+type Need struct {
+	Name     string `json:"name"`
+	Type     Type   `json:"type"`     // empty: any
+	Required bool   `json:"required"` // never NULL
+	Unit     string `json:"unit"`     // empty: any
 }
 
 // Port is an output port as the descriptor lists it.

@@ -3,6 +3,7 @@ package contract
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -183,7 +184,7 @@ func (c customProperties) decode(file, field, name string, into any, want string
 		err = d.Decode(into)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", fieldError(file, field+"."+name, fmt.Sprint(value), want), err)
+		return because(fieldError(file, field+"."+name, fmt.Sprint(value), want), err)
 	}
 	return nil
 }
@@ -203,11 +204,34 @@ func read(folder fs.FS, file string, into any) error {
 		return err
 	}
 	if err := yaml.UnmarshalStrict(b, into); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return &Fault{File: file, Text: err.Error()}
 	}
 	return nil
 }
 
+// Fault is what is wrong with a document.
+type Fault struct {
+	File  string // in the folder of the products
+	Field string // schema[0].properties[3].name; empty: the document
+	Text  string
+}
+
+func (f *Fault) Error() string {
+	if f.Field == "" {
+		return f.File + ": " + f.Text
+	}
+	return f.File + ": field " + f.Field + ": " + f.Text
+}
+
 func fieldError(file, field, got, want string) error {
-	return fmt.Errorf("%s: field %s: %q, want %s", file, field, got, want)
+	return &Fault{file, field, fmt.Sprintf("%q, want %s", got, want)}
+}
+
+// because is a fault of a field with what another one says of it.
+func because(fault, err error) error {
+	var f *Fault
+	if errors.As(fault, &f) {
+		return &Fault{f.File, f.Field, f.Text + ": " + err.Error()}
+	}
+	return err
 }

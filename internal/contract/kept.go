@@ -1,6 +1,9 @@
 package contract
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Kept says that a warehouse may keep the rows of a view ready: they are groups
 // of the rows of one table by the hour. What the view shows is the same.
@@ -17,14 +20,14 @@ type Kept struct {
 
 // checkKept looks for the tables whose hours are kept. The store finds new rows
 // by recorded_at, and the hour of one that takes another's place by KeyOf.
-func checkKept(products []Product) error {
+func (l *loader) checkKept(products []Product) {
 	of := map[string]string{}
 	for i := range products {
 		for _, v := range products[i].Views {
 			if v.Kept == nil {
 				continue
 			}
-			file, field := products[i].Name+"/"+descriptorFile, v.FullName()+".customProperties.kept"
+			file, field := products[i].Name+"/"+descriptorFile, l.fields[v.FullName()]+".customProperties.kept"
 			var t *Table
 			for j := range products[i].Tables {
 				if products[i].Tables[j].FullName() == v.Kept.Table {
@@ -33,26 +36,26 @@ func checkKept(products []Product) error {
 			}
 			switch {
 			case t == nil || !t.port() || t.Time == "" || !slices.Contains(t.KeyOf, t.Time) || t.column(RecordedAt) == nil:
-				return fieldError(file, field+".table", v.Kept.Table, "an output port of the product with recorded_at, and a keyOf that has the column it is partitioned by")
+				l.fail(fieldError(file, field+".table", v.Kept.Table, "an output port of the product with recorded_at, and a keyOf that has the column it is partitioned by"))
+				continue
 			case of[v.Kept.Table] != "":
-				return fieldError(file, field+".table", v.Kept.Table, "a table that no other view keeps; "+of[v.Kept.Table]+" does")
+				l.fail(fieldError(file, field+".table", v.Kept.Table, "a table that no other view keeps; "+of[v.Kept.Table]+" does"))
 			case !identifier.MatchString(v.Kept.Hour):
-				return fieldError(file, field+".hour", v.Kept.Hour, "a column of the view")
+				l.fail(fieldError(file, field+".hour", v.Kept.Hour, "a column of the view"))
 			case len(v.Kept.Merge) == 0:
-				return fieldError(file, field+".merge", "", "columns of the view")
+				l.fail(fieldError(file, field+".merge", "", "columns of the view"))
 			}
-			for column, how := range v.Kept.Merge {
-				if how != "sum" && how != "min" && how != "max" || !identifier.MatchString(column) {
-					return fieldError(file, field+".merge."+column, how, "a column: sum, min or max")
+			for _, column := range slices.Sorted(maps.Keys(v.Kept.Merge)) {
+				if how := v.Kept.Merge[column]; how != "sum" && how != "min" && how != "max" || !identifier.MatchString(column) {
+					l.fail(fieldError(file, field+".merge."+column, how, "a column: sum, min or max"))
 				}
 			}
 			for _, name := range t.KeyOf {
 				if !t.column(name).Required {
-					return fieldError(file, field+".table", v.Kept.Table, "a table whose keyOf is never NULL; "+name+" may be")
+					l.fail(fieldError(file, field+".table", v.Kept.Table, "a table whose keyOf is never NULL; "+name+" may be"))
 				}
 			}
 			of[v.Kept.Table] = v.FullName()
 		}
 	}
-	return nil
 }

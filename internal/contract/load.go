@@ -18,8 +18,8 @@ const (
 )
 
 // Load reads all products of a folder, ordered by name. It reads strictly: a
-// member that it does not know, or a value that has no meaning here, is an
-// error that names the file and the field.
+// member that it does not know, or a value that has no meaning here, is a Fault.
+// The error holds all of them, but for those that may come of others.
 func Load(folder fs.FS) ([]Product, error) {
 	files, err := fs.Glob(folder, "*/"+descriptorFile)
 	if err != nil {
@@ -28,22 +28,23 @@ func Load(folder fs.FS) ([]Product, error) {
 	if len(files) == 0 {
 		return nil, errors.New("load products: no */" + descriptorFile)
 	}
-	l := loader{folder: folder, tables: map[string]string{}, contracts: map[string]string{}}
+	l := loader{folder: folder, tables: map[string]string{}, contracts: map[string]string{}, fields: map[string]string{}}
 	products := make([]Product, 0, len(files))
 	for _, file := range files {
 		p, err := l.loadProduct(file)
-		if err != nil {
-			return nil, err
-		}
+		l.fail(err)
 		products = append(products, p)
 	}
-	if err := l.checkInputs(); err != nil {
-		return nil, err
+	if l.faults == nil { // else what is missing in one may be what is wrong with another
+		l.checkInputs(products)
+		l.checkSources(products)
+		l.checkMadeFrom(products)
+		l.checkKept(products)
 	}
-	if err := l.checkSources(products); err != nil {
-		return nil, err
+	if l.faults != nil {
+		return nil, errors.Join(l.faults...)
 	}
-	return products, errors.Join(l.checkMadeFrom(products), checkKept(products))
+	return products, nil
 }
 
 // loader knows of the products that it has read what the others have to fit to.
@@ -51,17 +52,21 @@ type loader struct {
 	folder    fs.FS
 	tables    map[string]string // the file that describes it, by FullName
 	contracts map[string]string // versions by id
-	inputs    []input
+	fields    map[string]string // of the output ports that are views, in their descriptors, by FullName
+	faults    []error
 }
 
-// input is what an input port says of a contract.
-type input struct{ file, field, contract, version string }
+func (l *loader) fail(err error) {
+	if err != nil {
+		l.faults = append(l.faults, err)
+	}
+}
 
 // checkMadeFrom looks for the tables that others are made from. Such a table
 // has to grow with each row that says something new or is better informed:
 // where knowledge has a row take another's place, or rows are dropped, its
 // version would not tell.
-func (l *loader) checkMadeFrom(products []Product) error {
+func (l *loader) checkMadeFrom(products []Product) {
 	knowledge := map[string]string{}
 	ordered := map[string]bool{}
 	for _, p := range products {
@@ -80,24 +85,23 @@ func (l *loader) checkMadeFrom(products []Product) error {
 				file, field := l.tables[t.FullName()], fmt.Sprintf("schema[0].customProperties.madeFrom[%d]", i)
 				switch column, ok := knowledge[from]; {
 				case !ok:
-					return fieldError(file, field, from, "a table of a product")
+					l.fail(fieldError(file, field, from, "a table of a product"))
 				case from == t.FullName() || slices.Contains(t.MadeFrom[:i], from):
-					return fieldError(file, field, from, "each other table once")
+					l.fail(fieldError(file, field, from, "each other table once"))
 				case column != "":
-					return fieldError(file, field, from, "a table without knowledge; it has "+column)
+					l.fail(fieldError(file, field, from, "a table without knowledge; it has "+column))
 				}
 			}
 			if t.Ordered && t.Retention != 0 {
-				return fieldError(l.tables[t.FullName()], "slaProperties", "retention "+days(t.Retention),
-					unlimited+", since other tables are made from this one: its version counts its rows")
+				l.fail(fieldError(l.tables[t.FullName()], "slaProperties", "retention "+days(t.Retention),
+					unlimited+", since other tables are made from this one: its version counts its rows"))
 			}
 		}
 	}
-	return nil
 }
 
 // checkSources looks for the columns that others are declared to be made of.
-func (l *loader) checkSources(products []Product) error {
+func (l *loader) checkSources(products []Product) {
 	columns := map[string]bool{}
 	for _, p := range products {
 		for i := range p.Tables {
@@ -112,25 +116,26 @@ func (l *loader) checkSources(products []Product) error {
 			for at, c := range t.Columns {
 				for j, from := range c.Sources {
 					if !columns[from] || strings.HasPrefix(from, t.FullName()+".") || slices.Contains(c.Sources[:j], from) {
-						return fieldError(l.tables[t.FullName()], fmt.Sprintf("schema[0].properties[%d].transformSourceObjects[%d]", at, j), from,
-							"a column of another table, as iot_metadata.placements.room, each once")
+						l.fail(fieldError(l.tables[t.FullName()], fmt.Sprintf("schema[0].properties[%d].transformSourceObjects[%d]", at, j), from,
+							"a column of another table, as iot_metadata.placements.room, each once"))
 					}
 				}
 			}
 		}
 	}
-	return nil
 }
 
 // checkInputs holds the input ports against the contracts that they name, where
 // those are of a table: which port a product reads is a matter of the major version.
-func (l *loader) checkInputs() error {
-	for _, in := range l.inputs {
-		if version, ok := l.contracts[in.contract]; ok && (grown(in.version, version) || grown(version, in.version)) {
-			return fieldError(in.file, in.field+".version", in.version, "a version that fits "+version+", that of "+in.contract)
+func (l *loader) checkInputs(products []Product) {
+	for i := range products {
+		for at, in := range products[i].InputPorts {
+			if version, ok := l.contracts[in.Contract]; ok && (grown(in.Version, version) || grown(version, in.Version)) {
+				l.fail(fieldError(path.Join(products[i].Name, descriptorFile), fmt.Sprintf("inputPorts[%d].version", at), in.Version,
+					"a version that fits "+version+", that of "+in.Contract))
+			}
 		}
 	}
-	return nil
 }
 
 // logical is the logicalType that goes with each physicalType.
@@ -169,7 +174,7 @@ func (l *loader) loadProduct(file string) (Product, error) {
 	case d.Status == "":
 		return p, fieldError(file, "status", "", "a status")
 	case d.Name != dir || d.ID != dir:
-		return p, fmt.Errorf("%s: id %q and name %q: want the name of the folder, %s", file, d.ID, d.Name, dir)
+		return p, &Fault{file, "name", fmt.Sprintf("id %q and name %q: want the name of the folder, %s", d.ID, d.Name, dir)}
 	case !identifier.MatchString(p.Schema):
 		return p, fieldError(file, "name", d.Name, "lower-case words joined by -")
 	case p.Schema == "telemesh" || strings.HasSuffix(p.Schema, InternalSuffix):
@@ -192,56 +197,13 @@ func (l *loader) loadProduct(file string) (Product, error) {
 		return p, fieldError(file, "customProperties.kind", p.Kind, "source-aligned or consumer-aligned")
 	}
 
-	for i, in := range d.InputPorts {
-		field := fmt.Sprintf("inputPorts[%d]", i)
-		switch {
-		case in.Name == "":
-			return p, fieldError(file, field+".name", "", "a name")
-		case !isVersion(in.Version):
-			return p, fieldError(file, field+".version", in.Version, "a version as 1.0.0")
-		case in.ContractID == "":
-			return p, fieldError(file, field+".contractId", "", "the id of a contract or the type of an event")
-		}
-		l.inputs = append(l.inputs, input{file, field, in.ContractID, in.Version})
-		p.Inputs = append(p.Inputs, in.ContractID)
-		feeds, err := in.feeds(file, field)
-		if err != nil {
-			return p, err
-		}
-		p.Feeds = append(p.Feeds, feeds...)
+	var faults []error
+	for i := range d.InputPorts {
+		faults = append(faults, p.loadInput(file, fmt.Sprintf("inputPorts[%d]", i), &d.InputPorts[i]))
 	}
-
 	ports := map[string]*port{} // those that are a table or a view
-	for i, out := range d.OutputPorts {
-		field := fmt.Sprintf("outputPorts[%d]", i)
-		switch {
-		case !isVersion(out.Version):
-			return p, fieldError(file, field+".version", out.Version, "a version as 1.0.0")
-		case ports[out.Name] != nil || slices.Contains(p.Events, out.Name):
-			return p, fieldError(file, field+".name", out.Name, "each name once")
-		case out.Type == "table" && out.CustomProperties != nil:
-			return p, fieldError(file, field+".customProperties", fmt.Sprint(out.CustomProperties), "none but of a view or of events: a contract says what its table is")
-		case out.Type == "event":
-			p.Events = append(p.Events, out.Name)
-		case out.Type == "table" && out.ContractID == "":
-			return p, fieldError(file, field+".contractId", "", "the id of the table's contract")
-		case out.Type == "table" || out.Type == "view":
-			ports[out.Name] = &port{outputPort: out, field: field}
-		default:
-			return p, fieldError(file, field+".type", out.Type, "event, table or view")
-		}
-		port := Port{Name: out.Name, Type: out.Type, Version: out.Version, Purpose: out.Description}
-		if out.Type == "event" {
-			field += ".customProperties"
-			if err := errors.Join(out.CustomProperties.check(file, field, "tenantAttribute"),
-				out.CustomProperties.decode(file, field, "tenantAttribute", &port.Tenant, "an attribute")); err != nil {
-				return p, err
-			}
-			if port.Tenant != "" && !attribute.MatchString(port.Tenant) {
-				return p, fieldError(file, field+".tenantAttribute", port.Tenant, "the name of an attribute of events")
-			}
-		}
-		p.Ports = append(p.Ports, port)
+	for i := range d.OutputPorts {
+		faults = append(faults, p.loadOutput(file, fmt.Sprintf("outputPorts[%d]", i), &d.OutputPorts[i], ports))
 	}
 
 	files, err := fs.Glob(l.folder, dir+"/*"+contractSuffix)
@@ -251,10 +213,15 @@ func (l *loader) loadProduct(file string) (Product, error) {
 	for _, from := range files {
 		t, id, err := l.loadTable(from, &p)
 		if err != nil {
-			return p, err
+			faults = append(faults, err)
+			if out := ports[p.Schema+"."+strings.TrimSuffix(path.Base(from), contractSuffix)]; out != nil {
+				out.found = true
+			}
+			continue
 		}
 		if other, ok := l.tables[t.FullName()]; ok {
-			return p, fmt.Errorf("%s: table %s is also that of %s", from, t.FullName(), other)
+			faults = append(faults, &Fault{from, "schema[0].physicalName", fmt.Sprintf("table %s is also that of %s", t.FullName(), other)})
+			continue
 		}
 		l.tables[t.FullName()] = from
 		l.contracts[id] = t.Version
@@ -262,23 +229,82 @@ func (l *loader) loadProduct(file string) (Product, error) {
 			out := ports[t.FullName()]
 			switch {
 			case out == nil || out.ContractID != id:
-				return p, fmt.Errorf("%s: id %q: no output port %s of %s has this contractId", from, id, t.FullName(), file)
+				faults = append(faults, &Fault{from, "id", fmt.Sprintf("%q: no output port %s of %s has this contractId", id, t.FullName(), file)})
 			case out.Version != t.Version:
-				return p, fieldError(file, out.field+".version", out.Version, t.Version+", the version of "+from)
+				faults = append(faults, fieldError(file, out.field+".version", out.Version, t.Version+", the version of "+from))
 			}
-			out.found = true
+			if out != nil {
+				out.found = true
+			}
 		}
 		p.Tables = append(p.Tables, t)
 	}
-	if err := l.loadViews(dir, &p, ports); err != nil {
-		return p, err
-	}
+	faults = append(faults, l.loadViews(dir, &p, ports))
 	for _, out := range d.OutputPorts {
 		if port := ports[out.Name]; port != nil && !port.found {
-			return p, fmt.Errorf("%s: output port %s: no contract and no view of that name in %s", file, out.Name, dir)
+			faults = append(faults, &Fault{file, port.field + ".name", fmt.Sprintf("output port %s: no contract and no view of that name in %s", out.Name, dir)})
 		}
 	}
-	return p, nil
+	return p, errors.Join(faults...)
+}
+
+func (p *Product) loadInput(file, field string, in *inputPort) error {
+	switch {
+	case in.Name == "":
+		return fieldError(file, field+".name", "", "a name")
+	case !isVersion(in.Version):
+		return fieldError(file, field+".version", in.Version, "a version as 1.0.0")
+	case in.ContractID == "":
+		return fieldError(file, field+".contractId", "", "the id of a contract or the type of an event")
+	}
+	one := Input{Name: in.Name, Contract: in.ContractID, Version: in.Version}
+	properties := field + ".customProperties"
+	if err := errors.Join(in.CustomProperties.check(file, properties, "pubsub", "columns"),
+		in.CustomProperties.decode(file, properties, "columns", &one.Columns, "columns, each with a name and, where it matters, type, required and unit")); err != nil {
+		return err
+	}
+	for i, c := range one.Columns {
+		if _, ok := logical[c.Type]; c.Type != "" && !ok || !identifier.MatchString(c.Name) {
+			return fieldError(file, fmt.Sprintf("%s.columns[%d]", properties, i), c.Name+" "+string(c.Type), "the name of a column and a type as STRING")
+		}
+	}
+	p.Inputs = append(p.Inputs, in.ContractID)
+	p.InputPorts = append(p.InputPorts, one)
+	feeds, err := in.feeds(file, field)
+	p.Feeds = append(p.Feeds, feeds...)
+	return err
+}
+
+func (p *Product) loadOutput(file, field string, out *outputPort, ports map[string]*port) error {
+	switch {
+	case !isVersion(out.Version):
+		return fieldError(file, field+".version", out.Version, "a version as 1.0.0")
+	case ports[out.Name] != nil || slices.Contains(p.Events, out.Name):
+		return fieldError(file, field+".name", out.Name, "each name once")
+	case out.Type == "table" && out.CustomProperties != nil:
+		return fieldError(file, field+".customProperties", fmt.Sprint(out.CustomProperties), "none but of a view or of events: a contract says what its table is")
+	case out.Type == "event":
+		p.Events = append(p.Events, out.Name)
+	case out.Type == "table" && out.ContractID == "":
+		return fieldError(file, field+".contractId", "", "the id of the table's contract")
+	case out.Type == "table" || out.Type == "view":
+		ports[out.Name] = &port{outputPort: *out, field: field}
+	default:
+		return fieldError(file, field+".type", out.Type, "event, table or view")
+	}
+	one := Port{Name: out.Name, Type: out.Type, Version: out.Version, Purpose: out.Description}
+	if out.Type == "event" {
+		field += ".customProperties"
+		if err := errors.Join(out.CustomProperties.check(file, field, "tenantAttribute"),
+			out.CustomProperties.decode(file, field, "tenantAttribute", &one.Tenant, "an attribute")); err != nil {
+			return err
+		}
+		if one.Tenant != "" && !attribute.MatchString(one.Tenant) {
+			return fieldError(file, field+".tenantAttribute", one.Tenant, "the name of an attribute of events")
+		}
+	}
+	p.Ports = append(p.Ports, one)
+	return nil
 }
 
 // port is an output port of a descriptor.
@@ -301,9 +327,6 @@ func (d description) check(file string) error {
 // are those of Pub/Sub.
 func (in *inputPort) feeds(file, field string) ([]Feed, error) {
 	field += ".customProperties"
-	if err := in.CustomProperties.check(file, field, "pubsub"); err != nil {
-		return nil, err
-	}
 	var s *pubsub
 	err := in.CustomProperties.decode(file, field, "pubsub", &s, "a topic and its subscriptions")
 	if err != nil || s == nil {
@@ -369,44 +392,52 @@ func (l *loader) loadViews(dir string, p *Product, ports map[string]*port) error
 	if err != nil {
 		return err
 	}
+	var faults []error
 	for _, file := range files {
-		name := strings.TrimSuffix(path.Base(file), ".sql")
-		if dialect, ok := strings.CutSuffix(name, ".duckdb"); ok {
-			if !slices.Contains(files, path.Join(dir, "views", dialect+".sql")) {
-				return fmt.Errorf("%s: no %s.sql beside it", file, dialect)
-			}
-			continue
-		}
-		if !identifier.MatchString(name) {
-			return fmt.Errorf("%s: want a lower-case name", file)
-		}
-		v := View{Schema: p.Schema, Name: name}
-		out := ports[v.FullName()]
-		if out == nil {
-			return fmt.Errorf("%s: %s is no output port of %s", file, v.FullName(), path.Join(dir, descriptorFile))
-		}
-		out.found, v.Version = true, out.Version
-		if err := errors.Join(out.CustomProperties.check(descriptorFile, out.field+".customProperties", "tenantColumn", "kept"),
-			out.CustomProperties.decode(descriptorFile, out.field+".customProperties", "tenantColumn", &v.Tenant, "a column"),
-			out.CustomProperties.decode(descriptorFile, out.field+".customProperties", "kept", &v.Kept, "a table, an hour, and columns to merge")); err != nil {
-			return fmt.Errorf("%s/%w", dir, err)
-		}
-		if v.Tenant != "" && !identifier.MatchString(v.Tenant) {
-			return fieldError(path.Join(dir, descriptorFile), out.field+".customProperties.tenantColumn", v.Tenant, "a column of the view")
-		}
-		sql, err := fs.ReadFile(l.folder, file)
-		if err != nil {
-			return err
-		}
-		v.SQL, v.DuckDB = string(sql), string(sql)
-		sql, err = fs.ReadFile(l.folder, strings.TrimSuffix(file, ".sql")+".duckdb.sql")
-		switch {
-		case err == nil:
-			v.DuckDB = string(sql)
-		case !errors.Is(err, fs.ErrNotExist):
-			return err
-		}
-		p.Views = append(p.Views, v)
+		faults = append(faults, l.loadView(file, dir, files, p, ports))
 	}
+	return errors.Join(faults...)
+}
+
+func (l *loader) loadView(file, dir string, files []string, p *Product, ports map[string]*port) error {
+	name := strings.TrimSuffix(path.Base(file), ".sql")
+	if dialect, ok := strings.CutSuffix(name, ".duckdb"); ok {
+		if !slices.Contains(files, path.Join(dir, "views", dialect+".sql")) {
+			return &Fault{file, "", fmt.Sprintf("no %s.sql beside it", dialect)}
+		}
+		return nil
+	}
+	if !identifier.MatchString(name) {
+		return &Fault{file, "", "want a lower-case name"}
+	}
+	descriptor := path.Join(dir, descriptorFile)
+	v := View{Schema: p.Schema, Name: name}
+	out := ports[v.FullName()]
+	if out == nil {
+		return &Fault{file, "", v.FullName() + " is no output port of " + descriptor}
+	}
+	out.found, v.Version = true, out.Version
+	l.fields[v.FullName()] = out.field
+	if err := errors.Join(out.CustomProperties.check(descriptor, out.field+".customProperties", "tenantColumn", "kept"),
+		out.CustomProperties.decode(descriptor, out.field+".customProperties", "tenantColumn", &v.Tenant, "a column"),
+		out.CustomProperties.decode(descriptor, out.field+".customProperties", "kept", &v.Kept, "a table, an hour, and columns to merge")); err != nil {
+		return err
+	}
+	if v.Tenant != "" && !identifier.MatchString(v.Tenant) {
+		return fieldError(descriptor, out.field+".customProperties.tenantColumn", v.Tenant, "a column of the view")
+	}
+	sql, err := fs.ReadFile(l.folder, file)
+	if err != nil {
+		return err
+	}
+	v.SQL, v.DuckDB = string(sql), string(sql)
+	sql, err = fs.ReadFile(l.folder, strings.TrimSuffix(file, ".sql")+".duckdb.sql")
+	switch {
+	case err == nil:
+		v.DuckDB = string(sql)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	p.Views = append(p.Views, v)
 	return nil
 }

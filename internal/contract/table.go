@@ -38,7 +38,7 @@ func (l *loader) loadTable(file string, p *Product) (t Table, id string, err err
 	case c.Team.Name != p.Owner:
 		return t, "", fieldError(file, "team.name", c.Team.Name, p.Owner)
 	case len(c.Schema) != 1:
-		return t, "", fmt.Errorf("%s: field schema: %d objects, want one", file, len(c.Schema))
+		return t, "", &Fault{file, "schema", fmt.Sprintf("%d objects, want one", len(c.Schema))}
 	}
 	if err := c.Description.check(file); err != nil {
 		return t, "", err
@@ -61,19 +61,12 @@ func (l *loader) loadTable(file string, p *Product) (t Table, id string, err err
 	if err := t.loadColumns(file, s.Properties, s.CustomProperties); err != nil {
 		return t, "", err
 	}
-	if err := t.loadProperties(file, s.CustomProperties); err != nil {
-		return t, "", err
-	}
-	if err := t.loadRoles(file, c.Roles); err != nil {
-		return t, "", err
-	}
-	if err := t.loadLevels(file, c.SLAProperties); err != nil {
-		return t, "", err
-	}
-	if err := t.loadQuality(file, &s); err != nil {
-		return t, "", err
-	}
-	return t, c.ID, nil
+	return t, c.ID, errors.Join(
+		t.loadProperties(file, s.CustomProperties),
+		t.loadRoles(file, c.Roles),
+		t.loadLevels(file, c.SLAProperties),
+		t.loadQuality(file, &s),
+	)
 }
 
 // port says that the table is an output port.
@@ -97,8 +90,8 @@ func (t *Table) loadColumns(file string, properties []property, table customProp
 		at     int
 	}
 	var key []position
-	for i, c := range properties {
-		field := fmt.Sprintf("schema[0].properties[%d]", i)
+	var faults []error
+	load := func(field string, c *property) error {
 		want, ok := logical[c.PhysicalType]
 		switch {
 		case !identifier.MatchString(c.Name) || c.Name == Deleted:
@@ -148,9 +141,16 @@ func (t *Table) loadColumns(file string, properties []property, table customProp
 			t.Knowledge = c.Name
 		}
 		t.Columns = append(t.Columns, column)
+		return nil
+	}
+	for i := range properties {
+		faults = append(faults, load(fmt.Sprintf("schema[0].properties[%d]", i), &properties[i]))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return err
 	}
 	if len(key) == 0 {
-		return fmt.Errorf("%s: field schema[0].properties: no primaryKey", file)
+		return &Fault{file, "schema[0].properties", "no primaryKey"}
 	}
 	slices.SortFunc(key, func(a, b position) int { return cmp.Compare(a.at, b.at) })
 	for _, k := range key {
@@ -298,28 +298,32 @@ var access = map[string]string{TenantRole: "read", PlatformRole: "read", WriterR
 // those by the column that says whose a row is.
 func (t *Table) loadRoles(file string, roles []role) error {
 	has := map[string]bool{}
+	var faults []error
 	for i, r := range roles {
 		field := fmt.Sprintf("roles[%d]", i)
 		switch want, ok := access[r.Role]; {
 		case !ok || has[r.Role]:
-			return fieldError(file, field+".role", r.Role, "one of tenant, platform and writer, each once")
+			faults = append(faults, fieldError(file, field+".role", r.Role, "one of tenant, platform and writer, each once"))
 		case r.Access != want:
-			return fieldError(file, field+".access", r.Access, want+", since the role is "+r.Role)
+			faults = append(faults, fieldError(file, field+".access", r.Access, want+", since the role is "+r.Role))
 		case r.Role == TenantRole && !t.port():
-			return fieldError(file, field+".role", r.Role, "no tenant: "+t.FullName()+" is no output port")
+			faults = append(faults, fieldError(file, field+".role", r.Role, "no tenant: "+t.FullName()+" is no output port"))
 		}
 		has[r.Role] = true
 		t.Roles = append(t.Roles, Role{Name: r.Role, Access: r.Access})
 	}
+	if faults != nil {
+		return errors.Join(faults...)
+	}
 	switch {
 	case !has[PlatformRole] || !has[WriterRole]:
-		return fieldError(file, "roles", fmt.Sprint(t.Roles), "platform and writer")
+		faults = append(faults, fieldError(file, "roles", fmt.Sprint(t.Roles), "platform and writer"))
 	case has[TenantRole] && t.Tenant == "":
-		return fieldError(file, "schema[0].customProperties.tenantColumn", "", "the column that says whose a row is, since there is the role tenant")
+		faults = append(faults, fieldError(file, "schema[0].customProperties.tenantColumn", "", "the column that says whose a row is, since there is the role tenant"))
 	case !has[TenantRole] && t.Tenant != "":
-		return fieldError(file, "roles", fmt.Sprint(t.Roles), "tenant, since there is a tenantColumn")
+		faults = append(faults, fieldError(file, "roles", fmt.Sprint(t.Roles), "tenant, since there is a tenantColumn"))
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 // units of service levels: what a second, a day… is called. A year is as long
@@ -340,8 +344,7 @@ const unlimited = "unlimited"
 func (t *Table) loadLevels(file string, levels []sla) error {
 	into := map[string]*time.Duration{"latency": &t.Latency, "frequency": &t.Freshness, "retention": &t.Retention}
 	has := map[string]bool{}
-	for i, level := range levels {
-		field := fmt.Sprintf("slaProperties[%d]", i)
+	load := func(field string, level *sla) error {
 		d := into[level.Property]
 		if d == nil || has[level.Property] {
 			return fieldError(file, field+".property", level.Property, "one of latency, frequency and retention, each once")
@@ -359,7 +362,7 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 				return fieldError(file, field+".unit", level.Unit, "none, since the retention is unlimited")
 			}
 			t.Levels = append(t.Levels, Level{Property: level.Property, Column: column, Purpose: level.Description})
-			continue
+			return nil
 		}
 		unit, ok := units[level.Unit]
 		if !ok {
@@ -378,44 +381,43 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 		if level.Property == "retention" && !slices.Contains(t.Key, t.Time) && !slices.Contains(t.KeyOf, t.Time) {
 			return fieldError(file, field+".value", text(level.Value), unlimited+", or "+t.Time+" in the primary key or keyOf: all rows of a key have to be dropped at once")
 		}
+		return nil
+	}
+	var faults []error
+	for i := range levels {
+		faults = append(faults, load(fmt.Sprintf("slaProperties[%d]", i), &levels[i]))
 	}
 	for _, property := range []string{"latency", "frequency", "retention"} {
 		if t.port() && !has[property] {
-			return fieldError(file, "slaProperties", "", property+", since "+t.FullName()+" is an output port")
+			faults = append(faults, fieldError(file, "slaProperties", "", property+", since "+t.FullName()+" is an output port"))
 		}
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 const maxLevel = 100 * 366 * 24 * time.Hour
 
 // loadQuality sets the rules of the table and then those of its columns.
 func (t *Table) loadQuality(file string, s *schemaObject) error {
-	load := func(column, field string, rules []quality) error {
+	var faults []error
+	load := func(column, field string, rules []quality) {
 		for i := range rules {
 			r, err := t.loadRule(file, fmt.Sprintf("%s.quality[%d]", field, i), column, &rules[i])
-			if err != nil {
-				return err
+			if err == nil && slices.ContainsFunc(t.Quality, func(other Rule) bool { return other.subject() == r.subject() }) {
+				err = fieldError(file, fmt.Sprintf("%s.quality[%d]", field, i), r.Purpose, "one rule about the same")
 			}
-			if slices.ContainsFunc(t.Quality, func(other Rule) bool { return other.subject() == r.subject() }) {
-				return fieldError(file, fmt.Sprintf("%s.quality[%d]", field, i), r.Purpose, "one rule about the same")
-			}
+			faults = append(faults, err)
 			t.Quality = append(t.Quality, r)
 		}
-		return nil
 	}
-	if err := load("", "schema[0]", s.Quality); err != nil {
-		return err
-	}
+	load("", "schema[0]", s.Quality)
 	for i, c := range s.Properties {
-		if err := load(c.Name, fmt.Sprintf("schema[0].properties[%d]", i), c.Quality); err != nil {
-			return err
-		}
+		load(c.Name, fmt.Sprintf("schema[0].properties[%d]", i), c.Quality)
 	}
 	if t.port() && len(t.Quality) == 0 {
-		return fieldError(file, "schema[0].quality", "", "at least one rule, since "+t.FullName()+" is an output port")
+		faults = append(faults, fieldError(file, "schema[0].quality", "", "at least one rule, since "+t.FullName()+" is an output port"))
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 func (t *Table) loadRule(file, field, column string, q *quality) (Rule, error) {
@@ -455,7 +457,7 @@ func (t *Table) loadRule(file, field, column string, q *quality) (Rule, error) {
 		return r, fieldError(file, field+".arguments", fmt.Sprintf("validValues %q, pattern %q", r.Values, r.Pattern), "one of the two for invalidValues, and neither for others")
 	}
 	if _, err := regexp.Compile(r.Pattern); err != nil {
-		return r, fmt.Errorf("%w: %w", fieldError(file, field+".arguments.pattern", r.Pattern, "a regular expression"), err)
+		return r, because(fieldError(file, field+".arguments.pattern", r.Pattern, "a regular expression"), err)
 	}
 	var bounds [][2]*float64
 	for _, b := range [][2]*float64{{q.MustBe, q.MustBe}, {q.AtLeast, nil}, {nil, q.AtMost}} {
@@ -468,7 +470,7 @@ func (t *Table) loadRule(file, field, column string, q *quality) (Rule, error) {
 		bounds = append(bounds, [2]*float64{&q.Between[0], &q.Between[1]})
 	}
 	if len(bounds) != 1 || q.Between != nil && !twoBounds {
-		return r, fmt.Errorf("%s: field %s: want one of mustBe, mustBeGreaterOrEqualTo, mustBeLessOrEqualTo and mustBeBetween (the lower first)", file, field)
+		return r, &Fault{file, field, "want one of mustBe, mustBeGreaterOrEqualTo, mustBeLessOrEqualTo and mustBeBetween (the lower first)"}
 	}
 	r.Min, r.Max = bounds[0][0], bounds[0][1]
 	return r, nil
