@@ -3,6 +3,7 @@ package duckdb_test
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -349,6 +350,10 @@ func TestKillWhileFoldingChild(t *testing.T) {
 	if file == "" {
 		t.Skip("runs in TestKillWhileFolding")
 	}
+	go func() { // not to outlive a parent that ends before it kills
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
 	db := openFile(t, file)
 	apply(t, db)
 	var round int
@@ -377,6 +382,9 @@ func TestKillWhileFolding(t *testing.T) {
 		child := exec.Command(os.Args[0], "-test.run=^TestKillWhileFoldingChild$")
 		child.Env = append(os.Environ(), "TELEMESH_KILL_FOLDING="+file, fmt.Sprint("TELEMESH_KILL_ROUND=", round))
 		child.Stderr = os.Stderr
+		if _, err := child.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
 		output, err := child.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
