@@ -39,6 +39,9 @@
 //
 // In overlays/ stand folders that are applied besides: secure says who may post to
 // the Brokers and connect to the functions, kafka stands in place of brokers/.
+//
+// In policies/ stand the rules that products, contracts and manifests are held to
+// (docs/governance.md). No cluster reads them.
 package config
 
 import (
@@ -51,12 +54,13 @@ import (
 //go:embed *.yaml
 var FS embed.FS
 
-//go:embed sources/*.yaml overlays/*/*.yaml
+//go:embed sources/*.yaml overlays/*/*.yaml policies/*.yaml
 var files embed.FS
 
 // Sources holds the manifests of sources, Overlays the folders of those that are
-// applied besides. fs.Sub fails only for a path that is none.
+// applied besides, Policies the policies. fs.Sub fails only for a path that is none.
 var (
 	Sources, _  = fs.Sub(files, "sources")
 	Overlays, _ = fs.Sub(files, "overlays")
+	Policies, _ = fs.Sub(files, "policies")
 )

@@ -31,9 +31,10 @@ there, an event type that is made and read by nobody or read and made by nobody,
 PingSource that wakes nobody, functions that could wake each other for ever, a dead
 letter that would be another Trigger's, a function without an account or a token of
 its own, a policy that lets nobody in, an overlay whose mesh is another one, a
-mapping that does not make of its examples what they say, a descriptor or a
-contract that is not as Telemesh reads it or, with --schemas, not as its standard
-(ODPS v1.0.0, ODCS v3.1.0) wants it. Exits 1 if there is any finding.`,
+mapping that does not make of its examples what they say, what a policy of
+config/policies/ does not allow, a descriptor or a contract that is not as Telemesh
+reads it or, with --schemas, not as its standard (ODPS v1.0.0, ODCS v3.1.0) wants
+it. Exits 1 if there is any finding.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests and --products name folders"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			folders, overlays, err := manifestFolders(dir)
@@ -81,7 +82,11 @@ contract that is not as Telemesh reads it or, with --schemas, not as its standar
 				}
 				mesh.Overlays = append(mesh.Overlays, over)
 			}
-			for _, f := range check.Run(mesh) {
+			policies, err := byPolicies(dir, folder, documents)
+			if err != nil {
+				return err
+			}
+			for _, f := range check.Run(mesh, policies) {
 				findings = append(findings, f)
 			}
 			for _, f := range formats.Check() {
