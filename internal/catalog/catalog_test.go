@@ -336,8 +336,8 @@ func TestEveryQueryRuns(t *testing.T) {
 				t.Fatalf("%s: %v, %v", port.Name, results, err)
 			}
 			for _, r := range results.All {
-				if r.Count.Err != nil || !r.Kept() {
-					t.Errorf("%s, without rows: %s: %v, %v", port.Name, r.Rule.Purpose, r.Count.Value, r.Count.Err)
+				if r.Err != nil || !r.Kept() {
+					t.Errorf("%s, without rows: %s: %v, %v", port.Name, r.Rule.Purpose, r.Number, r.Err)
 				}
 			}
 		}
@@ -364,8 +364,8 @@ func TestRulesThatAreBroken(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range results.All {
-		if number, ok := want[r.Rule.Purpose]; !ok || r.Count.Err != nil || r.Count.Value != number || r.Kept() != (number == 0) {
-			t.Errorf("%s: %v, %v, kept: %v; want %v", r.Rule.Purpose, r.Count.Value, r.Count.Err, r.Kept(), number)
+		if number, ok := want[r.Rule.Purpose]; !ok || r.Err != nil || r.Number != number || r.Kept() != (number == 0) {
+			t.Errorf("%s: %v, %v, kept: %v; want %v", r.Rule.Purpose, r.Number, r.Err, r.Kept(), number)
 		}
 	}
 	if len(results.All) != len(want) || !results.At.Equal(now) {
@@ -424,26 +424,5 @@ func TestFactsOutliveWhoAsked(t *testing.T) {
 	}
 	if len(w.asked) != 0 {
 		t.Errorf("the warehouse was asked again: %s", <-w.asked)
-	}
-}
-
-func TestRuleSQL(t *testing.T) {
-	for _, test := range []struct {
-		rule contract.Rule
-		want string // empty: an error
-	}{
-		{contract.Rule{Metric: "rowCount"}, "SELECT COUNT(*) FROM {a.t} AS t"},
-		{contract.Rule{Metric: "nullValues", Column: "x"}, "SELECT COUNT(*) FROM {a.t} AS t WHERE t.x IS NULL"},
-		{contract.Rule{Metric: "invalidValues", Column: "x", Values: []string{"a", "b'"}}, "SELECT COUNT(*) FROM {a.t} AS t WHERE t.x NOT IN ('a', CONCAT('b', CHR(39)))"},
-		{contract.Rule{Metric: "duplicateValues", Columns: []string{"x", "y"}},
-			"SELECT CAST(COALESCE(SUM(n - 1), 0) AS INT64) AS n FROM (SELECT COUNT(*) AS n FROM {a.t} AS t GROUP BY t.x, t.y) AS g WHERE n > 1"},
-		{contract.Rule{Query: "SELECT count(*) FROM a.t AS a JOIN a.u AS b ON a.x = b.x"}, "SELECT count(*) FROM {a.t} AS a JOIN {a.u} AS b ON a.x = b.x"},
-		{contract.Rule{Metric: "invalidValues", Column: "x", Pattern: "^a*$"}, ""},
-		{contract.Rule{Metric: "guess"}, ""},
-	} {
-		got, err := catalog.RuleSQL("a.t", &test.rule)
-		if got != test.want || (err == nil) != (test.want != "") {
-			t.Errorf("%+v: %s, %v; want %s", test.rule, got, err, test.want)
-		}
 	}
 }

@@ -348,40 +348,6 @@ func (d *differences) rules(a, b *Table) {
 	}
 }
 
-// subject is what the rule counts. A table has one rule about it.
-func (r *Rule) subject() string {
-	return strings.Join([]string{r.Column, r.Metric, strings.Join(strings.Fields(r.Query), " "), list(slices.Sorted(slices.Values(r.Columns))), fmt.Sprint(r.Pattern != "")}, "\n")
-}
-
-// allows says that whatever keeps to the other rule about the same keeps to r.
-func (r *Rule) allows(other *Rule) bool {
-	switch {
-	case r.Min != nil && (other.Min == nil || *other.Min < *r.Min), r.Max != nil && (other.Max == nil || *other.Max > *r.Max):
-		return false
-	case r.Pattern != other.Pattern: // who knows
-		return false
-	}
-	return !slices.ContainsFunc(other.Values, func(v string) bool { return !slices.Contains(r.Values, v) })
-}
-
-func (r *Rule) bounds() string {
-	var s string
-	switch {
-	case r.Min != nil && r.Max != nil && *r.Min == *r.Max:
-		s = fmt.Sprint(*r.Min)
-	case r.Min != nil && r.Max != nil:
-		s = fmt.Sprintf("%v to %v", *r.Min, *r.Max)
-	case r.Min != nil:
-		s = fmt.Sprintf("at least %v", *r.Min)
-	case r.Max != nil:
-		s = fmt.Sprintf("at most %v", *r.Max)
-	}
-	if r.Metric == "invalidValues" {
-		s += " not of " + none(list(r.Values)+r.Pattern)
-	}
-	return s
-}
-
 func list(names []string) string { return strings.Join(names, ", ") }
 
 func none(s string) string {

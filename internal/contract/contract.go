@@ -209,18 +209,32 @@ const (
 
 // Rule is a quality rule: a number that is counted, and what it has to be.
 type Rule struct {
+	ID      string   // no other rule of the table has it: the contract's id or name, else made of what is counted
 	Column  string   // whose values are counted; empty: rows of the table are
-	Metric  string   // nullValues, invalidValues, duplicateValues or rowCount; empty: Query gives the number
+	Metric  string   // nullValues, missingValues, invalidValues, duplicateValues or rowCount; empty: Query gives the number
 	Query   string   // SQL that both warehouses understand
 	Columns []string // of duplicateValues of the table: no two rows have the same in all of them
-	Values  []string // of invalidValues: those that are valid. NULL always is
-	Pattern string   // of invalidValues: a regular expression of those that are valid
+	Values  []string // of invalidValues: those that are valid, as JSON writes them but for quotes. NULL always is
+	Pattern string   // of invalidValues: a regular expression of RE2; what it matches a part of is valid
+	Least   string   // of invalidValues: the least that is valid, a number or an RFC 3339 timestamp; empty: no bound
+	Most    string   // and the greatest
+	Missing []string // of missingValues: those that stand for none, as Values are. NULL always does
+	Percent bool     // the number is not of rows but percent of them
 	Min     *float64 // nil: no bound
 	Max     *float64
+	// Exclusive: the number has to be beyond Min, or Max, and not at it.
+	Exclusive bool
+	// Outside: it has to be less than Min or more than Max.
+	Outside bool
+	Days    int // of the table's Time back, today included, that are looked at; Unlimited: all; 0: the rule does not say
 	Purpose string
 	// Dimension of quality that it is about: uniqueness, completeness, conformity, …
 	Dimension string
+	Severity  string // how bad it is if the rule does not hold; empty: the contract does not say
 }
+
+// Unlimited are the Days of a rule that looks at every row.
+const Unlimited = -1
 
 // Type is a column type that both warehouses know.
 type Type string

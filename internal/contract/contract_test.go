@@ -110,7 +110,7 @@ func TestLoad(t *testing.T) {
 	}
 	zero := 0.0
 	flags := contract.Rule{
-		Column: "quality", Metric: "invalidValues", Values: []string{"no_time", "conflict"}, Min: &zero, Max: &zero, Purpose: "Only the flags above.",
+		ID: "quality.validValues", Column: "quality", Metric: "invalidValues", Values: []string{"no_time", "conflict"}, Min: &zero, Max: &zero, Purpose: "Only the flags above.",
 		Dimension: "conformity",
 	}
 	if diff := cmp.Diff(flags, got.Quality[len(got.Quality)-1]); diff != "" {
@@ -315,7 +315,19 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"two bounds", table, "mustBe: 0\n", "mustBe: 0\n        mustBeLessOrEqualTo: 3\n", "schema[0].quality[0]"},
 		{"bounds the wrong way round", table, "mustBe: 0\n", "mustBeBetween: [3, 1]\n", "schema[0].quality[0]"},
 		{"a bound too many", table, "mustBe: 0\n", "mustBe: 0\n        mustBeBetween: [1]\n", "schema[0].quality[0]"},
-		{"a bound that is not known", table, "mustBe: 0\n", "mustBeGreaterThan: 0\n", "mustBeGreaterThan"},
+		{"a bound that is not known", table, "mustBe: 0\n", "mustBeAbout: 0\n", "mustBeAbout"},
+		{"id with a dot", table, "metric: duplicateValues", "metric: duplicateValues\n        id: a.b", "schema[0].quality[0].id"},
+		{"id and name", table, "metric: duplicateValues", "metric: duplicateValues\n        id: a\n        name: b", "schema[0].quality[0].id"},
+		{"unit of a rule", table, "metric: duplicateValues", "metric: duplicateValues\n        unit: apples", "schema[0].quality[0].unit"},
+		{"percent of all rows", table, "metric: duplicateValues", "metric: rowCount\n        unit: percent", "schema[0].quality[0].unit"},
+		{"column of a query of the table", joined, "value IS NULL AND", "${column} IS NULL AND", "schema[0].quality[1].query"},
+		{"days of a rule", joined, "metric: duplicateValues", "metric: duplicateValues\n        customProperties: [{property: days, value: 0}]", "schema[0].quality[0].customProperties.days"},
+		{"days of no partition", table, "metric: duplicateValues", "metric: duplicateValues\n        customProperties: [{property: days, value: 3}]", "schema[0].quality[0].customProperties.days"},
+		{"days for ever", joined, "metric: duplicateValues", "metric: duplicateValues\n        customProperties: [{property: days, value: all}]", "schema[0].quality[0].customProperties.days"},
+		{"values of numbers", joined, "arguments: {pattern: '^[0-9a-f]{32}$'}", "arguments: {validValues: [1]}", "arguments.validValues"},
+		{"range of texts", joined, "arguments: {pattern: '^[0-9a-f]{32}$'}", "arguments: {minimum: 1}", "arguments.minimum"},
+		{"pattern and values", joined, "arguments: {pattern: '^[0-9a-f]{32}$'}", "arguments: {pattern: a, validValues: [a]}", "properties[0].quality[0].arguments"},
+		{"missing without values", joined, "metric: nullValues", "metric: missingValues", "arguments.missingValues"},
 		{"source that is not there", joined, "iot_metadata.placements.room]", "iot_metadata.placements.rooms]", "schema[0].properties[19].transformSourceObjects[0]"},
 		{"source twice", joined, "[iot_actions.actions.taken_at, iot_telemetry.readings.observed_at]", "[iot_actions.actions.taken_at, iot_actions.actions.taken_at]", "transformSourceObjects[1]"},
 		{"source of the table itself", joined, "[iot_metadata.placements.room]", "[iot_analytics.readings.room]", "transformSourceObjects[0]"},

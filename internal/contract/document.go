@@ -118,22 +118,36 @@ type property struct {
 }
 
 type quality struct {
-	Type        string    `json:"type"`
-	Metric      string    `json:"metric"`
-	Query       string    `json:"query"`
-	Arguments   arguments `json:"arguments"`
-	MustBe      *float64  `json:"mustBe"`
-	AtLeast     *float64  `json:"mustBeGreaterOrEqualTo"`
-	AtMost      *float64  `json:"mustBeLessOrEqualTo"`
-	Between     []float64 `json:"mustBeBetween"`
-	Dimension   string    `json:"dimension"`
-	Description string    `json:"description"`
+	ID               string           `json:"id"`
+	Name             string           `json:"name"`
+	Type             string           `json:"type"`
+	Metric           string           `json:"metric"`
+	Query            string           `json:"query"`
+	Arguments        arguments        `json:"arguments"`
+	Unit             string           `json:"unit"`
+	MustBe           *float64         `json:"mustBe"`
+	MustNotBe        *float64         `json:"mustNotBe"`
+	GreaterThan      *float64         `json:"mustBeGreaterThan"`
+	AtLeast          *float64         `json:"mustBeGreaterOrEqualTo"`
+	LessThan         *float64         `json:"mustBeLessThan"`
+	AtMost           *float64         `json:"mustBeLessOrEqualTo"`
+	Between          []float64        `json:"mustBeBetween"`
+	NotBetween       []float64        `json:"mustNotBeBetween"`
+	Dimension        string           `json:"dimension"`
+	Severity         string           `json:"severity"`
+	Description      string           `json:"description"`
+	CustomProperties customProperties `json:"customProperties"`
 }
 
+// arguments of a metric. The standard leaves them open: minimum and maximum are
+// the words of its logicalTypeOptions.
 type arguments struct {
-	Properties  []string `json:"properties"`
-	ValidValues []string `json:"validValues"`
-	Pattern     string   `json:"pattern"`
+	Properties    []string `json:"properties"`
+	ValidValues   []any    `json:"validValues"`
+	Pattern       string   `json:"pattern"`
+	Minimum       any      `json:"minimum"`
+	Maximum       any      `json:"maximum"`
+	MissingValues []any    `json:"missingValues"`
 }
 
 type role struct {

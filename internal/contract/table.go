@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -396,85 +395,6 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 }
 
 const maxLevel = 100 * 366 * 24 * time.Hour
-
-// loadQuality sets the rules of the table and then those of its columns.
-func (t *Table) loadQuality(file string, s *schemaObject) error {
-	var faults []error
-	load := func(column, field string, rules []quality) {
-		for i := range rules {
-			r, err := t.loadRule(file, fmt.Sprintf("%s.quality[%d]", field, i), column, &rules[i])
-			if err == nil && slices.ContainsFunc(t.Quality, func(other Rule) bool { return other.subject() == r.subject() }) {
-				err = fieldError(file, fmt.Sprintf("%s.quality[%d]", field, i), r.Purpose, "one rule about the same")
-			}
-			faults = append(faults, err)
-			t.Quality = append(t.Quality, r)
-		}
-	}
-	load("", "schema[0]", s.Quality)
-	for i, c := range s.Properties {
-		load(c.Name, fmt.Sprintf("schema[0].properties[%d]", i), c.Quality)
-	}
-	if t.port() && len(t.Quality) == 0 {
-		faults = append(faults, fieldError(file, "schema[0].quality", "", "at least one rule, since "+t.FullName()+" is an output port"))
-	}
-	return errors.Join(faults...)
-}
-
-func (t *Table) loadRule(file, field, column string, q *quality) (Rule, error) {
-	r := Rule{
-		Column: column, Metric: q.Metric, Query: q.Query, Purpose: q.Description, Dimension: q.Dimension,
-		Columns: q.Arguments.Properties, Values: q.Arguments.ValidValues, Pattern: q.Arguments.Pattern,
-	}
-	switch {
-	case q.Description == "":
-		return r, fieldError(file, field+".description", "", "a text")
-	case q.Type == "sql":
-		if q.Query == "" || q.Metric != "" {
-			return r, fieldError(file, field+".query", q.Query, "a query, and no metric beside it")
-		}
-	case q.Type != "library":
-		return r, fieldError(file, field+".type", q.Type, "library or sql")
-	case q.Query != "":
-		return r, fieldError(file, field+".query", q.Query, "none, since the type is library")
-	default:
-		// Which metric is of a column and which of the table is the standard's.
-		switch ofColumn := column != ""; {
-		case q.Metric == "nullValues" && ofColumn, q.Metric == "invalidValues" && ofColumn, q.Metric == "rowCount" && !ofColumn, q.Metric == "duplicateValues":
-		default:
-			return r, fieldError(file, field+".metric", q.Metric,
-				"nullValues, invalidValues or duplicateValues of a column, rowCount or duplicateValues of the table")
-		}
-	}
-	if (len(r.Columns) > 0) != (q.Metric == "duplicateValues" && column == "") {
-		return r, fieldError(file, field+".arguments.properties", fmt.Sprint(r.Columns), "the columns of duplicateValues of a table, and of nothing else")
-	}
-	for _, name := range r.Columns {
-		if t.column(name) == nil {
-			return r, fieldError(file, field+".arguments.properties", name, "a column")
-		}
-	}
-	if invalid := q.Metric == "invalidValues"; invalid != (len(r.Values) > 0 || r.Pattern != "") || len(r.Values) > 0 && r.Pattern != "" {
-		return r, fieldError(file, field+".arguments", fmt.Sprintf("validValues %q, pattern %q", r.Values, r.Pattern), "one of the two for invalidValues, and neither for others")
-	}
-	if _, err := regexp.Compile(r.Pattern); err != nil {
-		return r, because(fieldError(file, field+".arguments.pattern", r.Pattern, "a regular expression"), err)
-	}
-	var bounds [][2]*float64
-	for _, b := range [][2]*float64{{q.MustBe, q.MustBe}, {q.AtLeast, nil}, {nil, q.AtMost}} {
-		if b[0] != nil || b[1] != nil {
-			bounds = append(bounds, b)
-		}
-	}
-	twoBounds := len(q.Between) == 2 && q.Between[0] < q.Between[1]
-	if twoBounds {
-		bounds = append(bounds, [2]*float64{&q.Between[0], &q.Between[1]})
-	}
-	if len(bounds) != 1 || q.Between != nil && !twoBounds {
-		return r, &Fault{file, field, "want one of mustBe, mustBeGreaterOrEqualTo, mustBeLessOrEqualTo and mustBeBetween (the lower first)"}
-	}
-	r.Min, r.Max = bounds[0][0], bounds[0][1]
-	return r, nil
-}
 
 func text(value any) string {
 	if value == nil {

@@ -234,7 +234,7 @@ type portView struct {
 	Levels  []shownLevel
 	Sample  shownSample
 	Rules   []shownRule
-	Checked *catalog.Results
+	Unknown string // why nothing is known of the rules; empty: it is, or nobody checked them
 	Columns []shownColumn
 	Node    *lineage.Node
 	Brought []brought
@@ -252,10 +252,21 @@ type shownLevel struct {
 	Purpose                    string
 }
 
+// shownRule is a rule with what checks found.
 type shownRule struct {
-	Rule   contract.Rule
-	Wants  string
-	Result *catalog.Result
+	*contract.Rule
+	Last    *catalog.Verdict  // nil: nobody has checked, or the viewer may not know
+	History []catalog.Verdict // the newest last
+}
+
+// Kept is how many of the history found that the rule holds.
+func (r *shownRule) Kept() (n int) {
+	for _, verdict := range r.History {
+		if verdict.Kept {
+			n++
+		}
+	}
+	return n
 }
 
 type shownColumn struct {
@@ -306,14 +317,7 @@ func (p *Portal) portPage(w http.ResponseWriter, r *http.Request, v access.Viewe
 		recent := p.inventory.live.Facts(r.Context(), v, port).Recent
 		view.Levels = p.levels(port, recent)
 		view.Brought = p.brought(port.Table)
-		view.Checked = p.inventory.live.Checked(v, port)
-		for i, rule := range port.Rules() {
-			one := shownRule{Rule: rule, Wants: wants(&rule)}
-			if view.Checked != nil {
-				one.Result = &view.Checked.All[i]
-			}
-			view.Rules = append(view.Rules, one)
-		}
+		view.Rules, view.Unknown = p.rulesOf(r, v, port)
 	}
 	for _, column := range port.Columns {
 		at := lineage.Column{Table: port.Name, Name: column.Name}
@@ -344,6 +348,34 @@ func (p *Portal) port(r *http.Request) (*catalog.Catalog, *catalog.Port, error) 
 		return nil, nil, errNotFound
 	}
 	return c, port, nil
+}
+
+// rulesOf gives the rules of a table with the last verdicts: those that were stored, and
+// what was counted here since.
+func (p *Portal) rulesOf(r *http.Request, v access.Viewer, port *catalog.Port) (all []shownRule, unknown string) {
+	var stored catalog.Verdicts
+	if v.SeesAll() {
+		history := p.inventory.live.History(r.Context(), v)
+		unknown = p.known(history.Err)
+		stored = history.Value[port.Name]
+	}
+	rules, here := port.Rules(), p.inventory.live.Checked(v, port)
+	for i := range rules {
+		one := shownRule{Rule: &rules[i], History: slices.Clone(stored[rules[i].ID])}
+		slices.Reverse(one.History)
+		if n := len(one.History); n > 0 {
+			one.Last = &one.History[n-1]
+		}
+		if here != nil && (one.Last == nil || one.Last.At.Before(here.At)) {
+			result := &here.All[i]
+			one.Last = &catalog.Verdict{Rule: rules[i].ID, At: here.At, Number: result.Number, Kept: result.Kept(), From: result.From}
+			if result.Err != nil {
+				one.Last.Err = result.Err.Error()
+			}
+		}
+		all = append(all, one)
+	}
+	return all, unknown
 }
 
 // checkPort counts by the quality rules of a port, and shows its page again.
@@ -461,22 +493,6 @@ func short(d time.Duration) string {
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	}
 	return span(d)
-}
-
-// wants prints what the number of a rule has to be.
-func wants(r *contract.Rule) string {
-	number := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
-	switch {
-	case r.Min != nil && r.Max != nil && *r.Min == *r.Max:
-		return number(*r.Min)
-	case r.Min != nil && r.Max != nil:
-		return number(*r.Min) + " to " + number(*r.Max)
-	case r.Min != nil:
-		return "at least " + number(*r.Min)
-	case r.Max != nil:
-		return "at most " + number(*r.Max)
-	}
-	return ""
 }
 
 // shownSample is a few rows as text.
