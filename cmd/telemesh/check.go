@@ -137,3 +137,16 @@ func productsFolder(dir string) (fs.FS, error) {
 	}
 	return folder, nil
 }
+
+// readProducts reads the contracts of a folder; empty: those built in.
+func readProducts(dir string) ([]contract.Product, error) {
+	folder, err := productsFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	all, err := contract.Load(folder)
+	if err != nil {
+		return nil, fmt.Errorf("read contracts: %w", err)
+	}
+	return all, nil
+}

@@ -28,7 +28,7 @@ const firstAddress = "http://first.iot.svc.cluster.local"
 // emptyWarehouse is one of a folder.
 func emptyWarehouse(t *testing.T) warehouse.Warehouse {
 	t.Helper()
-	w, err := openWarehouse(t.Context(), t.TempDir())
+	w, err := openWarehouse(t.Context(), t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

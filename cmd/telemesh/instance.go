@@ -26,7 +26,6 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb"
-	"github.com/telemesh/telemesh/products"
 	"github.com/telemesh/telemesh/triggers"
 )
 
@@ -34,6 +33,7 @@ import (
 type options struct {
 	data      string
 	manifests string
+	products  string
 	mappings  string
 	set       []string
 	verbose   bool
@@ -52,6 +52,7 @@ func mappingsFlag(cmd *cobra.Command, dir *string) {
 func (o *options) flags(cmd *cobra.Command) {
 	dataFlag(cmd, &o.data)
 	cmd.Flags().StringVar(&o.manifests, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
+	productsFlag(cmd, &o.products)
 	mappingsFlag(cmd, &o.mappings)
 	cmd.Flags().StringArrayVar(&o.set, "set", nil, "override an environment variable of a Service or source, as telemetry-ingest.BATCH_MAX_MESSAGES=1")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "log more")
@@ -102,6 +103,15 @@ func manifestFolders(dir string) (folders, overlays []manifest.Folder, err error
 func (o *options) overrides(set manifest.Set, s sheets) (map[manifest.Ref]map[string]string, error) {
 	out := map[manifest.Ref]map[string]string{}
 	settings := append(s.settings(set), o.portalSettings(set)...)
+	if o.products != "" {
+		folder, err := filepath.Abs(o.products)
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range set.Workloads() { // who opens the warehouse has them from there
+			settings = append(settings, w.Ref().Name+".PRODUCTS="+folder)
+		}
+	}
 	if o.mappings != "" {
 		settings = append(settings, "telemetry-flatten.MAPPINGS="+o.mappings, "portal.MAPPINGS="+o.mappings)
 	}
@@ -147,6 +157,7 @@ func databaseIn(data string) string { return "sqlite:" + filepath.Join(data, "po
 // which other commands reach both.
 type instance struct {
 	dir       string
+	products  []contract.Product
 	warehouse warehouse.Warehouse
 	mesh      *local.Mesh
 	config    local.Config
@@ -170,12 +181,15 @@ func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 		return nil, err
 	}
 	in := &instance{dir: o.data, log: o.log()}
+	if in.products, err = readProducts(o.products); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, in.close())
 		}
 	}()
-	if in.warehouse, err = patiently(ctx, func() (warehouse.Warehouse, error) { return openWarehouse(ctx, o.data) }); err != nil {
+	if in.warehouse, err = patiently(ctx, func() (warehouse.Warehouse, error) { return openWarehouse(ctx, o.data, in.products) }); err != nil {
 		return nil, err
 	}
 	in.config = local.Config{
@@ -228,18 +242,26 @@ func inUse(err error) error {
 	return err
 }
 
-// openWarehouse opens the folder's DuckDB with the tables of the contracts.
-func openWarehouse(ctx context.Context, dir string) (warehouse.Warehouse, error) {
+// openWarehouse opens the folder's DuckDB with the tables of the products; nil: with
+// those that it has, or of those built in where it is new.
+func openWarehouse(ctx context.Context, dir string, all []contract.Product) (warehouse.Warehouse, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make data folder: %w", err)
 	}
-	all, err := contract.Load(products.FS)
-	if err != nil {
-		return nil, fmt.Errorf("read contracts: %w", err)
+	file := filepath.Join(dir, "warehouse.duckdb")
+	_, missing := os.Stat(file)
+	if all == nil && missing != nil {
+		var err error
+		if all, err = readProducts(""); err != nil {
+			return nil, err
+		}
 	}
-	w, err := duckdb.Open(filepath.Join(dir, "warehouse.duckdb"))
+	w, err := duckdb.Open(file)
 	if err != nil {
 		return nil, inUse(fmt.Errorf("open warehouse: %w", err))
+	}
+	if all == nil {
+		return w, nil
 	}
 	if err := w.Apply(ctx, all); err != nil {
 		return nil, errors.Join(fmt.Errorf("make tables: %w", err), w.Close())

@@ -114,7 +114,7 @@ func attach(ctx context.Context, dir string) (warehouse.Warehouse, error) {
 		if client, err := dialFolder(ctx, dir); err == nil {
 			return remote.Open("http://telemesh/warehouse", client, ""), nil
 		}
-		return openWarehouse(ctx, dir)
+		return openWarehouse(ctx, dir, nil)
 	})
 }
 

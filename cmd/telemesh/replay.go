@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/feed"
 	"github.com/telemesh/telemesh/internal/function"
@@ -114,15 +116,19 @@ func openFeeds(files []string, columns feed.Columns) ([]*feed.Feed, error) {
 	return feeds, nil
 }
 
-// tally is what the mesh holds.
+// tally is what the mesh holds: no readings where no product is of readings.
 type tally struct{ stored, parked, rejected, deadlettered int64 }
 
 func (in *instance) tally(ctx context.Context) (t tally, err error) {
-	for sql, n := range map[string]*int64{
+	counts := map[string]*int64{
 		"SELECT count(*) FROM iot_telemetry.readings":                                                   &t.stored,
 		"SELECT count(*) FROM iot_telemetry.readings WHERE tenant_id IS NULL":                           &t.parked,
 		"SELECT count(DISTINCT (received_at, source, message_id)) FROM iot_telemetry_internal.rejected": &t.rejected,
-	} {
+	}
+	if !slices.ContainsFunc(in.products, func(p contract.Product) bool { return p.Name == "iot-telemetry" }) {
+		clear(counts)
+	}
+	for sql, n := range counts {
 		if *n, err = scalar(ctx, in.warehouse, sql); err != nil {
 			return t, err
 		}

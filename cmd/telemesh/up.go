@@ -67,17 +67,22 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			}
 			defer func() { err = errors.Join(err, in.close()) }()
 			out := cmd.OutOrStdout()
-			ingest, err := serveOn(ingestOn, in.mesh.Service("iot", "telemetry-ingest"))
-			if err != nil {
-				return err
+			if in.config.Manifests.Service(ingestService) == nil {
+				ingestOn = "" // nothing takes messages
 			}
-			defer func() { err = errors.Join(err, ingest.stop()) }()
+			ingest := &server{}
+			if ingestOn != "" {
+				if ingest, err = serveOn(ingestOn, in.mesh.Service(ingestService.Namespace, ingestService.Name)); err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, ingest.stop()) }()
+			}
 			broker, err := serveOn(brokerOn, in.mesh.Handler())
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, broker.stop()) }()
-			in.mesh.Listens("http://"+ingest.address+"/", "http://"+broker.address+"/")
+			in.mesh.Listens(urlOf(ingest), urlOf(broker))
 			published, err := in.takeMQTT(mqttOn)
 			if err != nil {
 				return err
@@ -101,12 +106,14 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			if err := in.welcome(ctx, out, "http://"+page.address, o.demo, simulated); err != nil {
 				return err
 			}
-			fmt.Fprintf(out, "ingest   http://%s/                    POST device messages\n", ingest.address)
-			fmt.Fprintf(out, "brokers  http://%s/NAMESPACE/BROKER    POST CloudEvents: iot/iot, crm/crm, analytics/analytics, platform/platform\n", broker.address)
+			if ingestOn != "" {
+				fmt.Fprintf(out, "ingest   http://%s/                    POST device messages\n", ingest.address)
+			}
+			fmt.Fprintf(out, "brokers  http://%s/NAMESPACE/BROKER    POST CloudEvents: %s\n", broker.address, in.brokers())
 			if published != "" {
 				fmt.Fprintf(out, "mqtt     mqtt://%s                    publish device messages\n", published)
 			}
-			if len(in.mesh.Pings()) > 0 {
+			if slices.ContainsFunc(in.mesh.Pings(), func(p manifest.Ref) bool { return p.Name == "sheet-source" || p.Name == "customer-source" }) {
 				fmt.Fprintln(out, "sheets   read again every minute, or now by `telemesh sheets read`; what is wrong with them: `telemesh sheets errors`")
 			}
 			fmt.Fprintf(out, "data     %s\n", data)
@@ -142,6 +149,26 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 	cmd.Flags().StringVar(&ingestOn, "ingest", "127.0.0.1:8082", "address of the ingest endpoint")
 	cmd.Flags().StringVar(&mqttOn, "mqtt", "127.0.0.1:1883", "address of the MQTT broker, which only this machine may reach; empty: none")
 	return cmd
+}
+
+// ingestService takes the messages of devices.
+var ingestService = manifest.Ref{Namespace: "iot", Name: "telemetry-ingest"}
+
+// urlOf is where a server is reached; empty: it does not run.
+func urlOf(s *server) string {
+	if s.address == "" {
+		return ""
+	}
+	return "http://" + s.address + "/"
+}
+
+// brokers names the Brokers of the mesh.
+func (in *instance) brokers() string {
+	var names []string
+	for _, b := range in.config.Manifests.Brokers {
+		names = append(names, b.Ref().String())
+	}
+	return strings.Join(names, ", ")
 }
 
 // portalURL is where people reach the portal that listens on address. A demo is

@@ -15,7 +15,7 @@ import (
 )
 
 func warehouseCommand() *cobra.Command {
-	var data, listen string
+	var data, listen, folder string
 	cmd := &cobra.Command{
 		Use:   "warehouse",
 		Short: "Serve the warehouse of a data folder over HTTP, for a cluster without BigQuery",
@@ -25,7 +25,11 @@ writes everything, so it listens on loopback unless told otherwise and asks for
 the token in TELEMESH_WAREHOUSE_TOKEN where that is set.`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			w, err := openWarehouse(cmd.Context(), data)
+			all, err := readProducts(folder)
+			if err != nil {
+				return err
+			}
+			w, err := openWarehouse(cmd.Context(), data, all)
 			if err != nil {
 				return err
 			}
@@ -39,6 +43,7 @@ the token in TELEMESH_WAREHOUSE_TOKEN where that is set.`,
 		},
 	}
 	dataFlag(cmd, &data)
+	productsFlag(cmd, &folder)
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8083", "address to serve on")
 	return cmd
 }

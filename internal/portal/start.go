@@ -15,7 +15,6 @@ import (
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/audit"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/database"
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/function"
@@ -23,7 +22,6 @@ import (
 	"github.com/telemesh/telemesh/internal/topology/manifests"
 	"github.com/telemesh/telemesh/internal/users"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
-	"github.com/telemesh/telemesh/products"
 	"github.com/telemesh/telemesh/triggers"
 )
 
@@ -72,7 +70,7 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := contract.Load(products.FS)
+	all, err := env.Contracts()
 	if err != nil {
 		return nil, err
 	}

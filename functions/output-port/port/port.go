@@ -37,7 +37,6 @@ import (
 	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
-	"github.com/telemesh/telemesh/products"
 )
 
 // Config is the configuration of the function.
@@ -56,18 +55,18 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := find(config.Tables)
+	list, err := config.Contracts()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := find(list, config.Tables)
 	if err != nil {
 		return nil, err
 	}
 	return &function.Function{HTTP: New(tables, w, ports.Log)}, nil
 }
 
-func find(wanted []string) (tables []contract.Table, err error) {
-	list, err := contract.Load(products.FS)
-	if err != nil {
-		return nil, err
-	}
+func find(list []contract.Product, wanted []string) (tables []contract.Table, err error) {
 	byName := map[string]contract.Table{}
 	for _, p := range list {
 		for _, t := range p.Tables {
