@@ -268,6 +268,9 @@ func compareTables(product string, a, b *Table) []Change {
 	if a.Freshness != b.Freshness {
 		d.add(false, LevelChanged, "frequency %s, was %s", b.Freshness, a.Freshness)
 	}
+	if a.Completeness != b.Completeness {
+		d.add(false, LevelChanged, "completeness %g percent, was %g", b.Completeness, a.Completeness)
+	}
 	return d.all
 }
 

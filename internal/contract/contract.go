@@ -121,6 +121,9 @@ type Table struct {
 	Freshness time.Duration // how often the port is brought up to date
 	Retention time.Duration // how long rows are kept after their Time; 0: for ever
 	Levels    []Level       // the same with what is said of them
+	// Completeness is how many percent of what devices send are to be there; 0: it is
+	// not said. Of output ports that have a device_id and a Time.
+	Completeness float64
 
 	// Tombstones: a row may say that its key is gone. Rows have one more cell
 	// than Columns, the last: deleted, a BOOL. The output port does not show it
@@ -188,8 +191,9 @@ type From struct {
 
 // Level is a service level.
 type Level struct {
-	Property string        // latency, frequency or retention
-	Value    time.Duration // 0: unlimited
+	Property string        // latency, frequency, retention or completeness
+	Value    time.Duration // 0: unlimited; of completeness none
+	Percent  float64       // of completeness
 	Column   string        // that it is measured by
 	Purpose  string
 }

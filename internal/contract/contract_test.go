@@ -135,7 +135,7 @@ func TestLoad(t *testing.T) {
 		"iot-analytics analytics iot_analytics analytics-team dev.telemesh.analytics.joined.v1 dev.telemesh.analytics.withdrawn.v1",
 		"iot-metadata iot iot_metadata iot-team dev.telemesh.placements.changed.v1 dev.telemesh.placements.rejected.v1 dev.telemesh.placements.recorded.v1",
 		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1 dev.telemesh.tenancy.repaired.v1 dev.telemesh.telemetry.unassigned.v1",
-		"mesh-metrics platform mesh_metrics platform-team dev.telemesh.quality.checked.v1",
+		"mesh-metrics platform mesh_metrics platform-team dev.telemesh.quality.checked.v1 dev.telemesh.slo.measured.v1 dev.telemesh.slo.breached.v1 dev.telemesh.slo.restored.v1 dev.telemesh.port.read.v1",
 	}, names); diff != "" {
 		t.Errorf("products: (-want +got)\n%s", diff)
 	}

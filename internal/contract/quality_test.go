@@ -20,7 +20,7 @@ func (r row) Cells(dst []warehouse.Cell) []warehouse.Cell {
 		cell, ok := r.cells[c.Name]
 		if !ok && c.Required && c.Name != contract.RecordedAt {
 			cell = map[contract.Type]warehouse.Cell{
-				contract.String: warehouse.String("x"), contract.Int64: warehouse.Int(1), contract.Bool: warehouse.Bool(false), contract.Timestamp: warehouse.Instant(0),
+				contract.String: warehouse.String("x"), contract.Int64: warehouse.Int(1), contract.Bool: warehouse.Bool(false), contract.Timestamp: warehouse.Instant(0), contract.Float64: warehouse.Float(0),
 			}[c.Type]
 		}
 		dst = append(dst, cell)
@@ -55,6 +55,9 @@ func TestQueriesOfRules(t *testing.T) {
 		{"iot_metadata.placements", 1, []cells{{"device_id": text("d1"), "valid_to": hour(2)}, {"device_id": text("d2")}},
 			[]cells{{"device_id": text("d3"), "valid_from": hour(2), "valid_to": hour(2)}}},
 		{"mesh_metrics.quality_results", 0, []cells{{"rule": text("a"), "kept": warehouse.Bool(true)}, {"rule": text("b"), "error": text("no answer")}}, []cells{{"rule": text("c")}}},
+		{"mesh_metrics.service_levels", 0, []cells{{"level": text("a"), "good": warehouse.Int(2), "total": warehouse.Int(2)}, {"level": text("b")}},
+			[]cells{{"level": text("c"), "good": warehouse.Int(3), "total": warehouse.Int(2)}}},
+		{"mesh_metrics.reads", 0, []cells{{"report": text("a")}}, []cells{{"report": text("b"), "reads": warehouse.Int(0)}}},
 	} {
 		db := duckdbtest.Open(t)
 		table := find(t, test.table)
@@ -103,7 +106,7 @@ func TestQueriesOfRules(t *testing.T) {
 			}
 		}
 	}
-	if n != 6 {
-		t.Errorf("the contracts have %d queries, and 6 are tested", n)
+	if n != 8 {
+		t.Errorf("the contracts have %d queries, and 8 are tested", n)
 	}
 }

@@ -339,14 +339,14 @@ var units = map[string]time.Duration{
 const unlimited = "unlimited"
 
 // loadLevels sets the service levels: latency, frequency (ODCS's word for how
-// often a table is brought up to date) and retention.
+// often a table is brought up to date), retention and completeness.
 func (t *Table) loadLevels(file string, levels []sla) error {
 	into := map[string]*time.Duration{"latency": &t.Latency, "frequency": &t.Freshness, "retention": &t.Retention}
 	has := map[string]bool{}
 	load := func(field string, level *sla) error {
 		d := into[level.Property]
-		if d == nil || has[level.Property] {
-			return fieldError(file, field+".property", level.Property, "one of latency, frequency and retention, each once")
+		if d == nil && level.Property != completeness || has[level.Property] {
+			return fieldError(file, field+".property", level.Property, "one of latency, frequency, retention and completeness, each once")
 		}
 		has[level.Property] = true
 		table, column, _ := strings.Cut(level.Element, ".")
@@ -355,6 +355,20 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 			return fieldError(file, field+".element", level.Element, t.Name+" and a column: "+t.Name+"."+t.Key[0])
 		case level.Driver != "regulatory" && level.Driver != "analytics" && level.Driver != "operational":
 			return fieldError(file, field+".driver", level.Driver, "regulatory, analytics or operational")
+		}
+		if level.Property == completeness {
+			percent, _ := level.Value.(float64)
+			switch {
+			case percent <= 0 || percent > 100:
+				return fieldError(file, field+".value", text(level.Value), "percent, up to 100")
+			case level.Unit != "percent":
+				return fieldError(file, field+".unit", level.Unit, "percent")
+			case !t.port() || t.Time == "" || column != t.Time || t.column("device_id") == nil:
+				return fieldError(file, field+".element", level.Element, "the column that partitions an output port with a device_id: how much of what devices send is there is told by when they sent")
+			}
+			t.Completeness = percent
+			t.Levels = append(t.Levels, Level{Property: level.Property, Percent: percent, Column: column, Purpose: level.Description})
+			return nil
 		}
 		if level.Property == "retention" && level.Value == unlimited {
 			if level.Unit != "" {
@@ -393,6 +407,9 @@ func (t *Table) loadLevels(file string, levels []sla) error {
 	}
 	return errors.Join(faults...)
 }
+
+// completeness is the property of ODCS for how much of what is expected is there.
+const completeness = "completeness"
 
 const maxLevel = 100 * 366 * 24 * time.Hour
 

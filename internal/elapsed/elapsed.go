@@ -52,9 +52,14 @@ func (c Counts) Percentile(percent int) time.Duration {
 	slices.Sort(buckets)
 	for _, b := range buckets {
 		if rank -= c[b]; rank <= 0 {
-			ms := math.Pow(10, float64(b)/perDecade) - 1
-			return time.Duration(ms * float64(time.Millisecond)).Round(time.Millisecond / 10)
+			return Of(b)
 		}
 	}
 	return 0
+}
+
+// Of is the time that a bucket stands for.
+func Of(bucket int64) time.Duration {
+	ms := math.Pow(10, float64(bucket)/perDecade) - 1
+	return time.Duration(ms * float64(time.Millisecond)).Round(time.Millisecond / 10)
 }

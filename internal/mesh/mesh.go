@@ -29,6 +29,10 @@ const (
 	AnalyticsWithdrawn  = "dev.telemesh.analytics.withdrawn.v1"  // JoinedReadings that are no tenant's any more
 	AnalyticsOutdated   = "dev.telemesh.analytics.outdated.v1"   // JoinedReadings stored after metadata that they do not know of
 	QualityChecked      = "dev.telemesh.quality.checked.v1"      // rows of mesh_metrics.quality_results: what the rules of an output port counted
+	LevelsMeasured      = "dev.telemesh.slo.measured.v1"         // rows of mesh_metrics.service_levels: how output ports keep their service levels
+	LevelBreached       = "dev.telemesh.slo.breached.v1"         // levels.Change: an output port does not keep a service level any more
+	LevelRestored       = "dev.telemesh.slo.restored.v1"         // levels.Change: it keeps it again
+	PortRead            = "dev.telemesh.port.read.v1"            // rows of mesh_metrics.reads: who read which output port how often
 	RedriveRequested    = "dev.telemesh.redrive.requested.v1"    // Redrive: dead letters to be delivered again
 )
 
