@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,34 +18,35 @@ import (
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/check"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/contract/standard"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/products"
 )
 
 func checkCommand() *cobra.Command {
-	var dir, folder, schemas, mappings, crm string
+	var dir, folder, schemas, mappings, crm, format string
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Say where manifests and contracts do not fit together",
-		Long: `Reads brokers/, triggers/, config/ and products/ and says what does not fit: a
-Trigger whose Broker or subscriber is not there, a Service whose function is not
-there, an event type that is made and read by nobody or read and made by nobody, a
-PingSource that wakes nobody, functions that could wake each other for ever, a dead
-letter that would be another Trigger's, a function without an account or a token of
-its own, a policy that lets nobody in, an overlay whose mesh is another one, a
-mapping that does not make of its examples what they say, what a policy of
-config/policies/ does not allow, a descriptor or a contract that is not as Telemesh
-reads it or, with --schemas, not as its standard (ODPS v1.0.0, ODCS v3.1.0) wants
-it. Exits 1 if there is any finding.`,
+		Short: "Say where the mesh does not fit together",
+		Long: `Reads brokers/, triggers/, config/ and products/ as one model and says what does not
+fit, where, why it matters and what to do: Triggers that nobody can fire, event types
+that nobody reads, filters that no event passes (with one that does not), events that
+come twice, functions that could wake each other for ever, input ports that do not get
+what they need, views that read past an output port, service levels that nothing
+measures, breaking changes without a new major version, functions without an account
+or a token of their own, overlays whose mesh is another one, mappings that do not make
+of their examples what they say, what the policies of config/policies/ do not allow, and
+documents that are not as Telemesh reads them or, with --schemas, not as their standard
+(ODPS v1.0.0, ODCS v3.1.0) wants them.
+
+Exits 1 if there is any error. Run it before the mesh is applied, and in CI.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests and --products name folders"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			folders, overlays, err := manifestFolders(dir)
-			if err != nil {
-				return err
+			write, ok := findingFormats[format]
+			if !ok {
+				return hint(fmt.Errorf("there is no --format %q", format), "one of %s", strings.Join(slices.Sorted(maps.Keys(findingFormats)), ", "))
 			}
-			set, err := manifest.Load(folders...)
+			folders, overlays, err := manifestFolders(dir)
 			if err != nil {
 				return err
 			}
@@ -49,66 +54,42 @@ it. Exits 1 if there is any finding.`,
 			if err != nil {
 				return err
 			}
-			if len(set.Brokers) == 0 {
-				return hint(fmt.Errorf("there is no Broker in %s", dir), "--manifests takes a folder with brokers/, triggers/ and config/")
+			source := check.Source{
+				Manifests: folders, Overlays: overlays, Products: manifest.Folder{Name: cmp.Or(folder, "products"), FS: documents},
+				Functions: slices.Sorted(maps.Keys(functions.Table)),
+			}
+			if schemas != "" {
+				if source.Schemas, err = standard.Read(schemas); err != nil {
+					return hint(err, "--schemas takes a folder with the JSON schemas of ODCS v3.1.0 and ODPS v1.0.0 under the names that they are published by")
+				}
 			}
 			formats, err := flatten.ReadFormats(mappings)
 			if err != nil {
 				return err
 			}
-			var findings []any
-			if schemas != "" {
-				s, err := standard.Read(schemas)
-				if err != nil {
-					return hint(err, "--schemas takes a folder with the JSON schemas of ODCS v3.1.0 and ODPS v1.0.0 under the names that they are published by")
-				}
-				invalid, _, err := s.Check(documents)
-				if err != nil {
-					return err
-				}
-				for _, f := range invalid {
-					findings = append(findings, f)
-				}
-			}
-			all, err := contract.Load(documents)
-			if err != nil {
-				findings = append(findings, err)
-			}
-			mesh := check.Mesh{Manifests: set, Functions: slices.Sorted(maps.Keys(functions.Table))}
-			for _, overlay := range overlays {
-				over, err := manifest.Overlaid(folders, overlay)
-				if err != nil {
-					return err
-				}
-				mesh.Overlays = append(mesh.Overlays, over)
+			customers := customer.Mappings()
+			if crm != "" {
+				customers = append(customers, crm)
 			}
 			policies, err := byPolicies(dir, folder, documents)
 			if err != nil {
 				return err
 			}
-			for _, f := range check.Run(mesh, policies) {
-				findings = append(findings, f)
+			mesh := check.Read(source)
+			findings := check.Run(mesh, policies, func(check.Mesh) []check.Finding { return checkMappings(formats, customers) })
+			if len(mesh.Manifests.Brokers) == 0 && !slices.ContainsFunc(findings, func(f check.Finding) bool { return f.Rule == "manifest-invalid" }) {
+				return hint(fmt.Errorf("there is no Broker in %s", dir), "--manifests takes a folder with brokers/, triggers/ and config/")
 			}
-			for _, f := range formats.Check() {
-				findings = append(findings, f)
+			if err := write(cmd.OutOrStdout(), findings); err != nil {
+				return err
 			}
-			customers := customer.Mappings()
-			if crm != "" {
-				customers = append(customers, crm)
-			}
-			for _, name := range customers {
-				if _, err := customer.ReadMapping(name); err != nil {
-					findings = append(findings, err)
-				}
-			}
-			for _, f := range findings {
-				fmt.Fprintln(cmd.OutOrStdout(), f)
-			}
-			if len(findings) > 0 {
+			if slices.ContainsFunc(findings, func(f check.Finding) bool { return f.Severity == check.Error }) {
 				return errors.New(counted(int64(len(findings)), "finding"))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "ok: %d brokers, %d triggers, %d services, %d products, %d mappings\n",
-				len(set.Brokers), len(set.Triggers), len(set.Services), len(all), formats.Mappings()+len(customers))
+			if format == "text" {
+				fmt.Fprintf(cmd.OutOrStdout(), "ok: %d brokers, %d triggers, %d services, %d products, %d mappings\n", len(mesh.Manifests.Brokers),
+					len(mesh.Manifests.Triggers), len(mesh.Manifests.Services), len(mesh.Products), formats.Mappings()+len(customers))
+			}
 			return nil
 		},
 	}
@@ -117,7 +98,59 @@ it. Exits 1 if there is any finding.`,
 	cmd.Flags().StringVar(&dir, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
 	productsFlag(cmd, &folder)
 	cmd.Flags().StringVar(&schemas, "schemas", "", "folder with the JSON schemas of ODCS v3.1.0 and ODPS v1.0.0, to hold the documents of the products against them")
+	cmd.Flags().StringVar(&format, "format", "text", "text, json, or github: annotations of a workflow")
 	return cmd
+}
+
+// findingFormats are how findings are written, by --format.
+var findingFormats = map[string]func(io.Writer, []check.Finding) error{
+	"text": func(w io.Writer, findings []check.Finding) error {
+		for _, f := range findings {
+			if _, err := fmt.Fprintf(w, "%s: %s: %s: %s (%s)\n    %s\n    %s\n", f.Where, f.Severity, f.Object, f.Problem, f.Rule, f.Why, f.Do); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+	"json": func(w io.Writer, findings []check.Finding) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(append([]check.Finding{}, findings...))
+	},
+	// https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
+	"github": func(w io.Writer, findings []check.Finding) error {
+		property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
+		data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
+		for _, f := range findings {
+			text := fmt.Sprintf("%s: %s\n%s\n%s", f.Object, f.Problem, f.Why, f.Do)
+			if _, err := fmt.Fprintf(w, "::%s file=%s,line=%d,title=%s::%s\n", f.Severity, property.Replace(f.File), max(1, f.Line), property.Replace(f.Rule), data.Replace(text)); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+}
+
+// checkMappings says which mappings do not make of their examples what they say.
+func checkMappings(formats *flatten.Formats, customers []string) (findings []check.Finding) {
+	errs := formats.Check()
+	for _, name := range customers {
+		if _, err := customer.ReadMapping(name); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, err := range errs {
+		f := check.Finding{
+			Object: "mapping", Severity: check.Error, Rule: "mapping-wrong", Problem: err.Error(),
+			Why: "What devices and customers are is read by it, and would be read otherwise than its examples say.", Do: "correct the mapping, or the example",
+		}
+		if file, problem, ok := strings.Cut(f.Problem, ": "); ok {
+			f.File, f.Problem = file, problem
+		}
+		findings = append(findings, f)
+	}
+	return findings
 }
 
 func productsFlag(cmd *cobra.Command, dir *string) {

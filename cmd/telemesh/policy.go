@@ -94,8 +94,8 @@ func policiesFlag(cmd *cobra.Command, dir *string) {
 
 // tell prints findings; the error says how many there are.
 func tell(cmd *cobra.Command, findings []check.Finding) error {
-	for _, f := range findings {
-		fmt.Fprintln(cmd.OutOrStdout(), f)
+	if err := findingFormats["text"](cmd.OutOrStdout(), findings); err != nil {
+		return err
 	}
 	if len(findings) > 0 {
 		return errors.New(counted(int64(len(findings)), "finding"))

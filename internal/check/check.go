@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/lineage"
 	"github.com/telemesh/telemesh/internal/manifest"
 )
 
@@ -57,12 +59,17 @@ type Mesh struct {
 	Manifests manifest.Set
 	Overlays  []manifest.Set // the same with each overlay applied
 	Functions []string       // that a Service can run, by the folder of their main
+	Products  []contract.Product
+	Lineage   *lineage.Graph // nil: there are no products, or a view that is not understood
+
+	documents documents
+	unread    []Finding
 }
 
 // Run gives what is wrong with the mesh, and what others find, ordered by place.
 func Run(m Mesh, others ...func(Mesh) []Finding) []Finding {
 	own := manifests(m.Manifests, m.Functions)
-	findings := slices.Clone(own)
+	findings := append(slices.Clone(m.unread), own...)
 	for _, over := range m.Overlays {
 		findings = append(findings, overlay(own, m.Manifests, over, m.Functions)...)
 	}
@@ -115,11 +122,9 @@ func (c *checker) identities() {
 
 // find adds a finding of one of the rules.
 func (c *checker) find(at manifest.Where, object, rule, do, problem string, args ...any) {
-	r := rules[rule]
-	c.findings = append(c.findings, Finding{
-		Where: Where{at.File, at.Line}, Object: object, Severity: cmp.Or(r.severity, Error), Rule: rule,
-		Problem: fmt.Sprintf(problem, args...), Why: r.why, Do: do,
-	})
+	f := rules[rule].finding(rule)
+	f.Where, f.Object, f.Problem, f.Do = Where{at.File, at.Line}, object, fmt.Sprintf(problem, args...), do
+	c.findings = append(c.findings, f)
 }
 
 // images says which Services and Deployments have an image of a function that is

@@ -1,13 +1,28 @@
 package check
 
+import "cmp"
+
 // rule is what Run looks for.
 type rule struct {
 	why      string
 	severity Severity // empty: Error
 }
 
+// finding is one of the rule, of which nothing is said yet.
+func (r rule) finding(name string) Finding {
+	return Finding{Severity: cmp.Or(r.severity, Error), Rule: name, Why: r.why}
+}
+
 // rules by the names that findings have them by.
 var rules = map[string]rule{
+	"manifest-invalid":    {why: "The cluster does not take it, and telemesh up does not start."},
+	"document-invalid":    {why: "The product cannot be deployed: tables, views and access are made from its documents."},
+	"standard-broken":     {why: "Other tools read these documents by their standards (ODPS, ODCS), and not this one."},
+	"view-unreadable":     {why: "Nobody can say what the view is made of, and a warehouse may refuse it."},
+	"owner-missing":       {why: "Whoever has a question, or finds the data wrong, has nobody to turn to."},
+	"level-invalid":       {why: "Nobody can rely on a level that is not said, or not in words that can be measured."},
+	"quality-invalid":     {why: "The rule is not checked: bad data goes unseen."},
+	"input-unsatisfied":   {why: "What the product is made of is not what it was written for: its rows are wrong or missing."},
 	"function-missing":    {why: "The Service cannot be built, and telemesh up does not start."},
 	"broker-missing":      {why: "What is sent there reaches nobody."},
 	"service-missing":     {why: "What is sent there is tried again until it is a dead letter."},

@@ -27,7 +27,6 @@ import (
 	"knative.dev/eventing/pkg/eventfilter"
 
 	"github.com/telemesh/telemesh/internal/function"
-	"github.com/telemesh/telemesh/internal/local"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse"
@@ -104,7 +103,7 @@ func New(set manifest.Set, functions map[string]function.Start, w warehouse.Ware
 		m.services[s.Ref()] = &service{spec: s, start: start, env: all}
 	}
 	for _, spec := range set.Triggers {
-		filter, err := local.NewFilter(spec.Spec)
+		filter, err := manifest.NewFilter(spec.Spec)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", spec.Ref(), err)
 		}

@@ -104,7 +104,7 @@ func (m *Mesh) newTrigger(set manifest.Set, spec *manifest.Trigger) (*trigger, e
 		}
 	}
 	var err error
-	if t.filter, err = NewFilter(spec.Spec); err != nil {
+	if t.filter, err = manifest.NewFilter(spec.Spec); err != nil {
 		return nil, fault(err)
 	}
 	if t.delivery, err = newDelivery(set.Delivery(spec), spec.Namespace); err != nil {

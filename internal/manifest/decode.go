@@ -46,6 +46,37 @@ func (w Where) At(field string) Where {
 	return w
 }
 
+// Fault is what a cluster would refuse, or what is no YAML.
+type Fault struct {
+	Where
+	Object string // Trigger iot/tenant-enrich; empty: it is not known
+	Err    error
+}
+
+func (f *Fault) Error() string {
+	if f.Object == "" {
+		return fmt.Sprintf("%s: %v", f.Where, f.Err)
+	}
+	return fmt.Sprintf("%s: %s: %v", f.Where, f.Object, f.Err)
+}
+
+func (f *Fault) Unwrap() error { return f.Err }
+
+func refused(w Where, object, format string, args ...any) error {
+	return &Fault{w, object, fmt.Errorf(format, args...)}
+}
+
+// LineOf is the line of a field of a YAML document, given as Knative writes it,
+// spec.filters[0].exact, or that of its parent where it is not there. In a list of
+// properties, as the standards of data products have them, a name leads to the one
+// with that property.
+func LineOf(document *yaml.Node, field string) int {
+	if document.Kind == yaml.DocumentNode {
+		document = document.Content[0]
+	}
+	return lineOf(document, field)
+}
+
 // lineOf descends as far as the path leads. Names of annotations hold dots,
 // so that a path cannot be cut at its dots: keys are matched as prefixes.
 func lineOf(n *yaml.Node, path string) int {
@@ -70,6 +101,17 @@ func lineOf(n *yaml.Node, path string) int {
 		if i, err := strconv.Atoi(index); ok && err == nil && i < len(n.Content) {
 			return lineOf(n.Content[i], strings.TrimPrefix(rest, "."))
 		}
+		name, rest, _ := strings.Cut(path, ".")
+		for _, item := range n.Content {
+			for i := 0; i+1 < len(item.Content); i += 2 {
+				if item.Content[i].Value == "property" && item.Content[i+1].Value == name {
+					if line := lineOf(item, "value."+rest); rest != "" && line > 0 {
+						return line
+					}
+					return item.Line
+				}
+			}
+		}
 	}
 	return n.Line
 }
@@ -91,14 +133,14 @@ func split(file string, data []byte) ([]document, error) {
 		d := document{Where: Where{File: file, skip: start}}
 		var node yaml.Node
 		if err := yaml.Unmarshal(text.Bytes(), &node); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", file, shift(err, start)))
+			errs = append(errs, d.noYAML(err))
 		} else if node.Kind == yaml.DocumentNode && node.Content[0].Tag != "!!null" {
 			d.node = node.Content[0]
 			d.Line = start + d.node.Line
 			// kubectl reads YAML 1.1 by way of JSON: do as it does.
 			d.json, err = sigsyaml.YAMLToJSONStrict(text.Bytes())
 			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", file, shift(err, start)))
+				errs = append(errs, d.noYAML(err))
 			} else {
 				docs = append(docs, d)
 			}
@@ -122,13 +164,16 @@ func split(file string, data []byte) ([]document, error) {
 
 var lineNumber = regexp.MustCompile(`line (\d+)`)
 
-// shift makes the line numbers in an error of the YAML parser count from the
-// beginning of the file.
-func shift(err error, skip int) error {
-	return errors.New(lineNumber.ReplaceAllStringFunc(err.Error(), func(s string) string {
+// noYAML is at the line that the error of the YAML parser names, which counts it from
+// the beginning of the document.
+func (d document) noYAML(err error) error {
+	w := Where{File: d.File, Line: d.skip + 1}
+	text := lineNumber.ReplaceAllStringFunc(err.Error(), func(s string) string {
 		n, _ := strconv.Atoi(s[len("line "):])
-		return fmt.Sprintf("line %d", n+skip)
-	}))
+		w.Line = d.skip + n
+		return fmt.Sprintf("line %d", w.Line)
+	})
+	return &Fault{w, "", errors.New(text)}
 }
 
 // objectMeta is what every object has.
@@ -144,11 +189,11 @@ type objectMeta struct {
 func (d document) meta() (objectMeta, error) {
 	var m objectMeta
 	if err := json.Unmarshal(d.json, &m); err != nil {
-		return m, fmt.Errorf("%s: %w", d.Where, err)
+		return m, refused(d.Where, "", "%w", err)
 	}
 	m.Name, m.Namespace = m.Metadata.Name, m.Metadata.Namespace
 	if m.Name == "" && m.Kind != "Kustomization" {
-		return m, fmt.Errorf("%s: %s has no metadata.name", d.At("metadata"), m.Kind)
+		return m, refused(d.At("metadata"), "", "%s has no metadata.name", m.Kind)
 	}
 	if m.Namespace == "" {
 		m.Namespace = "default"
@@ -160,7 +205,7 @@ func (d document) meta() (objectMeta, error) {
 func (d document) decode() (any, error) {
 	var m metav1.TypeMeta
 	if err := json.Unmarshal(d.json, &m); err != nil || m.Kind == "" || m.APIVersion == "" {
-		return nil, fmt.Errorf("%s: no Kubernetes object: apiVersion and kind are missing", d.Where)
+		return nil, refused(d.Where, "", "no Kubernetes object: apiVersion and kind are missing")
 	}
 	var object any
 	switch m.APIVersion + " " + m.Kind {
@@ -190,8 +235,8 @@ func (d document) decode() (any, error) {
 			group = ""
 		}
 		if !strings.Contains(" "+clusterKinds[group]+" ", " "+m.Kind+" ") {
-			return nil, fmt.Errorf("%s: kind %s of %s is not known here: correct it, or keep it out of brokers/, triggers/ and config/",
-				d.At("kind"), m.Kind, m.APIVersion)
+			return nil, refused(d.At("kind"), "", "kind %s of %s is not known here: correct it, or keep it out of brokers/, triggers/ and config/",
+				m.Kind, m.APIVersion)
 		}
 		return nil, nil
 	}
@@ -214,12 +259,12 @@ var (
 
 func (d document) fault(kind, text string) error {
 	if m := unknownField.FindStringSubmatch(text); m != nil {
-		return fmt.Errorf("%s: %s: unknown field %q", d.At(m[1]), kind, m[1])
+		return refused(d.At(m[1]), kind, "unknown field %q", m[1])
 	}
 	if m := wrongType.FindStringSubmatch(text); m != nil {
-		return fmt.Errorf("%s: %s: field %q is a %s and must be a %s", d.At(m[2]), kind, m[2], m[1], m[3])
+		return refused(d.At(m[2]), kind, "field %q is a %s and must be a %s", m[2], m[1], m[3])
 	}
-	return fmt.Errorf("%s: %s: %s", d.Where, kind, text)
+	return refused(d.Where, kind, "%s", text)
 }
 
 // clusterKinds are the kinds, by API group, that a cluster uses and the local

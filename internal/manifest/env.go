@@ -17,8 +17,8 @@ func (w *Workload) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 	configMap := func(field, name string, optional *bool) (map[string]string, error) {
 		m := configMaps[Ref{w.ref.Namespace, name}]
 		if m == nil && (optional == nil || !*optional) {
-			return nil, fmt.Errorf("%s: %s: ConfigMap %s/%s is not in the manifests: add it, or mark it optional",
-				w.At(field), w.Object(), w.ref.Namespace, name)
+			return nil, refused(w.At(field), w.Object(), "ConfigMap %s/%s is not in the manifests: add it, or mark it optional",
+				w.ref.Namespace, name)
 		}
 		if m == nil {
 			return nil, nil
@@ -57,7 +57,7 @@ func (w *Workload) resolveEnv(configMaps map[Ref]*corev1.ConfigMap) error {
 			}
 			value, ok := data[ref.Key]
 			if !ok && !optional {
-				return fmt.Errorf("%s: %s: ConfigMap %s/%s has no key %q", w.At(field), w.Object(), w.ref.Namespace, ref.Name, ref.Key)
+				return refused(w.At(field), w.Object(), "ConfigMap %s/%s has no key %q", w.ref.Namespace, ref.Name, ref.Key)
 			}
 			if ok {
 				w.Env[v.Name] = value

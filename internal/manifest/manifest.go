@@ -199,8 +199,7 @@ func Dir(dir string) []Folder {
 }
 
 // Load reads the *.yaml and *.yml files of the folders. As with `kubectl apply
-// -f`, folders in them are not read. The error holds every fault found, each
-// with file, line and field.
+// -f`, folders in them are not read. The error holds every Fault found.
 func Load(folders ...Folder) (Set, error) {
 	var l loader
 	for _, f := range folders {
@@ -259,7 +258,7 @@ func (l *loader) set() (Set, error) {
 		}
 		key := fmt.Sprintf("%s %s/%s", meta.Kind, meta.Namespace, meta.Name)
 		if first, ok := seen[meta.APIVersion+" "+key]; ok {
-			l.fail(fmt.Errorf("%s: %s stands at %s already: remove one of them", d.Where, key, first))
+			l.fail(refused(d.Where, key, "stands at %s already: remove one of them", first))
 			continue
 		}
 		seen[meta.APIVersion+" "+key] = d.Where
@@ -429,7 +428,7 @@ func (l *loader) validated(w Where, kind string, ref Ref, fault *apis.FieldError
 		if len(e.Paths) > 0 {
 			at = w.At(e.Paths[0])
 		}
-		l.fail(fmt.Errorf("%s: %s %s: %w", at, kind, ref, e))
+		l.fail(refused(at, kind+" "+ref.String(), "%w", e))
 	}
 	return false
 }

@@ -174,11 +174,11 @@ func TestLoadNamesFileLineAndField(t *testing.T) {
 			"apiVersion: v1\nkind: Namespace\nmetadata:\n  labels: {}\n",
 			`config/x.yaml:3: Namespace has no metadata.name`},
 		"twice": {
-			brokers + "---\n" + brokers, `config/x.yaml:10: Broker iot/iot stands at config/x.yaml:1 already`},
+			brokers + "---\n" + brokers, `config/x.yaml:10: Broker iot/iot: stands at config/x.yaml:1 already`},
 		"same key twice": {
 			brokers + trigger("flat", toService("flat"), "  broker: iot\n"), `key "broker" already set`},
 		"no YAML": {
-			brokers + "---\na: [\n", `config/x.yaml: yaml: line 1`},
+			brokers + "---\na: [\n", `config/x.yaml:10: yaml: line 10`},
 		"missing ConfigMap": {
 			service("flat", "", "{name: A, valueFrom: {configMapKeyRef: {name: m, key: k}}}"),
 			`config/x.yaml:13: Service iot/flat: ConfigMap iot/m is not in the manifests`},

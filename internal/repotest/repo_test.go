@@ -186,29 +186,28 @@ func TestManifestFiles(t *testing.T) {
 	}
 }
 
-// Includes that no Trigger can make a function wake itself, and that it is the same
-// mesh with an overlay.
-func TestManifestsFitTogether(t *testing.T) {
-	set := manifests(t)
-	mesh := check.Mesh{Manifests: set, Functions: slices.Sorted(maps.Keys(functions.Table))}
+// The whole mesh as `telemesh check` sees it: nothing in it is wrong, with each overlay,
+// too.
+func TestMeshFitsTogether(t *testing.T) {
 	overlays, err := manifest.Overlays(manifest.Folder{Name: "config/overlays", FS: config.Overlays})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	for _, overlay := range overlays {
-		names = append(names, path.Base(overlay.Name))
-		over, err := manifest.Overlaid(embedded, overlay)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		mesh.Overlays = append(mesh.Overlays, over)
-	}
+	mesh := check.Read(check.Source{
+		Manifests: embedded, Overlays: overlays, Products: manifest.Folder{Name: "products", FS: products.FS},
+		Functions: slices.Sorted(maps.Keys(functions.Table)),
+	})
 	for _, finding := range check.Run(mesh) {
 		t.Error(finding)
 	}
-	if diff := cmp.Diff([]string{"kafka", "secure"}, names); diff != "" {
+	if len(mesh.Manifests.Triggers) == 0 || len(mesh.Products) == 0 || mesh.Lineage == nil {
+		t.Errorf("%d Triggers, %d products: too few to say anything", len(mesh.Manifests.Triggers), len(mesh.Products))
+	}
+	var names []string
+	for _, overlay := range overlays {
+		names = append(names, path.Base(overlay.Name))
+	}
+	if diff := cmp.Diff([]string{"kafka", "secure"}, names); diff != "" || len(mesh.Overlays) != len(names) {
 		t.Errorf("config/overlays (-want +got):\n%s", diff)
 	}
 }

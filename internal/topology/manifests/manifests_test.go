@@ -14,7 +14,6 @@ import (
 	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/internal/cesql"
-	"github.com/telemesh/telemesh/internal/local"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/topology"
 	"github.com/telemesh/telemesh/internal/topology/manifests"
@@ -82,7 +81,7 @@ func TestFiltersAsKnative(t *testing.T) {
 	sources := []string{"/telemesh/tenancy-repair", "/telemesh/x", "/apis/v1/namespaces/crm/pingsources/customer-source"}
 	taken, refused := 0, 0
 	for i, trigger := range set.Triggers {
-		filter, err := local.NewFilter(trigger.Spec)
+		filter, err := manifest.NewFilter(trigger.Spec)
 		if err != nil {
 			t.Fatal(err)
 		}
