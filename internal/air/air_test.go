@@ -511,34 +511,52 @@ func TestEffect(t *testing.T) {
 }
 
 // Days before an action are enough where there are so many; a device that sends
-// each 15 minutes has a mean in the half hour before it, and no slope.
+// each 15 minutes has a mean and a slope in the half hour before it.
 func TestEffectOfSlowDevice(t *testing.T) {
 	taken := time.Date(2026, 3, 23, 10, 0, 0, 0, time.UTC)
-	f := airtest.Open(t)
-	f.Place("school", "d1", classA, taken.AddDate(-1, 0, 0), time.Time{})
-	var all []reading
-	for n, change := range map[int]float64{0: -300, -3: 10, -4: 20, -5: 30, -6: 40, -7: 50, 1: 9000, 2: 9000, 3: 9000} {
-		for m := -30; m < 120; m += 15 {
-			value := 900.0
-			if m >= 0 {
-				value += change
-			}
-			all = append(all, measured("school", "d1", classA, taken.AddDate(0, 0, n).Add(time.Duration(m)*time.Minute), value))
-		}
-	}
-	f.Read("co2", "ppm", all...)
+	changes := map[int]float64{0: -300, -3: 10, -4: 20, -5: 30, -6: 40, -7: 50, 1: 9000, 2: 9000, 3: 9000}
 	x := air.Action{ID: "a1", At: taken, Text: "window opened", Room: classA}
-	e, err := of(t, f, "school").Effect(t.Context(), air.Where{Room: &classA}, "co2", x, []air.Action{x}, time.UTC, taken.AddDate(0, 1, 0))
-	if err != nil {
-		t.Fatal(err)
+	effect := func(minutes ...int) *air.Effect {
+		t.Helper()
+		f := airtest.Open(t)
+		f.Place("school", "d1", classA, taken.AddDate(-1, 0, 0), time.Time{})
+		var all []reading
+		for n, change := range changes {
+			for i, m := range minutes {
+				value := 900 + 20*float64(2*(i%2)-1) // it rises by 40 from the first to the second
+				if m >= 0 {
+					value = 900 + change
+				}
+				if m >= 0 && n == 0 {
+					value += 25 * float64(1-2*(i%2))
+				}
+				all = append(all, measured("school", "d1", classA, taken.AddDate(0, 0, n).Add(time.Duration(m)*time.Minute), value))
+			}
+		}
+		f.Read("co2", "ppm", all...)
+		e, err := of(t, f, "school").Effect(t.Context(), air.Where{Room: &classA}, "co2", x, []air.Action{x}, time.UTC, taken.AddDate(0, 1, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
 	}
+
+	e := effect(-30, -15, 0, 15, 30, 45, 60, 75, 90, 105)
 	for _, c := range e.Changes {
 		if m := c.Mean; !m.Known || m.Before != 900 || m.After != 600 || m.Days != 5 || !m.Interval || math.Abs(m.Usual-30) > 1e-9 || e.Later {
 			t.Errorf("mean over %s: %+v, later days %t", c.Over, m, e.Later)
 		}
-		if c.Slope.Known {
-			t.Errorf("slope over %s of two readings before: %+v", c.Over, c.Slope)
-		}
+	}
+	// Two readings before, and two after: by 40 up and by 50 down in a quarter of an hour.
+	want := air.Estimate{Known: true, Before: 160, After: -200, Value: -360, Days: 5, Usual: -160, Interval: true, Effect: -200, Low: -200, High: -200}
+	if diff := cmp.Diff(want, e.Changes[0].Slope, cmpopts.EquateApprox(0, 1e-9)); diff != "" {
+		t.Errorf("slope of two readings (-want +got):\n%s", diff)
+	}
+
+	// What two readings a minute apart differ by is noise.
+	e = effect(-2, -1, 1, 2)
+	if c := e.Changes[0]; !c.Mean.Known || c.Slope.Known || c.Slope.Days != 0 {
+		t.Errorf("of two readings a minute apart: %+v", c)
 	}
 }
 

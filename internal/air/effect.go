@@ -19,10 +19,12 @@ const (
 	// deviation is hardly known: with four degrees of freedom, as five days leave,
 	// the 95 % interval is already 1.4 times as wide as that of many.
 	MinDays = 5
-	// minMean and minSlope readings of a device, within the time before and within
-	// the time after, make a mean and a slope. A device that sends each 15 minutes
-	// has two of them in Before.
-	minMean, minSlope = 2, 3
+	// minReadings of a device, within the time before and within the time after, make
+	// a mean and, where they are at least minSpan apart, a slope. A device that sends
+	// each 15 minutes has two of them in Before. The interval is as wide as slopes of
+	// so few readings differ from day to day.
+	minReadings = 2
+	minSpan     = 10 * time.Minute
 )
 
 // Horizons are how long after an action the air is looked at.
@@ -179,25 +181,47 @@ func between(samples []sample, from, to time.Time) (in []sample) {
 }
 
 // around gives what devices measured before and after t, of those that measured
-// at least so much in both: one that came in between would change the mean by what
-// it is.
-func around(samples []sample, t time.Time, over time.Duration, least int) (before, after []sample) {
+// enough in both: one that came in between would change the mean by what it is.
+func around(samples []sample, t time.Time, over, span time.Duration) (before, after []sample) {
 	before, after = between(samples, t.Add(-Before), t), between(samples, t, t.Add(over))
-	n, m := map[string]int{}, map[string]int{}
-	for _, s := range before {
-		n[s.device]++
-	}
-	for _, s := range after {
-		m[s.device]++
-	}
-	few := func(s sample) bool { return n[s.device] < least || m[s.device] < least }
+	was, is := enough(before, span), enough(after, span)
+	few := func(s sample) bool { return !was[s.device] || !is[s.device] }
 	return slices.DeleteFunc(before, few), slices.DeleteFunc(after, few)
+}
+
+// enough says which devices have minReadings, the first and the last at least span
+// apart.
+func enough(samples []sample, span time.Duration) map[string]bool {
+	type reach struct {
+		n           int
+		first, last time.Time
+	}
+	by := map[string]*reach{}
+	for _, s := range samples {
+		r := by[s.device]
+		if r == nil {
+			r = &reach{first: s.at, last: s.at}
+			by[s.device] = r
+		}
+		r.n++
+		if s.at.Before(r.first) {
+			r.first = s.at
+		}
+		if s.at.After(r.last) {
+			r.last = s.at
+		}
+	}
+	are := map[string]bool{}
+	for device, r := range by {
+		are[device] = r.n >= minReadings && r.last.Sub(r.first) >= span
+	}
+	return are
 }
 
 // meansAround are the means before and after t, of each device, and of these the
 // mean.
 func meansAround(samples []sample, t time.Time, over time.Duration) (was, is float64, ok bool) {
-	before, after := around(samples, t, over, minMean)
+	before, after := around(samples, t, over, 0)
 	all := meanOf(before)
 	n := float64(len(all))
 	for _, mean := range all {
@@ -223,7 +247,7 @@ func meanOf(samples []sample) map[string]float64 {
 
 // slopesAround are the slopes before and after t.
 func slopesAround(samples []sample, t time.Time, over time.Duration) (was, is float64, ok bool) {
-	before, after := around(samples, t, over, minSlope)
+	before, after := around(samples, t, over, minSpan)
 	was, ok1 := slopeOf(before)
 	is, ok2 := slopeOf(after)
 	return was, is, ok1 && ok2
@@ -232,7 +256,7 @@ func slopesAround(samples []sample, t time.Time, over time.Duration) (was, is fl
 // slopeOf is the slope per hour of the least squares line through the readings of
 // each device: one slope for all, and a level of its own for each.
 func slopeOf(samples []sample) (float64, bool) {
-	if len(samples) < minSlope {
+	if len(samples) < minReadings {
 		return 0, false
 	}
 	type sums struct{ n, x, y float64 }

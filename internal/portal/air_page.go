@@ -600,11 +600,11 @@ func effectOf(s *airState, e *air.Effect, unit string) *airEffect {
 	}
 	for _, what := range []struct {
 		name, unit string
-		least      string // readings of a device, before and after
+		least      string // that a device has to measure before and after
 		of         func(*air.Change) *air.Estimate
 	}{
-		{"mean", unit, "two", func(c *air.Change) *air.Estimate { return &c.Mean }},
-		{"slope", unit + "/h", "three", func(c *air.Change) *air.Estimate { return &c.Slope }},
+		{"mean", unit, "two readings of a device", func(c *air.Change) *air.Estimate { return &c.Mean }},
+		{"slope", unit + "/h", "two readings of a device, ten minutes apart,", func(c *air.Change) *air.Estimate { return &c.Slope }},
 	} {
 		reach := 0.0
 		for i := range e.Changes {
@@ -619,7 +619,7 @@ func effectOf(s *airState, e *air.Effect, unit string) *airEffect {
 			case !x.Known && s.now.Sub(e.Action.At) < e.Changes[i].Over:
 				c.Why = "this time is not over yet"
 			case !x.Known:
-				c.Why = "fewer than " + what.least + " readings of a device before or after it"
+				c.Why = "fewer than " + what.least + " before or after it"
 			default:
 				c.Was, c.Is = quantity(x.Before), quantity(x.After)+" "+what.unit
 				if what.name == "slope" {
