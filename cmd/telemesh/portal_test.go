@@ -265,6 +265,40 @@ func TestPortalInBrowser(t *testing.T) {
 	})
 }
 
+// Who starts the demo sees at once what an action did: the fleet has days enough
+// behind it that the action is compared with.
+func TestDemoTellsWhatAnActionDid(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	addresses := started(t, command(t.Context(), t, up(data, "--simulate", "--demo")...))
+	b := newBrowser(t, addresses["portal"])
+	for began := time.Now(); ; {
+		if rows(t, data, "SELECT max(observed_at) > now() - INTERVAL 1 HOUR FROM iot_analytics.readings")[0] == "true" {
+			break
+		}
+		if time.Since(began) > 5*time.Minute {
+			t.Fatal("the weeks before now do not come to their end")
+		}
+		time.Sleep(time.Second) // the fleet needs the processors
+	}
+	b.open(t, "/login")
+	b.do(t, chromedp.Evaluate(`[...document.querySelectorAll("button[name=user]")].find((e) => e.innerText.includes("mill-clinic")).click()`, nil), chromedp.WaitVisible(".me"))
+	b.open(t, "/air?range=30d")
+	// What follows an action takes two hours.
+	action := js[string](t, b, `fetch(document.getElementById("air").dataset.rooms).then((r) => r.json()).then((a) => a.actions.filter((x) => x.at < Date.now() - 3 * 3600e3).at(-1).link)`)
+	b.open(t, action)
+	told := js[[]string](t, b, `[...document.querySelectorAll("#effect tbody tr")].map((row) => row.innerText)`)
+	if len(told) != 6 {
+		t.Errorf("the page tells of an action %q, want the mean and the slope over 30, 60 and 120 minutes", told)
+	}
+	for _, row := range told {
+		if !strings.Contains(row, "comparable days") && !strings.Contains(row, "may be chance") || strings.Contains(row, "too few") {
+			t.Errorf("the page tells of an action %q, want an interval", row)
+		}
+	}
+	b.waits(t, `!!document.querySelector("#chart canvas")`)
+	b.look(t, "air-demo")
+}
+
 // harmless sees that no name became a part of the page.
 func (b *browser) harmless(t *testing.T, page string) {
 	t.Helper()

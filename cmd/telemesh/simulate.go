@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/telemesh/telemesh/internal/air"
 	"github.com/telemesh/telemesh/internal/sheet"
 	"github.com/telemesh/telemesh/internal/simulate"
 )
@@ -33,6 +34,7 @@ windows that are opened (an action), temperature and humidity. Devices move to
 other tenants, send late, twice and out of order, and some clocks are wrong. The
 same flags give the same messages.`,
 		Example: `  telemesh simulate --out week
+  telemesh simulate --out month --duration 672h
   telemesh simulate --to http://localhost:8082 --speed 60`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -80,6 +82,10 @@ same flags give the same messages.`,
 	return cmd
 }
 
+// simulatedDays are those that the fleet of `telemesh up --simulate` has behind it
+// when it starts: as many as an action is compared with.
+const simulatedDays = air.Weeks * 7
+
 // simulated is how far the simulated fleet of a data folder has come.
 type simulated struct {
 	Start time.Time `json:"start"` // of the fleet
@@ -89,8 +95,8 @@ type simulated struct {
 func readSimulated(file string) (simulated, error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		// A week that ends now, so that there is something to see at once.
-		start := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -6)
+		// Days that end now, so that there is something to see at once.
+		start := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, 1-simulatedDays)
 		return simulated{Start: start, Next: start}, nil
 	}
 	if err != nil {
@@ -98,7 +104,7 @@ func readSimulated(file string) (simulated, error) {
 	}
 	var s simulated
 	if err := json.Unmarshal(text, &s); err != nil {
-		return s, hint(fmt.Errorf("read %s: %w", file, err), "remove the file: the simulated week then begins anew")
+		return s, hint(fmt.Errorf("read %s: %w", file, err), "remove the file: the simulated weeks then begin anew")
 	}
 	return s, nil
 }
@@ -115,7 +121,7 @@ func (s simulated) write(file string) error {
 	return os.Rename(file+".new", file)
 }
 
-// simulate sends a simulated fleet to the mesh: the past week at once, then as
+// simulate sends a simulated fleet to the mesh: the past weeks at once, then as
 // time goes on. It ends with ctx, and goes on from there the next time.
 func (in *instance) simulate(ctx context.Context) error {
 	file := filepath.Join(in.dir, "simulated.json")
@@ -125,7 +131,8 @@ func (in *instance) simulate(ctx context.Context) error {
 	}
 	o := simulate.Sample()
 	o.Start = at.Start
-	o.Timeless = 0 // the past week comes at once: without a time it would be now
+	o.Duration = simulatedDays * 24 * time.Hour
+	o.Timeless = 0 // the past comes at once: without a time it would be now
 	fleet, err := simulate.New(o)
 	if err != nil {
 		return err

@@ -120,7 +120,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 
 			ended := make(chan error, 1)
 			if simulated {
-				fmt.Fprintln(out, "a simulated fleet sends: the past week at once, then as time goes on")
+				fmt.Fprintf(out, "a simulated fleet sends: the past %d weeks at once, then as time goes on\n", simulatedDays/7)
 				go func() { ended <- in.simulate(ctx) }()
 			}
 			select {
