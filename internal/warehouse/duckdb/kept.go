@@ -172,8 +172,15 @@ func (k *kept) made(rows, join string) string {
 	if k.table.Tombstones {
 		where = " WHERE NOT r." + name(contract.Deleted)
 	}
+	stale := k.storage(staleSuffix)
+	if join == "SEMI" {
+		// Where no hour is stale there is no least and no greatest, and DuckDB looks at
+		// all of the table for the rows of a metric that has none: one hour is of nothing.
+		nothing := strings.Repeat("'', ", len(k.key)) + "TIMESTAMP 'epoch'"
+		stale = fmt.Sprintf("(FROM %s UNION ALL SELECT %s WHERE NOT EXISTS (FROM %[1]s))", stale, nothing)
+	}
 	of := fmt.Sprintf("(SELECT %s FROM (%s) AS r %s JOIN %s AS s ON %s%s)",
-		strings.Join(columns, ", "), rows, join, k.storage(staleSuffix), strings.Join(on, " AND "), where)
+		strings.Join(columns, ", "), rows, join, stale, strings.Join(on, " AND "), where)
 	table := regexp.MustCompile(`\b` + regexp.QuoteMeta(k.view.Kept.Table) + `\b`)
 	return "SELECT * FROM (" + table.ReplaceAllLiteralString(k.view.DuckDB, of) + "\n)"
 }
