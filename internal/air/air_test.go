@@ -15,6 +15,9 @@ import (
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/air"
 	"github.com/telemesh/telemesh/internal/air/airtest"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/warehouse"
+	"github.com/telemesh/telemesh/internal/warehouse/warehousetest"
 )
 
 type reading = airtest.Reading
@@ -568,6 +571,48 @@ func meanAndDeviation(of []float64) (mean, deviation float64) {
 		deviation += (v - mean) * (v - mean) / float64(len(of)-1)
 	}
 	return mean, math.Sqrt(deviation)
+}
+
+// What is gone from a selection is told from what came to it.
+func TestHeld(t *testing.T) {
+	f := airtest.Open(t)
+	now := time.Now()
+	old, recent := now.AddDate(0, 0, -5), now.Add(-time.Hour)
+	for i := range 10 {
+		f.Read("co2", "ppm", measured("school", "d1", classA, old.Add(time.Duration(i)*time.Minute), 500), measured("school", "d1", classA, recent.Add(time.Duration(i)*time.Minute), 500))
+	}
+	a := of(t, f, "school")
+	s := air.Selection{Where: air.Where{Room: &classA}, Metric: "co2", From: now.AddDate(0, 0, -7)}
+	before, err := a.Held(t.Context(), s, now.Add(time.Minute))
+	if err != nil || before.Older != 10 || before.Recent != 10 {
+		t.Fatalf("Held() = %+v, %v", before, err)
+	}
+	still := func() air.Held {
+		t.Helper()
+		h, err := a.HeldStill(t.Context(), s, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	f.Read("co2", "ppm", measured("school", "d1", classA, recent.Add(30*time.Minute), 500))
+	if still().Lost(before) {
+		t.Error("something is lost when a reading came")
+	}
+	before = still()
+	for _, at := range []time.Time{old, recent} {
+		// The next tenant's, as of a placement that was corrected.
+		f.Add("iot_analytics.readings", warehousetest.Row{
+			"reading_id": warehouse.String(mesh.ReadingID("d1", "co2", mesh.At(at))), "tenant_id": warehouse.String("office"),
+			"device_id": warehouse.String("d1"), "metric": warehouse.String("co2"), "value": warehouse.Float(500), "unit": warehouse.String("ppm"),
+			"observed_at": warehouse.Instant(mesh.At(at)), "received_at": warehouse.Instant(mesh.At(at)), "revision": warehouse.Int(0), "assignment_version": warehouse.Int(2),
+			"event_source": warehouse.String("/test"), "event_id": warehouse.String("later"), "join_version": warehouse.Int(2), "deleted": warehouse.Bool(false),
+		})
+		if !still().Lost(before) {
+			t.Errorf("nothing is lost though the reading of %s is: %+v, %+v", at, before, still())
+		}
+		before = still()
+	}
 }
 
 func TestMovesAndActionsOfADevice(t *testing.T) {

@@ -88,3 +88,45 @@ WHERE value IS NOT NULL AND recorded_at > `+instant(after)+` AND `+s.readings(),
 // Newest is how old a reading may be that a page is told of: what is asked for
 // after each event must not read all there is.
 const Newest = 48 * time.Hour
+
+// Held is how many readings a selection had that goes on until now: fewer than
+// before are a sign that some were withdrawn, or moved.
+type Held struct {
+	Until  time.Time // those are counted that were recorded until then
+	Cut    time.Time // of those before it hours are counted, whenever they were recorded
+	Older  int64
+	Recent int64
+}
+
+// Lost says whether some of what was held before are gone.
+func (h Held) Lost(before Held) bool { return h.Older < before.Older || h.Recent < before.Recent }
+
+// Held counts what a selection has of readings that were recorded until now; of
+// those more than Newest old by their hours, which cost little of a year.
+func (a *Air) Held(ctx context.Context, s Selection, now time.Time) (Held, error) {
+	return a.held(ctx, s, Held{Until: now, Cut: now.Add(-Newest).Truncate(time.Hour)})
+}
+
+// HeldStill counts the same as before, of a selection as it was then.
+func (a *Air) HeldStill(ctx context.Context, s Selection, before Held) (Held, error) {
+	return a.held(ctx, s, Held{Until: before.Until, Cut: before.Cut})
+}
+
+func (a *Air) held(ctx context.Context, s Selection, h Held) (Held, error) {
+	if s.From.Before(h.Cut) {
+		older := s
+		older.To = h.Cut
+		if err := a.each(ctx, `SELECT SUM(readings) AS readings FROM {iot_analytics.readings_hourly} WHERE `+older.hours(), func(row []any) {
+			h.Older = whole(row[0])
+		}); err != nil {
+			return h, err
+		}
+		s.From = h.Cut
+	}
+	s.To = h.Until.Add(ahead)
+	err := a.each(ctx, `SELECT COUNT(*) AS readings FROM {iot_analytics.readings}
+WHERE value IS NOT NULL AND recorded_at <= `+instant(h.Until)+` AND `+s.readings(), func(row []any) {
+		h.Recent = whole(row[0])
+	})
+	return h, err
+}

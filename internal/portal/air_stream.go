@@ -27,7 +27,9 @@ const (
 
 // airStream tells a page of each time when readings of what it shows were stored: an
 // event "readings" with how many, and the earliest instant that they are of. Who
-// comes again is told what was stored meanwhile.
+// comes again is told what was stored meanwhile. An event "withdrawn" says that some
+// of what it shows is the tenant's no more, or is of another place: all of it is to be
+// asked for again.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html
 func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
 	s, a, _, err := p.airAsked(r, v)
@@ -43,12 +45,21 @@ func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.View
 	if err != nil {
 		return err
 	}
-	watcher, err := p.feed.Watch(ctx, own, func(e *live.Event) bool { return e.Type() == mesh.AnalyticsJoined && e.Tenant() == s.tenant })
+	joined, err := p.feed.Watch(ctx, own, func(e *live.Event) bool { return e.Type() == mesh.AnalyticsJoined && e.Tenant() == s.tenant })
 	if err != nil {
 		return err
 	}
-	defer watcher.Close()
+	defer joined.Close()
+	corrected, err := p.feed.Watch(ctx, corrector, func(e *live.Event) bool { return corrects(e, s.tenant) })
+	if err != nil {
+		return err
+	}
+	defer corrected.Close()
 	last, err := p.airSeen(ctx, r, a, &s)
+	if err != nil {
+		return err
+	}
+	held, err := a.Held(ctx, s.selection(), s.now)
 	if err != nil {
 		return err
 	}
@@ -67,49 +78,69 @@ func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.View
 		return nil // who asked is gone, or is out
 	}
 
-	events := make(chan struct{}, 1) // of one: a look finds all that came
-	go func() {
-		defer close(events)
-		for {
-			if _, err := watcher.Next(ctx); err != nil {
-				return // ctx is done, or the portal ends
-			}
-			select {
-			case events <- struct{}{}:
-			default:
-			}
-		}
-	}()
+	events, corrections := told(ctx, joined), told(ctx, corrected)
 	beat := time.NewTicker(liveBeat)
 	defer beat.Stop()
 	wait, waiting := airWait, true
 	look := time.NewTimer(wait)
 	defer look.Stop()
+	soon := func() {
+		if !waiting || wait > airWait { // else events that follow each other closely would put it off
+			wait, waiting = airWait, true
+			look.Reset(wait)
+		}
+	}
+	later := func() bool {
+		if wait *= 2; wait < airPatience {
+			waiting = true
+			look.Reset(wait)
+		}
+		return waiting
+	}
+	failed := func(err error) error {
+		if ctx.Err() == nil {
+			p.log.Warn("stream of the air ended", "tenant", s.tenant, "error", err)
+		}
+		return nil
+	}
+	checks := false // whether what was held is held still
 	for {
 		select {
 		case _, open := <-events:
 			if !open {
 				return nil // the browser comes again
 			}
-			if !waiting || wait > airWait { // else events that follow each other closely would put it off
-				wait, waiting = airWait, true
-				look.Reset(wait)
-			}
-		case <-look.C:
-			waiting = false
-			news, err := p.airNews(ctx, a, &s, last)
-			if err != nil {
-				if ctx.Err() == nil {
-					p.log.Warn("stream of the air ended", "tenant", s.tenant, "error", err)
-				}
+			soon()
+		case _, open := <-corrections:
+			if !open {
 				return nil
 			}
-			if news.Readings == 0 {
-				if wait *= 2; wait < airPatience {
-					waiting = true
-					look.Reset(wait)
+			checks = true
+			soon()
+		case <-look.C:
+			waiting = false
+			if checks {
+				now, err := a.HeldStill(ctx, s.selection(), held)
+				if err != nil {
+					return failed(err)
 				}
+				if now.Lost(held) {
+					held = now
+					if !say(fmt.Sprintf("id: %d\nevent: withdrawn\ndata: {}\n\n", last.UnixMicro())) {
+						return nil
+					}
+				}
+			}
+			news, err := p.airNews(ctx, a, &s, last)
+			if err != nil {
+				return failed(err)
+			}
+			if news.Readings == 0 {
+				checks = later() && checks
 				continue
+			}
+			if checks {
+				later()
 			}
 			last = news.Recorded
 			if !say(fmt.Sprintf("id: %d\nevent: readings\ndata: {\"readings\": %d, \"since\": %d}\n\n", last.UnixMicro(), news.Readings, news.Since.UnixMilli())) {
@@ -121,6 +152,41 @@ func (p *Portal) airStream(w http.ResponseWriter, r *http.Request, v access.View
 			}
 		}
 	}
+}
+
+// corrector looks for corrections as who sees all events: one that takes a reading from a
+// tenant is nobody's, or of the next one. Nothing of it is told but what then is
+// missing of what the tenant had.
+var corrector = access.Viewer{Name: "air", Role: access.Analyst}
+
+// corrects says whether an event may take readings from what a tenant is shown.
+func corrects(e *live.Event, tenant string) bool {
+	switch e.Type() {
+	case mesh.AnalyticsWithdrawn, mesh.TenancyRepaired:
+		return true
+	case mesh.AnalyticsJoined: // in another room
+		return e.Tenant() == tenant && e.Source() != mesh.Source("analytics-join")
+	}
+	return false
+}
+
+// told is sent to when a watcher is told of something: once, however much that is. It
+// is closed with ctx, or when the portal ends.
+func told(ctx context.Context, w *live.Watcher) <-chan struct{} {
+	events := make(chan struct{}, 1)
+	go func() {
+		defer close(events)
+		for {
+			if _, err := w.Next(ctx); err != nil {
+				return
+			}
+			select {
+			case events <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return events
 }
 
 // airNews gives what was stored after an instant of the range of a page, which went

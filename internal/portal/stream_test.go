@@ -2,6 +2,7 @@ package portal
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"log/slog"
 	"net/http"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/access"
@@ -23,21 +26,36 @@ import (
 // watched is a site with events and readings, to which more can be told.
 func watched(t *testing.T) (s *site, tell func(id string)) {
 	t.Helper()
-	all, err := contract.Load(products.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, _ := stored(t, time.Now())
-	data := access.New(w, all)
-	feed := live.New(data, live.Config{Interval: 10 * time.Millisecond, Overlap: time.Minute}, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	s = onSQLite(t, Config{Data: data, Live: feed, Products: all})
-	t.Cleanup(feed.Close)
+	s, log := watchedOf(t, time.Now())
 	return s, func(id string) {
 		t.Helper()
 		e := mesh.NewEvent(mesh.AnalyticsJoined, "/test", []byte(`{"readings":[]}`))
 		e.SetID(id)
 		e.SetExtension(mesh.ExtTenant, own)
-		if _, err := sink.NewLog(w, nil)(function.WithPath(t.Context(), "/analytics/analytics"), e); err != nil {
+		log(e)
+	}
+}
+
+// watchedOf is a site whose readings end at an instant. What is stored of an event
+// is told.
+func watchedOf(t *testing.T, now time.Time) (s *site, tell func(event.Event)) {
+	t.Helper()
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, _ := stored(t, now)
+	data := access.New(w, all)
+	feed := live.New(data, live.Config{Interval: 10 * time.Millisecond, Overlap: time.Minute}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	s = onSQLite(t, Config{Data: data, Live: feed, Products: all})
+	t.Cleanup(feed.Close)
+	rows, log := sink.New(w, func(context.Context, event.Event) error { return nil }), sink.NewLog(w, nil)
+	return s, func(e event.Event) {
+		t.Helper()
+		if _, err := rows(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := log(function.WithPath(t.Context(), "/analytics/analytics"), e); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -119,6 +137,60 @@ func TestStreamsEndWithTheRight(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What is withdrawn leaves an open page at once: the page of who had it, and nobody
+// learns of what another one lost.
+func TestWithdrawnLeavesAnOpenPage(t *testing.T) {
+	now := time.Now()
+	s, tell := watchedOf(t, now)
+	withdrawn := func(tenant, source string, ago time.Duration) event.Event {
+		at := mesh.At(now.Add(-ago))
+		r := mesh.Reading{ReadingID: mesh.ReadingID(tenant+"-device", "co2", at), DeviceID: tenant + "-device", Metric: "co2", Value: 1, Unit: "ppm",
+			ObservedAt: at, ReceivedAt: at, AssignmentVersion: 2, EventSource: "/test", EventID: "e"}
+		e := mesh.NewEvent(mesh.AnalyticsWithdrawn, "/telemesh/"+source, mesh.EncodeJoined([]mesh.JoinedReading{{Reading: r, JoinVersion: 5}}), tenant, ago.String())
+		mesh.SetVersion(&e, 5)
+		return e
+	}
+	b := s.logIn(s.person("ann", access.Tenant, own))
+	told := make(chan string)
+	lines := b.watch("/api/air/stream?range=7d&tenant=" + own)
+	go func() {
+		defer close(told)
+		for {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			if name, ok := strings.CutPrefix(line, "event: "); ok {
+				told <- strings.TrimSpace(name)
+			}
+		}
+	}()
+	said := func(want string, within time.Duration) {
+		t.Helper()
+		for patience := time.After(within); ; {
+			select {
+			case name := <-told:
+				if name == "readings" {
+					continue // of what was there when it began
+				}
+				if name != want {
+					t.Fatalf("the page was told of %q, want %q", name, want)
+				}
+				return
+			case <-patience:
+				if want != "" {
+					t.Fatalf("the page was not told of %q", want)
+				}
+				return
+			}
+		}
+	}
+	tell(withdrawn(foreign, "analytics-join", 30*time.Minute))
+	said("", 3*airWait)
+	tell(withdrawn(own, "analytics-join", 30*time.Minute))
+	said("withdrawn", 15*time.Second)
 }
 
 // A tab that lies open does not keep its session: what its scripts ask for by

@@ -8,7 +8,7 @@ let end = new AbortController(); // of what the page as it is began
 let heard = ""; // up to where the last stream told: a page that is loaded for it has that
 
 const lookEach = 30_000; // ages of readings are in minutes
-const wholeEach = 15 * 60_000; // what was corrected or withdrawn earlier leaves the chart then
+const wholeEach = 15 * 60_000; // what came late, and is older than a stream tells of, is on the chart then
 
 function find<E extends HTMLElement>(selector: string): E | null {
   return document.querySelector<E>(selector);
@@ -310,6 +310,11 @@ function follow(page: HTMLElement, drawn: Followed | null): void {
     heard = lastEventId;
     earliest = Math.min(earliest, (JSON.parse(data) as { since: number }).since);
     void look();
+  });
+  // All that the page shows is of what there was.
+  source.addEventListener("withdrawn", (event) => {
+    heard = (event as MessageEvent<string>).lastEventId;
+    void go(location.href, "again");
   });
   const awake = () => {
     if (!document.hidden) void look();
