@@ -49,7 +49,7 @@ func watchedOf(t *testing.T, now time.Time) (s *site, tell func(event.Event)) {
 	feed := live.New(data, live.Config{Interval: 10 * time.Millisecond, Overlap: time.Minute}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	s = onSQLite(t, Config{Data: data, Live: feed, Products: all})
 	t.Cleanup(feed.Close)
-	rows, log := sink.New(w, func(context.Context, event.Event) error { return nil }), sink.NewLog(w, nil)
+	rows, log := sink.New(w, sink.Tables{}, func(context.Context, event.Event) error { return nil }), sink.NewLog(w, nil)
 	return s, func(e event.Event) {
 		t.Helper()
 		if _, err := rows(t.Context(), e); err != nil {
