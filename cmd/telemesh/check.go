@@ -18,6 +18,7 @@ import (
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/internal/check"
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/contract/standard"
 	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/products"
