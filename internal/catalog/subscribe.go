@@ -48,7 +48,7 @@ const lineLength = 90 // of a query
 // Subscription is a Trigger, as YAML, that brings the events of a port to a
 // Service from one of the port's Brokers. Where events say whose they are it
 // takes those of the tenant, if one is named; else of all.
-func (p *Port) Subscription(broker topology.Ref, tenant string) string {
+func (p *Port) Subscription(broker topology.Ref, tenant string, service topology.Ref) string {
 	if p.Kind != Event {
 		return ""
 	}
@@ -56,16 +56,20 @@ func (p *Port) Subscription(broker topology.Ref, tenant string) string {
 	if p.Port.Tenant != "" && tenant != "" {
 		filter += fmt.Sprintf("        %s: %q\n", p.Port.Tenant, tenant)
 	}
+	elsewhere := ""
+	if service.Namespace != broker.Namespace {
+		elsewhere = "      namespace: " + service.Namespace + "\n"
+	}
 	return fmt.Sprintf(`apiVersion: eventing.knative.dev/v1
 kind: Trigger
 metadata:
-  name: my-function
+  name: %[3]s
   namespace: %[1]s
 spec:
   broker: %[2]s
   filters:
     - exact:
-%[3]s  delivery:
+%[4]s  delivery:
     retry: 10
     backoffPolicy: exponential
     backoffDelay: PT0.2S
@@ -75,11 +79,25 @@ spec:
         kind: Service
         name: dead-letter-sink
         namespace: platform
-      uri: /%[1]s/my-function
+      uri: /%[1]s/%[3]s
   subscriber:
     ref:
       apiVersion: serving.knative.dev/v1
       kind: Service
-      name: my-function
-`, broker.Namespace, broker.Name, filter)
+      name: %[3]s
+%[5]s`, broker.Namespace, broker.Name, service.Name, filter, elsewhere)
+}
+
+// Grant is the SQL that opens the port, a view of BigQuery, to a member: user:…,
+// group:… or serviceAccount:…. It opens this port alone, and no row: whose rows a
+// member sees is said to telemesh apply.
+func (p *Port) Grant(project, member string) string {
+	if p.Kind == Event {
+		return ""
+	}
+	name := p.Name
+	if project != "" {
+		name = project + "." + name
+	}
+	return fmt.Sprintf("GRANT `roles/bigquery.dataViewer`\nON VIEW `%s`\nTO %q;\n", name, member)
 }

@@ -67,6 +67,16 @@ func (c *Cluster) Broker(ctx context.Context, broker, account manifest.Ref) (*Br
 	return b, nil
 }
 
+// ApplyTrigger makes a Trigger what it is to be, as kubectl apply --server-side
+// does, in the name of telemesh.
+func (c *Cluster) ApplyTrigger(ctx context.Context, trigger *unstructured.Unstructured) error {
+	_, err := c.Dynamic.Resource(triggers).Namespace(trigger.GetNamespace()).Apply(ctx, trigger.GetName(), trigger, metav1.ApplyOptions{FieldManager: "telemesh"})
+	if err != nil {
+		return fmt.Errorf("apply Trigger %s/%s: %w", trigger.GetNamespace(), trigger.GetName(), err)
+	}
+	return nil
+}
+
 // Subscribers gives where the Triggers of a namespace lead, by their names; empty:
 // nowhere yet.
 func (c *Cluster) Subscribers(ctx context.Context, namespace string) (map[string]string, error) {

@@ -53,6 +53,15 @@ type Port struct {
 	// Tenant is the attribute of events that says whose data they carry; empty: they
 	// carry nobody's, or those of several.
 	Tenant string
+	// Consumers are who said that they read it.
+	Consumers []Reader `json:",omitempty"`
+}
+
+// Reader is who reads an output port.
+type Reader struct {
+	Name    string `json:"name"`    // of a Service, a product or an account
+	Since   string `json:"since"`   // a day: 2026-11-21
+	Version string `json:"version"` // of the port then: what the reader relies on
 }
 
 // Feed is a Pub/Sub topic of an input port, and the subscription that a

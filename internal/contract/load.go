@@ -281,8 +281,6 @@ func (p *Product) loadOutput(file, field string, out *outputPort, ports map[stri
 		return fieldError(file, field+".version", out.Version, "a version as 1.0.0")
 	case ports[out.Name] != nil || slices.Contains(p.Events, out.Name):
 		return fieldError(file, field+".name", out.Name, "each name once")
-	case out.Type == "table" && out.CustomProperties != nil:
-		return fieldError(file, field+".customProperties", fmt.Sprint(out.CustomProperties), "none but of a view or of events: a contract says what its table is")
 	case out.Type == "event":
 		p.Events = append(p.Events, out.Name)
 	case out.Type == "table" && out.ContractID == "":
@@ -293,9 +291,29 @@ func (p *Product) loadOutput(file, field string, out *outputPort, ports map[stri
 		return fieldError(file, field+".type", out.Type, "event, table or view")
 	}
 	one := Port{Name: out.Name, Type: out.Type, Version: out.Version, Purpose: out.Description}
-	if out.Type == "event" {
-		field += ".customProperties"
-		if err := errors.Join(out.CustomProperties.check(file, field, "tenantAttribute"),
+	field += ".customProperties"
+	if err := out.CustomProperties.decode(file, field, "consumers", &one.Consumers, "a list of name, since and version"); err != nil {
+		return err
+	}
+	for i, c := range one.Consumers {
+		at := fmt.Sprintf("%s.consumers[%d]", field, i)
+		_, err := time.Parse(time.DateOnly, c.Since)
+		switch {
+		case c.Name == "" || slices.ContainsFunc(one.Consumers[:i], func(other Reader) bool { return other.Name == c.Name }):
+			return fieldError(file, at+".name", c.Name, "a name, each once")
+		case err != nil:
+			return fieldError(file, at+".since", c.Since, "a day as 2026-11-21")
+		case !isVersion(c.Version):
+			return fieldError(file, at+".version", c.Version, "a version as 1.0.0")
+		}
+	}
+	switch out.Type {
+	case "table": // a contract says what it is
+		if err := out.CustomProperties.check(file, field, "consumers"); err != nil {
+			return err
+		}
+	case "event":
+		if err := errors.Join(out.CustomProperties.check(file, field, "tenantAttribute", "consumers"),
 			out.CustomProperties.decode(file, field, "tenantAttribute", &one.Tenant, "an attribute")); err != nil {
 			return err
 		}
@@ -418,7 +436,7 @@ func (l *loader) loadView(file, dir string, files []string, p *Product, ports ma
 	}
 	out.found, v.Version = true, out.Version
 	l.fields[v.FullName()] = out.field
-	if err := errors.Join(out.CustomProperties.check(descriptor, out.field+".customProperties", "tenantColumn", "kept"),
+	if err := errors.Join(out.CustomProperties.check(descriptor, out.field+".customProperties", "tenantColumn", "kept", "consumers"),
 		out.CustomProperties.decode(descriptor, out.field+".customProperties", "tenantColumn", &v.Tenant, "a column"),
 		out.CustomProperties.decode(descriptor, out.field+".customProperties", "kept", &v.Kept, "a table, an hour, and columns to merge")); err != nil {
 		return err

@@ -304,7 +304,7 @@ func (p *Portal) portPage(w http.ResponseWriter, r *http.Request, v access.Viewe
 	}
 	if port.Kind == catalog.Event {
 		for _, broker := range port.Brokers {
-			view.YAML = append(view.YAML, subscription{broker, port.Subscription(broker, cmp.Or(tenant, exampleTenant))})
+			view.YAML = append(view.YAML, subscription{broker, port.Subscription(broker, cmp.Or(tenant, exampleTenant), topology.Ref{Namespace: broker.Namespace, Name: "my-function"})})
 		}
 		if err := p.passing(r, v, &view); err != nil {
 			return err
