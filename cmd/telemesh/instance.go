@@ -208,6 +208,11 @@ func (o *options) open(ctx context.Context, s sheets) (_ *instance, err error) {
 	return in, in.load(ctx, s)
 }
 
+// has says whether the mesh has a product.
+func (in *instance) has(product string) bool {
+	return slices.ContainsFunc(in.products, func(p contract.Product) bool { return p.Name == product })
+}
+
 func (in *instance) start(ctx context.Context) (err error) {
 	if in.mesh, err = patiently(ctx, func() (*local.Mesh, error) { return local.Open(ctx, in.config) }); err != nil {
 		return inUse(fmt.Errorf("start the mesh: %w", err))

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/feed"
 	"github.com/telemesh/telemesh/internal/function"
@@ -125,7 +123,7 @@ func (in *instance) tally(ctx context.Context) (t tally, err error) {
 		"SELECT count(*) FROM iot_telemetry.readings WHERE tenant_id IS NULL":                           &t.parked,
 		"SELECT count(DISTINCT (received_at, source, message_id)) FROM iot_telemetry_internal.rejected": &t.rejected,
 	}
-	if !slices.ContainsFunc(in.products, func(p contract.Product) bool { return p.Name == "iot-telemetry" }) {
+	if !in.has("iot-telemetry") {
 		clear(counts)
 	}
 	for sql, n := range counts {
