@@ -17,6 +17,7 @@ import (
 	mqtt "github.com/telemesh/telemesh/functions/mqtt-source/source"
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
+	"github.com/telemesh/telemesh/functions/quality-check/check"
 	sheet "github.com/telemesh/telemesh/functions/sheet-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
@@ -38,6 +39,7 @@ var Table = map[string]function.Start{
 	"output-port":       port.Start,
 	"portal":            portal.Start,
 	"pubsub-source":     pubsub.Start,
+	"quality-check":     check.Start,
 	"sheet-source":      sheet.Start,
 	"telemetry-flatten": flatten.Start,
 	"telemetry-ingest":  ingest.Start,

@@ -90,6 +90,11 @@ func (in *instance) sourceEnv(name string) map[string]string {
 	return nil
 }
 
+// sheetPings are the PingSources that have the sheets read: those of sources.
+func (in *instance) sheetPings() []manifest.Ref {
+	return slices.DeleteFunc(in.mesh.Pings(), func(p manifest.Ref) bool { return !in.config.Manifests.PingSource(p).OptIn() })
+}
+
 // reading is what a read of the sheets brought to a table.
 type reading struct {
 	Table    string `json:"table"`
@@ -106,7 +111,7 @@ type sheetsReading struct {
 // readSheets makes the sources read their sheets now, and returns when all that
 // comes of it is stored.
 func (in *instance) readSheets(ctx context.Context) (*sheetsReading, error) {
-	pings := in.mesh.Pings()
+	pings := in.sheetPings()
 	if len(pings) == 0 {
 		return nil, errors.New("no sheet is read by this process: it was started without --placements, --actions and --customers, and without --set of sheet-source or customer-source")
 	}

@@ -113,7 +113,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			if published != "" {
 				fmt.Fprintf(out, "mqtt     mqtt://%s                    publish device messages\n", published)
 			}
-			if slices.ContainsFunc(in.mesh.Pings(), func(p manifest.Ref) bool { return p.Name == "sheet-source" || p.Name == "customer-source" }) {
+			if len(in.sheetPings()) > 0 {
 				fmt.Fprintln(out, "sheets   read again every minute, or now by `telemesh sheets read`; what is wrong with them: `telemesh sheets errors`")
 			}
 			fmt.Fprintf(out, "data     %s\n", data)

@@ -135,8 +135,9 @@ func TestFunctionIsWholeEverywhere(t *testing.T) {
 }
 
 // One object a file, and the file has its name. A source is what has its name
-// together: `ko apply` of its file brings it whole. Of Triggers of one name in
-// several domains the file has the namespace, too.
+// together: `ko apply` of its file brings it whole. What wakes a function by the clock
+// stands with its Service, and is called as that or begins so. Of Triggers of one name
+// in several domains the file has the namespace, too.
 func TestManifestFiles(t *testing.T) {
 	set := manifests(t)
 	files := map[string]string{}
@@ -167,12 +168,13 @@ func TestManifestFiles(t *testing.T) {
 		}
 	}
 	for _, p := range set.PingSources {
-		named(p.Where, p.Name, p.Namespace)
-		if !p.OptIn() {
-			t.Errorf("%s: PingSource %s: what the clock wakes is a source, these stand in config/sources/", p.Where, p.Ref())
-		}
 		for _, trigger := range set.Takers(p) {
-			if trigger.File != p.File {
+			woken, err := manifest.Resolve(trigger.Spec.Subscriber, trigger.Namespace)
+			s := set.Service(woken.Service)
+			if err != nil || s == nil || s.Workload.File != p.File || p.Name != s.Name && !strings.HasPrefix(p.Name, s.Name+"-") {
+				t.Errorf("%s: PingSource %s wakes %v, %v: want a Service of the same file and the same name", p.Where, p.Ref(), woken.Service, err)
+			}
+			if p.OptIn() && trigger.File != p.File {
 				t.Errorf("%s: PingSource %s wakes what stands in %s", p.Where, p.Ref(), trigger.File)
 			}
 		}
@@ -415,6 +417,8 @@ func TestFunctionsHaveAccounts(t *testing.T) {
 			return "iot-analytics"
 		case "dead-letter-sink":
 			return "event-log"
+		case "quality-check":
+			return "mesh-metrics"
 		case "portal": // of none: it reads all
 			return "portal"
 		}
