@@ -87,6 +87,7 @@ func byPlace(a, b Finding) int {
 type checker struct {
 	manifest.Set
 	flows    map[flow][]maker
+	ofTenant map[string][]string // attributes that say whose an event is, by its type
 	findings []Finding
 }
 
@@ -109,6 +110,8 @@ func (c *checker) fit() {
 	c.forwarded()
 	c.read()
 	c.cycles()
+	c.untrue()
+	c.twice()
 	c.woken()
 }
 

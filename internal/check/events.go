@@ -18,8 +18,10 @@ type flow struct {
 
 // maker is what brings events of a type to a broker. manifest.Outputs have no object.
 type maker struct {
-	where  manifest.Where
-	object string
+	where    manifest.Where
+	object   string
+	workload *manifest.Workload
+	trigger  *manifest.Trigger // that brings them from another Broker
 }
 
 // emitted collects what enters each broker: the outputs, and what functions
@@ -60,7 +62,7 @@ func (c *checker) emitted() {
 		}
 		for broker := range into {
 			for _, eventType := range s.Emits {
-				c.add(flow{broker, eventType}, maker{at, object})
+				c.add(flow{broker, eventType}, maker{where: at, object: object, workload: s})
 			}
 		}
 	}
@@ -88,7 +90,7 @@ func (c *checker) forwarded() {
 			for f := range maps.Clone(c.flows) {
 				to := flow{target.Broker, f.eventType}
 				if f.broker == t.BrokerOf() && t.Reads(f.eventType) && len(c.flows[to]) == 0 {
-					c.add(to, maker{t.At("spec.subscriber"), "Trigger " + t.Ref().String()})
+					c.add(to, maker{where: t.At("spec.subscriber"), object: "Trigger " + t.Ref().String(), trigger: t})
 					grown = true
 				}
 			}
@@ -225,3 +227,5 @@ func (c *checker) ticks() {
 		}
 	}
 }
+
+func isTick(f flow) bool { return f.eventType == sourcesv1.PingSourceEventType }

@@ -122,7 +122,7 @@ func TestCheck(t *testing.T) {
 		"nobody reads":       {chain, []string{"Service iot/flat: brings b to Broker iot/iot, where nobody reads it"}},
 		"a log alone reads": {chain + strings.Replace(trigger("sink", toService("sink"), ""), "namespace: iot}", "namespace: iot, annotations: {"+manifest.Keeps+": everything}}", 1),
 			[]string{"Service iot/flat: brings b to Broker iot/iot, where nobody reads it"}},
-		"a log reads too": {fits + strings.Replace(trigger("x", toService("sink"), ""), "namespace: iot}", "namespace: iot, annotations: {"+manifest.Keeps+": everything}}", 1), nil},
+		"a log reads too": {fits + strings.Replace(trigger("x", "{uri: 'https://example.com/'}", ""), "namespace: iot}", "namespace: iot, annotations: {"+manifest.Keeps+": everything}}", 1), nil},
 		"nobody makes": {fits + trigger("x", toService("sink"), byType("z")),
 			[]string{"config/x.yaml:71: Trigger iot/x: reads z, which nobody brings"}},
 		"nothing matches": {fits + trigger("x", toService("sink"), "  filters: [{prefix: {type: z}}]\n"),

@@ -6,7 +6,7 @@ const (
 	// Emits, on a Service or a Deployment: the types that the function makes.
 	Emits = "telemesh.dev/emits"
 	// Attributes, on a Service, a Deployment or a Broker: the extension attributes that
-	// its events may have, besides those that all of Telemesh's have. A Broker's are
+	// its events may have, besides those that the events of any function may have. A Broker's are
 	// of its Outputs. On a Broker without, nothing is known of what comes from outside.
 	Attributes = "telemesh.dev/attributes"
 	// Outputs, on a Broker: the types that are output ports of its domain's

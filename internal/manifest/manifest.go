@@ -273,12 +273,12 @@ func (l *loader) set() (Set, error) {
 		case *servingv1.Service:
 			o.Namespace = ref.Namespace
 			svc := &Service{Service: *o}
-			svc.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, Emits: List(o.Annotations[Emits]), pod: &svc.Spec.Template.Spec.PodSpec}
+			svc.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, Emits: List(o.Annotations[Emits]), Attributes: List(o.Annotations[Attributes]), pod: &svc.Spec.Template.Spec.PodSpec}
 			s.Services = append(s.Services, svc)
 		case *appsv1.Deployment:
 			o.Namespace = ref.Namespace
 			dep := &Deployment{Deployment: *o}
-			dep.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, Emits: List(o.Annotations[Emits]), pod: &dep.Spec.Template.Spec}
+			dep.Workload = Workload{Where: d.Where, kind: meta.Kind, ref: ref, Emits: List(o.Annotations[Emits]), Attributes: List(o.Annotations[Attributes]), pod: &dep.Spec.Template.Spec}
 			s.Deployments = append(s.Deployments, dep)
 		case *sourcesv1.PingSource:
 			o.Namespace = ref.Namespace

@@ -20,7 +20,8 @@ type Workload struct {
 	Env     map[string]string
 	Missing []string
 
-	Emits []string // types of the events that its function makes
+	Emits      []string // types of the events that its function makes
+	Attributes []string // of the annotation of this name
 
 	kind     string
 	ref      Ref
