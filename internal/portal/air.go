@@ -22,9 +22,9 @@ func (p *Portal) airRoutes() []route {
 		{"GET /api/air/series", signedIn, ofRooms, p.airSeries},
 		{"GET /api/air/rooms", signedIn, ofRooms, p.airRooms},
 		{"GET /api/air/now", signedIn, ofRooms, p.airNow},
-		{"GET /api/air/stream", signedIn, ofRooms, p.airStream},
-		{"GET /api/air/readings.csv", signedIn, byItself, p.airCSV},
-		{"GET /api/air/readings.parquet", signedIn, byItself, p.airParquet},
+		{"GET /api/air/stream", signedIn, ofRooms, p.streams.of(p.airStream)},
+		{"GET /api/air/readings.csv", signedIn, byItself, p.exports.of(p.airCSV)},
+		{"GET /api/air/readings.parquet", signedIn, byItself, p.exports.of(p.airParquet)},
 	}
 }
 

@@ -29,15 +29,18 @@ var airQuery = []parameter{
 	{Name: "high", Description: "threshold, with low; default, of CO2: 1200"},
 }
 
-var airErrors = []int{http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound}
+var (
+	airErrors     = []int{http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound}
+	boundedErrors = append(slices.Clone(airErrors), http.StatusTooManyRequests)
+)
 
 var airAPI = api{
 	"GET /api/air/series":           {Summary: "A metric over time, a line for each device in each room, and what happened there", Query: airQuery, Answer: airAnswer{}, Errors: airErrors},
 	"GET /api/air/rooms":            {Summary: "A metric over time, a line for each room", Query: airQuery, Answer: airAnswer{}, Errors: airErrors},
 	"GET /api/air/now":              {Summary: "How it is now, room by room", Query: airQuery, Answer: map[string]any{}, Errors: airErrors},
-	"GET /api/air/stream":           {Summary: "Says when there is something new", Query: append(slices.Clone(airQuery), parameter{Name: "after", Description: "id of the last event that is known, as the header Last-Event-ID"}), Media: "text/event-stream", Errors: airErrors},
-	"GET /api/air/readings.csv":     {Summary: "The readings that are shown, as CSV", Query: airQuery, Media: "text/csv", Errors: airErrors},
-	"GET /api/air/readings.parquet": {Summary: "The readings that are shown, as Parquet", Query: airQuery, Media: "application/vnd.apache.parquet", Errors: airErrors},
+	"GET /api/air/stream":           {Summary: "Says when there is something new", Query: append(slices.Clone(airQuery), parameter{Name: "after", Description: "id of the last event that is known, as the header Last-Event-ID"}), Media: "text/event-stream", Errors: boundedErrors},
+	"GET /api/air/readings.csv":     {Summary: "The readings that are shown, as CSV", Query: airQuery, Media: "text/csv", Errors: boundedErrors},
+	"GET /api/air/readings.parquet": {Summary: "The readings that are shown, as Parquet", Query: airQuery, Media: "application/vnd.apache.parquet", Errors: boundedErrors},
 }
 
 // airAnswer is what a chart is drawn from. Times are milliseconds since 1970, as

@@ -31,19 +31,19 @@ func (p *Portal) liveRoutes() []route {
 	return []route{
 		{"GET /live", team, ofEvents, p.livePage},
 		{"GET /live/event", team, queried, p.livePageEvent},
-		{"GET /api/live", team, ofEvents, p.liveStream},
-		{"GET /api/live/data", team, exported, p.liveData},
+		{"GET /api/live", team, ofEvents, p.streams.of(p.liveStream)},
+		{"GET /api/live/data", team, exported, p.exports.of(p.liveData)},
 	}
 }
 
 var liveAPI = api{
-	"GET /api/live": {Summary: "Events as they pass", Media: "text/event-stream", Errors: []int{http.StatusBadRequest}, Query: []parameter{
+	"GET /api/live": {Summary: "Events as they pass", Media: "text/event-stream", Errors: []int{http.StatusBadRequest, http.StatusTooManyRequests}, Query: []parameter{
 		{Name: "filter", Description: "an expression in CESQL; default: all events"},
 		{Name: "broker", Description: "NAMESPACE/NAME of a Broker"},
 		{Name: "type", Description: "of events"},
 		{Name: "tenant", Description: "whose events"},
 	}},
-	"GET /api/live/data": {Summary: "The data of an event, as they are", Media: "application/octet-stream", Errors: []int{http.StatusBadRequest, http.StatusNotFound}, Query: []parameter{
+	"GET /api/live/data": {Summary: "The data of an event, as they are", Media: "application/octet-stream", Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusTooManyRequests}, Query: []parameter{
 		{Name: "source", Description: "of the event", Required: true},
 		{Name: "id", Description: "of the event", Required: true},
 		{Name: "at", Description: "when the Broker had it; default: any time"},

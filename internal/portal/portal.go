@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
@@ -47,6 +48,8 @@ type Portal struct {
 	inventory    inventory
 	consoleFree  chan struct{} // full while a statement of the console runs
 	consoleBytes int64
+	streams      *bound
+	exports      *bound
 	// viewer tells who asks, by the session or the token of a request; false:
 	// nobody who is logged in.
 	viewer func(*http.Request) (access.Viewer, bool, error)
@@ -89,7 +92,8 @@ func New(cfg Config) (*Portal, error) {
 		return nil, err
 	}
 	p := &Portal{data: cfg.Data, users: cfg.Users, audit: cfg.Audit, feed: cfg.Live, act: cfg.Act, assets: a, log: cfg.Log, viewer: cfg.Viewer,
-		now: cfg.Now, hops: cfg.Hops, demo: cfg.Demo, consoleFree: make(chan struct{}, 1), consoleBytes: cfg.ConsoleBytes}
+		now: cfg.Now, hops: cfg.Hops, demo: cfg.Demo, consoleFree: make(chan struct{}, 1), consoleBytes: cfg.ConsoleBytes,
+		streams: streamBound(), exports: exportBound()}
 	if p.now == nil {
 		p.now = time.Now
 	}
@@ -194,7 +198,12 @@ func (p *Portal) enter(w http.ResponseWriter, r *http.Request, to route) {
 	case err != nil:
 	case to.who.lets(v) && (known || to.who == anyone):
 		if to.records.as != "" {
-			err = p.record(r, v, to.records.as, r.Method+" "+r.URL.EscapedPath(), r.URL.RawQuery)
+			asked := r.Method + " " + r.URL.EscapedPath()
+			if len(asked) > audit.MaxObject { // no id is so long
+				err = errNotFound
+				break
+			}
+			err = p.record(r, v, to.records.as, asked, r.URL.RawQuery)
 		}
 		if err == nil {
 			err = to.serve(w, r, v)
@@ -233,6 +242,7 @@ func (e badRequest) Error() string { return string(e) }
 func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, err error) {
 	status, text := http.StatusInternalServerError, "Something went wrong here. It is in the log of the portal."
 	var bad badRequest
+	var over *exceeded
 	switch {
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		return // nobody waits for it
@@ -247,6 +257,9 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, v access.Viewer, e
 		}
 	case errors.As(err, &bad):
 		status, text = http.StatusBadRequest, bad.Error()
+	case errors.As(err, &over):
+		w.Header().Set("Retry-After", strconv.Itoa(int(over.after/time.Second)))
+		status, text = http.StatusTooManyRequests, sentence(over.Error())
 	case errors.Is(err, audit.ErrNotKept):
 		status, text = http.StatusBadRequest, err.Error()
 	default:

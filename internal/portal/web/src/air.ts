@@ -304,7 +304,8 @@ function follow(page: HTMLElement, drawn: Followed | null): void {
   };
   const source = new EventSource(heard && !drawn ? changed(page.dataset.stream, { after: heard }) : page.dataset.stream);
   source.addEventListener("open", () => say("● live"));
-  source.addEventListener("error", () => say("reconnecting …"));
+  // A browser comes again by itself, but for an answer that is no stream.
+  source.addEventListener("error", () => say(source.readyState === EventSource.CLOSED ? "looked at each half minute" : "reconnecting …"));
   source.addEventListener("readings", (event) => {
     const { data, lastEventId } = event as MessageEvent<string>;
     heard = lastEventId;

@@ -39,6 +39,7 @@ function watch(address: string): void {
   let missed = 0;
   let paused = false;
   let connected = false;
+  let refused = false;
   let arrivals: number[] = []; // of the last ten seconds
 
   const say = () => {
@@ -47,6 +48,7 @@ function watch(address: string): void {
     const parts: string[] = [];
     const waiting = held.length + uncounted;
     if (paused) parts.push(`Paused, ${waiting} new`);
+    else if (refused) parts.push("Not live: close other pages that are, and load this one again");
     else if (!connected) parts.push("Connecting…");
     else if (arrivals.length === 0) parts.push("Live, waiting for events");
     else parts.push(`Live, ${(arrivals.length / 10).toFixed(1)} events a second`);
@@ -90,7 +92,8 @@ function watch(address: string): void {
     say();
   });
   source.addEventListener("error", () => {
-    connected = false; // the browser comes again by itself
+    connected = false;
+    refused = source.readyState === EventSource.CLOSED; // else the browser comes again by itself
     say();
   });
   source.addEventListener("events", (m) => {
