@@ -72,8 +72,11 @@ type Log struct {
 // New gives the log of a database. now is time.Now, but in tests.
 func New(db *database.DB, now func() time.Time) *Log { return &Log{db, now} }
 
-// MaxDetail is how many bytes of a Detail the log keeps.
-const MaxDetail = 16 << 10
+// MaxObject and MaxDetail are how many bytes of an Object and a Detail the log keeps.
+const (
+	MaxObject = 512
+	MaxDetail = 16 << 10
+)
 
 // ErrNotKept is that of an Export or a Query whose object or detail the log cannot
 // keep as it is: too long, or with control characters in it. What the log does not
@@ -91,7 +94,7 @@ func (l *Log) Append(ctx context.Context, e Entry) error {
 // AppendIn adds an entry in a transaction, as the last that is done in it: from
 // here to its end nobody else can append.
 func (l *Log) AppendIn(ctx context.Context, tx *sql.Tx, e Entry) error {
-	object, detail := clean(e.Object, 512), clean(e.Detail, MaxDetail)
+	object, detail := clean(e.Object, MaxObject), clean(e.Detail, MaxDetail)
 	if (e.Action == Export || e.Action == Query) && (object != e.Object || detail != e.Detail) {
 		return fmt.Errorf("%w: %d bytes, with a detail of %d", ErrNotKept, len(e.Object), len(e.Detail))
 	}

@@ -165,7 +165,10 @@ func (p *Portal) airWrong(w http.ResponseWriter, r *http.Request, v access.Viewe
 		view.form(&s, places, metrics)
 		view.head()
 		view.Range, view.Stream = "", ""
-		view.Form.From, view.Form.To, view.Zone = asked.Get("from"), asked.Get("to"), cmp.Or(asked.Get("tz"), view.Zone)
+		if zone, err := time.LoadLocation(asked.Get("tz")); err == nil && zone != time.Local {
+			s.zone = zone
+		}
+		view.Form.From, view.Form.To, view.Zone = s.field(asked.Get("from")), s.field(asked.Get("to")), cmp.Or(asked.Get("tz"), view.Zone)
 		for _, name := range []string{"low", "high"} {
 			view.State.asked.Set(name, asked.Get(name))
 		}
@@ -365,6 +368,18 @@ func placeName(r air.Room, device string) string {
 	return name
 }
 
+// field is the layout of a field for date and time.
+const field = "2006-01-02T15:04"
+
+// field is an instant as such a field takes it, which shows no other; what is none is
+// left as it came.
+func (s *airState) field(value string) string {
+	if t, err := readTime("", value, s.zone); err == nil {
+		return t.In(s.zone).Format(field)
+	}
+	return value
+}
+
 func (v *airView) form(s *airState, places *air.Places, metrics []air.Metric) {
 	f := &v.Form
 	f.Buildings = places.Buildings()
@@ -396,7 +411,6 @@ func (v *airView) form(s *airState, places *air.Places, metrics []air.Metric) {
 		f.Presets = append(f.Presets, airPreset{p.Words, s.link("/air", "range", p.Name, "from", "", "to", "", "step", ""), s.preset == p.Name})
 	}
 	if s.preset == "" {
-		const field = "2006-01-02T15:04"
 		f.From, f.To = s.from.In(s.zone).Format(field), s.to.In(s.zone).Format(field)
 	}
 	for step := air.Auto; step <= air.Day; step++ {

@@ -550,6 +550,13 @@ func TestAirFormSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("the page does not have %q", want)
 		}
 	}
+	// A field for date and time shows nothing else.
+	_, _, page = p.get(with("/air", "room", airRoom.Key(), "tz", "Europe/Amsterdam", "low", "much", "from", "2026-03-01", "to", "2026-03-02T08:00:00Z"))
+	for _, want := range []string{`name="from" value="2026-03-01T00:00"`, `name="to" value="2026-03-02T09:00"`} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
 	// Where what is chosen is wrong itself, the tenant is left.
 	if status, _, page = p.get("/air?room=nowhere&metric=nothing"); status != http.StatusBadRequest || !strings.Contains(page, `id="choose"`) || !strings.Contains(page, "BUILDING/FLOOR/ROOM") {
 		t.Errorf("a room that is none: %d", status)

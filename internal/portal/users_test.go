@@ -654,6 +654,9 @@ func TestImpossibleNames(t *testing.T) {
 				t.Errorf("the user of ID %q: %s", name, p.Status)
 			}
 		}
+		for _, path := range []string{"/api/users/", "/users/"} { // longer than the audit log keeps
+			b.get(path+strings.Repeat("x", 600)).want(t, http.StatusNotFound, "")
+		}
 	})
 }
 
