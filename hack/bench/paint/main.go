@@ -11,6 +11,7 @@
 //
 //   - cold: the server was just started, on a file that the system has not in memory,
 //     and the browser, which has nothing of the portal.
+//   - new: the server goes on, and the browser was just started.
 //   - warm: the server and the browser go on; scripts and styles are in its cache.
 //
 // Times are from the begin of the navigation: first byte, first and largest
@@ -83,28 +84,21 @@ func (b *bench) run(ctx context.Context) error {
 	if err := b.serving(ctx, false, b.know); err != nil {
 		return err
 	}
-	var cold, coldEmpty, warm, warmEmpty []load
+	var cold, coldEmpty, fresh, freshEmpty, warm, warmEmpty []load
 	for i := range b.n {
 		err := b.serving(ctx, true, func(s *server) error {
-			// Which comes first is in turn: the first of a browser may take longer.
-			for j := range 2 {
-				err := b.browsing(ctx, s, func(tab context.Context) error {
-					if (i+j)%2 == 0 {
-						return s.load(tab, b.anyRoom(), true, &cold)
-					}
-					return s.load(tab, empty, false, &coldEmpty)
-				})
-				if err != nil {
-					return err
-				}
-			}
-			return nil
+			return b.newly(ctx, s, i, &cold, &coldEmpty)
 		})
 		if err != nil {
 			return err
 		}
 	}
 	err := b.serving(ctx, false, func(s *server) error {
+		for i := range b.n {
+			if err := b.newly(ctx, s, i, &fresh, &freshEmpty); err != nil {
+				return err
+			}
+		}
 		return b.browsing(ctx, s, func(tab context.Context) error {
 			var unmeasured []load
 			if err := errors.Join(s.load(tab, b.anyRoom(), true, &unmeasured), s.load(tab, empty, false, &unmeasured)); err != nil {
@@ -122,7 +116,24 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	report("cold", cold, coldEmpty)
+	report("new ", fresh, freshEmpty)
 	report("warm", warm, warmEmpty)
+	return nil
+}
+
+// newly loads both pages, each in a browser of its own. Which comes first is in turn.
+func (b *bench) newly(ctx context.Context, s *server, nth int, room, none *[]load) error {
+	for i := range 2 {
+		err := b.browsing(ctx, s, func(tab context.Context) error {
+			if (nth+i)%2 == 0 {
+				return s.load(tab, b.anyRoom(), true, room)
+			}
+			return s.load(tab, empty, false, none)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
