@@ -385,6 +385,61 @@ func TestRulesThatAreBroken(t *testing.T) {
 	}
 }
 
+// The newest verdicts of each rule are known to who sees the rows of all tenants.
+func TestHistory(t *testing.T) {
+	c, db, now := shipped(t), duckdbtest.Open(t), time.Now().UTC().Truncate(time.Second)
+	live := catalog.NewLive(access.New(db, load(t)), func() time.Time { return now })
+	const port, rule, other = "iot_telemetry.readings", "reading_id.pattern", "quality.validValues"
+	verdict := func(rule string, hours int, kept any) map[string]warehouse.Cell {
+		cells := map[string]warehouse.Cell{"port": warehouse.String(port), "rule": warehouse.String(rule), "checked_at": warehouse.Instant(mesh.At(now.Add(-time.Duration(hours) * time.Hour)))}
+		switch kept := kept.(type) {
+		case bool:
+			cells["kept"], cells["counted"] = warehouse.Bool(kept), warehouse.Float(float64(hours))
+		case string:
+			cells["error"] = warehouse.String(kept)
+		}
+		return cells
+	}
+	rows := []map[string]warehouse.Cell{verdict(other, 1, true), verdict(other, 2, false), verdict("gone", 1, false), verdict(rule, 24*40, true)}
+	for hours := range 30 {
+		rows = append(rows, verdict(rule, hours, hours >= 3)) // the last three did not keep it
+	}
+	rows = append(rows, verdict("table.duplicateValues.reading_id", 2, "no answer"))
+	store(t, c, db, "mesh_metrics.quality_results", "1", rows...)
+
+	history := live.History(t.Context(), admin)
+	if history.Err != nil {
+		t.Fatal(history.Err)
+	}
+	got := history.Value[port]
+	if n := len(got[rule]); n != catalog.MostVerdicts {
+		t.Errorf("%d verdicts of a rule, want %d", n, catalog.MostVerdicts)
+	}
+	if diff := cmp.Diff([]catalog.Verdict{{Rule: other, At: now.Add(-time.Hour), Number: 1, Kept: true}, {Rule: other, At: now.Add(-2 * time.Hour), Number: 2}}, got[other]); diff != "" {
+		t.Errorf("verdicts (-want +got)\n%s", diff)
+	}
+	broken := []string{}
+	for _, b := range c.Broken(history.Value) {
+		broken = append(broken, fmt.Sprintf("%s %s %v %q since %s", b.Port.Name, b.Rule.ID, b.Verdict.Number, b.Verdict.Err, now.Sub(b.Since)))
+	}
+	slices.Sort(broken)
+	if diff := cmp.Diff([]string{port + ` reading_id.pattern 0 "" since 2h0m0s`, port + ` table.duplicateValues.reading_id 0 "no answer" since 2h0m0s`}, broken); diff != "" {
+		t.Errorf("rules that are not kept (-want +got)\n%s", diff)
+	}
+	if kept, checked, at := c.Port(port).Kept(got); kept != 1 || checked != 3 || !at.Equal(now.Add(-2*time.Hour)) {
+		t.Errorf("%d of %d rules kept, the oldest at %s", kept, checked, at)
+	}
+	one, err := admin.As("school")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []access.Viewer{school, one} {
+		if h := live.History(t.Context(), v); !errors.Is(h.Err, access.ErrForbidden) || h.Value != nil {
+			t.Errorf("who sees rows of a tenant knows %v, %v", h.Value, h.Err)
+		}
+	}
+}
+
 // slow answers nothing until it is told to.
 type slow struct {
 	warehouse.Warehouse

@@ -88,6 +88,8 @@ type portFacts struct {
 	*catalog.Port
 	Rows, Newest shownFact
 	Fresh        string // kept or old, by the service level; empty: there is none, or nobody knows
+	Quality      string // how many of its rules are kept; empty: nobody has checked, or the viewer may not know
+	Broken       bool   // one is not
 }
 
 // shownFact is a fact in words; empty Text: it is not known, and Why says why.
@@ -114,6 +116,12 @@ func (p *Portal) factsOf(r *http.Request, v access.Viewer, ports []*catalog.Port
 		}
 	}
 	all := p.inventory.live.All(r.Context(), v, asked)
+	var verdicts map[string]catalog.Verdicts
+	if v.SeesAll() {
+		history := p.inventory.live.History(r.Context(), v)
+		p.known(history.Err)
+		verdicts = history.Value
+	}
 	var out []portFacts
 	for _, port := range ports {
 		f := portFacts{Port: port}
@@ -123,6 +131,9 @@ func (p *Portal) factsOf(r *http.Request, v access.Viewer, ports []*catalog.Port
 				f.Rows.Text = count(facts.Rows.Value)
 			}
 			f.Newest, f.Fresh = p.newest(port, facts.Recent)
+			if kept, checked, _ := port.Kept(verdicts[port.Name]); checked > 0 {
+				f.Quality, f.Broken = fmt.Sprintf("%d of %d rules kept", kept, checked), kept < checked
+			}
 		}
 		out = append(out, f)
 	}

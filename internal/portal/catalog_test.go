@@ -103,6 +103,15 @@ func open(t *testing.T, here func() topology.Here) *shop {
 	store("event_log.events",
 		map[string]warehouse.Cell{"event_id": text("e1"), "source": text(mesh.Source("telemetry-ingest")), "type": text(mesh.TelemetryReceived), "broker": text("iot/iot"), "received_at": now, "data": text("foreign")},
 		map[string]warehouse.Cell{"event_id": text("e2"), "source": text(mesh.Source("tenant-enrich")), "type": text(mesh.TelemetryEnriched), "broker": text("iot/iot"), "received_at": now, "extensions": text(`{"tenantid":"foreign"}`)})
+	verdict := func(hours int, kept bool, n float64) map[string]warehouse.Cell {
+		return map[string]warehouse.Cell{"port": text("customers.customers"), "rule": text("table.duplicateValues.customer_id"), "counted": warehouse.Float(n), "kept": warehouse.Bool(kept),
+			"checked_at": warehouse.Instant(mesh.At(time.Now().Add(-time.Duration(hours) * time.Hour)))}
+	}
+	failed := verdict(3, false, 0)
+	delete(failed, "kept")
+	delete(failed, "counted")
+	failed["port"], failed["rule"], failed["error"] = text("iot_actions.actions"), text("table.duplicateValues.action_id"), text("<b>no answer")
+	store("mesh_metrics.quality_results", verdict(5, true, 0), verdict(3, false, 7), verdict(1, false, 11), failed)
 	m, err := manifests.Read(manifests.Folder{FS: brokers.FS}, manifests.Folder{FS: triggers.FS}, manifests.Folder{FS: config.FS})
 	if err != nil {
 		t.Fatal(err)
@@ -267,17 +276,52 @@ func TestCheckIsForTheTeam(t *testing.T) {
 	if status, _ := s.do(t, http.MethodPost, "tenant", port+"/check"); status != http.StatusForbidden {
 		t.Errorf("a tenant has rules counted: status %d", status)
 	}
-	if _, page := s.get(t, "analyst", port); !strings.Contains(page, "Nobody has counted") {
+	if _, page := s.get(t, "analyst", port); strings.Contains(page, ">kept<") || strings.Contains(page, ">broken<") {
 		t.Error("rules are counted before anybody asked")
 	}
 	if status, _ := s.do(t, http.MethodPost, "analyst", port+"/check"); status != http.StatusSeeOther {
 		t.Errorf("status %d", status)
 	}
-	if _, page := s.get(t, "admin", port); !strings.Contains(page, "Counted "+time.Now().UTC().Format("2006-01-02")) || strings.Count(page, ">kept<") != 5 {
+	if _, page := s.get(t, "admin", port); strings.Count(page, ">kept<") != 5 {
 		t.Errorf("%d rules are kept, want 5", strings.Count(page, ">kept<"))
 	}
-	if _, page := s.get(t, "tenant", port); strings.Contains(page, ">kept<") || strings.Contains(page, "Counted 2") {
+	if _, page := s.get(t, "tenant", port); strings.Contains(page, ">kept<") {
 		t.Error("a tenant is shown what was counted over the rows of all")
+	}
+}
+
+// What the last checks found is on the pages of the port, of the catalog and of
+// operations, for who sees the rows of all tenants.
+func TestResultsOfChecks(t *testing.T) {
+	s := open(t, nil)
+	const customers, actions = "/catalog/customers/customers.customers", "/catalog/iot-actions/iot_actions.actions"
+	for _, test := range []struct {
+		who, path string
+		has       []string
+	}{
+		{"analyst", customers, []string{">broken<", ">11 <", `aria-label="kept in 1 of the last 3 checks"`, `<i></i><i class="bad"></i><i class="bad"></i></span>`}},
+		{"admin", actions, []string{">not known<", "&lt;b&gt;no answer", `<i class="poor"></i></span>`}},
+		{"admin", "/catalog", []string{"0 of 1 rules kept"}},
+		{"admin", "/catalog/customers", []string{"0 of 1 rules kept"}},
+		{"analyst", "/operations/quality", []string{"customers.customers", "crm-team", ">11 <", " h ago", "iot_actions.actions", "&lt;b&gt;no answer"}},
+	} {
+		status, page := s.get(t, test.who, test.path)
+		for _, text := range test.has {
+			if status != http.StatusOK || !strings.Contains(page, text) {
+				t.Errorf("%s: %s (status %d) lacks %q", test.who, test.path, status, text)
+			}
+		}
+	}
+	for _, path := range []string{customers, actions, "/catalog", "/catalog/customers"} {
+		status, page := s.get(t, "tenant", path)
+		for _, text := range []string{">broken<", ">not known<", "rules kept", "last 3 checks"} {
+			if status != http.StatusOK || strings.Contains(page, text) {
+				t.Errorf("tenant: %s (status %d) has %q", path, status, text)
+			}
+		}
+	}
+	if status, _ := s.get(t, "tenant", "/operations/quality"); status != http.StatusForbidden {
+		t.Errorf("tenant: /operations/quality: status %d", status)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/telemesh/telemesh/internal/access"
+	"github.com/telemesh/telemesh/internal/catalog"
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -44,6 +45,7 @@ func (p *Portal) operationsRoutes() []route {
 		{"POST /operations/rejected/retry", admins, byItself, p.retry},
 		{"GET /operations/parked", team, ofRooms, p.parked},
 		{"GET /operations/sheets", team, queried, p.sheets},
+		{"GET /operations/quality", team, ofNobody, p.brokenRules},
 		{"GET /operations/audit", admins, queried, p.auditPage},
 		{"POST /operations/audit", admins, queried, p.verifyAudit},
 		{"GET /operations/console", admins, ofNobody, p.console},
@@ -114,7 +116,49 @@ func (p *Portal) operations(w http.ResponseWriter, r *http.Request, v access.Vie
 	if err != nil {
 		return err
 	}
+	broken, unknown, err := p.broken(r, v)
+	if err != nil {
+		return err
+	}
+	rules := concern{"quality", "Quality rules", "What output ports promise of their rows, and do not keep. The rules are checked every hour.", int64(len(broken)), "not kept"}
+	if unknown != "" {
+		rules.Unit = unknown
+	}
+	page.Concerns = append(page.Concerns, rules)
 	return p.page(w, r, v, http.StatusOK, "operations", "Operations", page)
+}
+
+// broken are the rules whose last check did not find them kept; unknown says why nobody
+// knows.
+func (p *Portal) broken(r *http.Request, v access.Viewer) (broken []catalog.Broken, unknown string, err error) {
+	c, err := p.inventory.catalog()
+	if err != nil {
+		return nil, "", err
+	}
+	history := p.inventory.live.History(r.Context(), v)
+	if history.Err != nil {
+		return nil, p.known(history.Err), nil
+	}
+	return c.Broken(history.Value), "", nil
+}
+
+type brokenPage struct {
+	Links   links
+	Broken  []catalog.Broken
+	Unknown string
+	Now     time.Time
+}
+
+func (p *Portal) brokenRules(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
+	c, err := p.inventory.catalog()
+	if err != nil {
+		return err
+	}
+	page := brokenPage{Links: links{c}, Now: p.now()}
+	if page.Broken, page.Unknown, err = p.broken(r, v); err != nil {
+		return err
+	}
+	return p.page(w, r, v, http.StatusOK, "operations-quality", "Quality rules", page)
 }
 
 // firstInt gives the number that a query answers.

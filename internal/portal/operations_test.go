@@ -496,9 +496,9 @@ func TestConsoleRunsOne(t *testing.T) {
 func TestOperationsAreTheTeams(t *testing.T) {
 	r := runMesh(t, nil)
 	for who, pages := range map[string]map[string]int{
-		"tenant":  {"": 403, "/deadletters": 403, "/rejected": 403, "/parked": 403, "/sheets": 403, "/audit": 403, "/console": 403},
-		"analyst": {"": 200, "/deadletters": 200, "/rejected": 200, "/parked": 200, "/sheets": 200, "/audit": 403, "/console": 403},
-		"admin":   {"": 200, "/deadletters": 200, "/rejected": 200, "/parked": 200, "/sheets": 200, "/audit": 200, "/console": 200},
+		"tenant":  {"": 403, "/deadletters": 403, "/rejected": 403, "/parked": 403, "/sheets": 403, "/quality": 403, "/audit": 403, "/console": 403},
+		"analyst": {"": 200, "/deadletters": 200, "/rejected": 200, "/parked": 200, "/sheets": 200, "/quality": 200, "/audit": 403, "/console": 403},
+		"admin":   {"": 200, "/deadletters": 200, "/rejected": 200, "/parked": 200, "/sheets": 200, "/quality": 200, "/audit": 200, "/console": 200},
 	} {
 		v := r.enter(who)
 		for path, status := range pages {
