@@ -69,6 +69,8 @@ by a view, whose query a file tells (--view FILE.sql, in GoogleSQL; what DuckDB 
 to read instead stands in FILE.duckdb.sql), events by a table as above.`,
 		Example: `  telemesh new product orders --domain sales --kind source --like 'orders/*.json' --key order_id
   telemesh new product stock --domain sales --kind source --columns 'sku string key, counted_at timestamp required, pieces int64'
+  telemesh new product alarms --domain analytics --kind consumer --in dev.telemesh.telemetry.enriched.v1 \
+      --rows /readings --columns 'reading_id string key, device_id string, value float64'
   telemesh new product large-orders --domain finance --kind consumer --in orders.orders --view large.sql`,
 		Args: arguments(cobra.ExactArgs(1), "the name of the product"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -86,6 +88,7 @@ to read instead stands in FILE.duckdb.sql), events by a table as above.`,
 	flags.StringVar(&p.Event, "event", "", "type of the events that bring its rows (default: dev.telemesh.NAME.received.v1)")
 	flags.StringVar(&p.Like, "like", "", "file, folder or pattern of samples of the data of such events, JSON")
 	flags.StringVar(&p.Columns, "columns", "", "NAME TYPE [key] [required], …; types: string, float64, int64, bool, timestamp, json")
+	flags.StringVar(&p.RowsAt, "rows", "", "JSON Pointer to the list of rows in such data, as /readings (default: the data are one row; of --columns: /rows)")
 	flags.StringVar(&p.Key, "key", "", "columns that tell one row from another, separated by commas")
 	flags.StringSliceVar(&p.In, "in", nil, "output port that a consumer reads, as iot_telemetry.readings or the type of an event")
 	flags.StringVar(&p.View, "view", "", "file with the query of the consumer's view (default: all columns of the port)")

@@ -139,6 +139,12 @@ func (d *Data) Query(ctx context.Context, v Viewer, sql string) (*warehouse.Rows
 	return d.warehouse.Query(ctx, sql)
 }
 
+// Has says whether a product has a table or a view, so that it can be queried.
+func (d *Data) Has(table string) bool {
+	_, ok := d.tenant[table]
+	return ok
+}
+
 // rows gives the rows of a table that the viewer may see, as what stands behind
 // FROM.
 func (d *Data) rows(v Viewer, table string) (string, error) {

@@ -33,24 +33,29 @@ type Acting struct {
 }
 
 func (p *Portal) operationsRoutes() []route {
-	return []route{
+	all := []route{
 		{"GET /operations", team, ofNobody, p.operations},
 		{"GET /operations/deadletters", team, queried, p.letters},
 		{"GET /operations/deadletters/{id}", team, queried, p.letter},
 		{"GET /operations/deadletters/act", admins, queried, p.confirmLetters},
 		{"POST /operations/deadletters/act", admins, byItself, p.actOnLetters},
-		{"GET /operations/rejected", team, queried, p.rejections},
-		{"GET /operations/rejected/{name}", team, queried, p.rejection},
-		{"GET /operations/rejected/retry", admins, queried, p.confirmRetry},
-		{"POST /operations/rejected/retry", admins, byItself, p.retry},
-		{"GET /operations/parked", team, ofRooms, p.parked},
-		{"GET /operations/sheets", team, queried, p.sheets},
 		{"GET /operations/quality", team, ofNobody, p.brokenRules},
 		{"GET /operations/audit", admins, queried, p.auditPage},
 		{"POST /operations/audit", admins, queried, p.verifyAudit},
 		{"GET /operations/console", admins, ofNobody, p.console},
 		{"POST /operations/console", admins, byItself, p.runConsole},
 	}
+	if p.readings {
+		all = append(all, []route{
+			{"GET /operations/rejected", team, queried, p.rejections},
+			{"GET /operations/rejected/{name}", team, queried, p.rejection},
+			{"GET /operations/rejected/retry", admins, queried, p.confirmRetry},
+			{"POST /operations/rejected/retry", admins, byItself, p.retry},
+			{"GET /operations/parked", team, ofRooms, p.parked},
+			{"GET /operations/sheets", team, queried, p.sheets},
+		}...)
+	}
+	return all
 }
 
 // actWithin bounds what an action may take: Knative ends a request after 300 s. What is
@@ -104,15 +109,17 @@ func (p *Portal) operations(w http.ResponseWriter, r *http.Request, v access.Vie
 	add("deadletters", "Dead letters", "open", "Events that a function refused, or that no retry could deliver. Each is delivered again, or given up.", func() (int64, error) {
 		return deadletter.Count(r.Context(), reader)
 	})
-	add("rejected", "Rejected messages", "not read", "Messages that could not be read, with the cause and the bytes as they came. Once a reader is mended they are read again.", func() (int64, error) {
-		return firstInt(reader.Query(r.Context(), openRejections))
-	})
-	add("parked", "Parked readings", "of nobody", "Readings of devices that no tenant held then. They are kept, shown to nobody, and released by the sheet of placements.", func() (int64, error) {
-		return firstInt(p.data.Query(r.Context(), v, parkedReadings))
-	})
-	add("sheets", "Problems of the sheets", "findings", "Rows of placements, the logbook and customers that could not be taken, or that something is odd about.", func() (int64, error) {
-		return firstInt(p.data.Query(r.Context(), v, wrongRows))
-	})
+	if p.readings {
+		add("rejected", "Rejected messages", "not read", "Messages that could not be read, with the cause and the bytes as they came. Once a reader is mended they are read again.", func() (int64, error) {
+			return firstInt(reader.Query(r.Context(), openRejections))
+		})
+		add("parked", "Parked readings", "of nobody", "Readings of devices that no tenant held then. They are kept, shown to nobody, and released by the sheet of placements.", func() (int64, error) {
+			return firstInt(p.data.Query(r.Context(), v, parkedReadings))
+		})
+		add("sheets", "Problems of the sheets", "findings", "Rows of placements, the logbook and customers that could not be taken, or that something is odd about.", func() (int64, error) {
+			return firstInt(p.data.Query(r.Context(), v, wrongRows))
+		})
+	}
 	if err != nil {
 		return err
 	}

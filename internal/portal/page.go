@@ -69,7 +69,7 @@ func (p *Portal) page(w http.ResponseWriter, r *http.Request, v access.Viewer, s
 	}
 	s.Area, _, _ = strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	for _, a := range areas {
-		if a.who.lets(v) {
+		if a.who.lets(v) && (p.readings || a.Path != "air") {
 			s.Areas = append(s.Areas, a)
 		}
 	}

@@ -50,6 +50,9 @@ type Portal struct {
 	consoleBytes int64
 	streams      *bound
 	exports      *bound
+	// readings: the mesh has them. One without shows no air, and no trouble with devices
+	// and sheets.
+	readings bool
 	// viewer tells who asks, by the session or the token of a request; false:
 	// nobody who is logged in.
 	viewer func(*http.Request) (access.Viewer, bool, error)
@@ -97,6 +100,7 @@ func New(cfg Config) (*Portal, error) {
 	if p.now == nil {
 		p.now = time.Now
 	}
+	p.readings = p.data.Has("iot_analytics.readings")
 	p.inventory = newInventory(&cfg, p.now)
 	if cfg.URL != nil {
 		p.host, p.secure = cfg.URL.Hostname(), cfg.URL.Scheme == "https"
@@ -166,7 +170,10 @@ func (p *Portal) routes() []route {
 		{"GET /{$}", signedIn, ofNobody, p.home},
 		{"GET /assets/{name}", anyone, ofNobody, p.assets.serve},
 		{"GET /healthz", anyone, ofNobody, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
-	}, p.airRoutes(), p.catalogRoutes(), p.meshRoutes(), p.liveRoutes(), p.operationsRoutes())
+	}, p.catalogRoutes(), p.meshRoutes(), p.liveRoutes(), p.operationsRoutes())
+	if p.readings {
+		all = append(all, p.airRoutes()...)
+	}
 	if p.users != nil {
 		all = slices.Concat(all, p.loginRoutes(), p.accountRoutes(), p.userRoutes(), p.apiRoutes())
 	}
@@ -174,7 +181,11 @@ func (p *Portal) routes() []route {
 }
 
 func (p *Portal) home(w http.ResponseWriter, r *http.Request, _ access.Viewer) error {
-	http.Redirect(w, r, "/air", http.StatusSeeOther)
+	first := "/catalog"
+	if p.readings {
+		first = "/air"
+	}
+	http.Redirect(w, r, first, http.StatusSeeOther)
 	return nil
 }
 

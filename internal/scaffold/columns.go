@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/telemesh/telemesh/internal/contract"
@@ -182,6 +183,33 @@ func (p *found) typ() contract.Type {
 		return contract.Float64
 	}
 	return contract.String // takes numbers and truth values as they are written
+}
+
+// elements gives the elements of the lists that stand at a JSON Pointer in samples, by
+// the names of these; pointer empty: the samples.
+func elements(samples map[string][]byte, pointer string) (map[string][]byte, error) {
+	if pointer == "" {
+		return samples, nil
+	}
+	out := map[string][]byte{}
+	for name, text := range samples {
+		var list []jsontext.Value
+		value := jsontext.Value(text)
+		for token := range jsontext.Pointer(pointer).Tokens() {
+			var members map[string]jsontext.Value
+			if err := json.Unmarshal(value, &members); err != nil {
+				return nil, fmt.Errorf("%s: there is no %s", name, pointer)
+			}
+			value = members[token]
+		}
+		if err := json.Unmarshal(value, &list); err != nil || len(list) == 0 {
+			return nil, fmt.Errorf("%s: there is no list %s with elements", name, pointer)
+		}
+		for i, element := range list {
+			out[fmt.Sprintf("%s%s/%d", name, pointer, i)] = element
+		}
+	}
+	return out, nil
 }
 
 func look(value jsontext.Value, at []string, see func([]string, jsontext.Value)) error {

@@ -23,6 +23,7 @@ type Product struct {
 	Event   string   // type of the events that bring the rows; empty: dev.telemesh.NAME.received.v1, with dots for -
 	Columns string   // NAME TYPE [key] [required], …; empty: Like tells
 	Like    string   // file, folder or pattern of samples of the data of such events
+	RowsAt  string   // JSON Pointer to the list of rows in the data; empty: the data are one row, or have them in rows
 	Key     string   // columns of the key, separated by commas; empty: what looks like one, or the id of the event
 	In      []string // output ports that a consumer reads
 	View    string   // file with the query of a consumer's view; empty: all columns of In
@@ -152,16 +153,27 @@ func (d *data) setColumns() error {
 		if err != nil {
 			return err
 		}
+		if texts, err = elements(texts, d.RowsAt); err != nil {
+			return err
+		}
 		if d.Columns, err = infer(texts); err != nil {
 			return err
 		}
 		d.Rows = "One event."
+		if d.RowsAt != "" {
+			d.Rows = "One element of " + d.RowsAt + " in the data of an event."
+		}
 	default:
 		var err error
 		if d.Columns, err = parseColumns(d.Product.Columns); err != nil {
 			return err
 		}
-		d.Rows = "One element of rows in the data of an event."
+		d.Rows = "One element of " + cmp.Or(d.RowsAt, "/rows") + " in the data of an event."
+		for i := range d.Columns {
+			if c := &d.Columns[i]; d.RowsAt != "" {
+				c.From = "/" + c.Name
+			}
+		}
 	}
 	if err := d.setKey(); err != nil {
 		return err
@@ -173,7 +185,7 @@ func (d *data) setColumns() error {
 		}
 		c.Purpose = cmp.Or(c.Purpose, title(c.Name)+".")
 	}
-	if d.Like != "" {
+	if d.Like != "" || d.RowsAt != "" {
 		d.Columns = append(d.Columns, column{Name: "event_source", Type: contract.String, From: "{attribute: source}", Provenance: true, Purpose: "Who sent the event that brought the row."})
 		if !slices.Contains(d.Key, "event_id") {
 			d.Columns = append(d.Columns, column{Name: "event_id", Type: contract.String, From: "{attribute: id}", Provenance: true, Purpose: "The event that brought the row."})
@@ -304,8 +316,8 @@ func find(all []contract.Product, name string) (in port, event bool, err error) 
 // view makes a product of one view.
 func (f *folder) view(d data) error {
 	folder := "products/" + d.Name + "/"
-	if d.Product.Columns+d.Like+d.Product.Event != "" {
-		return fmt.Errorf("product %s: its rows are those of a view: --columns, --like and --event are of tables", d.Name)
+	if d.Product.Columns+d.Like+d.Product.Event+d.RowsAt != "" {
+		return fmt.Errorf("product %s: its rows are those of a view: --columns, --like, --rows and --event are of tables", d.Name)
 	}
 	d.View = d.Schema
 	texts := map[string][]byte{}
