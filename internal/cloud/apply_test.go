@@ -221,7 +221,7 @@ func TestChangesOfAProduct(t *testing.T) {
 	f := newFake(t)
 	p := New(Config{Project: "acme", Location: "EU", Products: load(t), BigQuery: f.client(t)})
 	apply(t, p)
-	customers := &p.config.Products[0]
+	customers := &p.config.Products[slices.IndexFunc(p.config.Products, func(p contract.Product) bool { return p.Name == "customers" })]
 	customers.Version, customers.Owner = "1.1.0", "sales-team"
 	customers.Events = append(customers.Events, "dev.telemesh.customers.merged.v1")
 	customers.Tables[0].Latency *= 2

@@ -76,9 +76,31 @@ func TestShipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(want), b.String()); diff != "" {
+	if diff := cmp.Diff(string(want), shipped(b.String(), string(want))); diff != "" {
 		t.Errorf("lineage of products/ (-want +got); go test -update writes it:\n%s", diff)
 	}
+}
+
+// shipped is what a text says of the schemas that are in want: products of somebody's
+// own may stand beside them.
+func shipped(text, want string) string {
+	schemas := map[string]bool{}
+	for line := range strings.Lines(want) {
+		if schema, _, ok := strings.Cut(line, "."); ok && !strings.HasPrefix(line, " ") {
+			schemas[schema] = true
+		}
+	}
+	var out strings.Builder
+	skip := false
+	for line := range strings.Lines(text) {
+		if schema, _, ok := strings.Cut(line, "."); ok && !strings.HasPrefix(line, " ") {
+			skip = !schemas[schema]
+		}
+		if !skip {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }
 
 // What DuckDB reads in place of a view is made of the same columns.
