@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/dataset"
@@ -198,6 +201,92 @@ func TestPortalInBrowser(t *testing.T) {
 		b.waits(t, arrived)
 		b.do(t, chromedp.Click("main tbody tr a", chromedp.ByQuery))
 		b.waits(t, `!!document.querySelector("dialog[open] .chain")`)
+	})
+
+	t.Run("the mesh by pointer and keyboard", func(t *testing.T) {
+		b.open(t, "/mesh")
+		b.waits(t, `!!document.querySelector("#graph svg .node")`)
+		type view struct{ X, Y, Scale float64 }
+		look := func() (v view) {
+			t.Helper()
+			place := js[string](t, b, `document.querySelector("#graph > svg > g").getAttribute("transform")`)
+			if _, err := fmt.Sscanf(place, "translate(%g %g) scale(%g)", &v.X, &v.Y, &v.Scale); err != nil {
+				t.Fatalf("%q: %v", place, err)
+			}
+			return v
+		}
+		near := func(a, b float64) bool { return math.Abs(a-b) < 0.01 }
+		at := js[struct{ X, Y float64 }](t, b, `(() => { const c = document.querySelector("#graph > svg"); c.scrollIntoView({block: "center"}); const r = c.getBoundingClientRect(); return {X: Math.round(r.x + 40), Y: innerHeight / 2}; })()`)
+		mouse := func(kind input.MouseType, x, y float64, more ...func(*input.DispatchMouseEventParams) *input.DispatchMouseEventParams) {
+			t.Helper()
+			e := input.DispatchMouseEvent(kind, x, y)
+			for _, set := range more {
+				e = set(e)
+			}
+			b.do(t, e)
+		}
+		left := func(e *input.DispatchMouseEventParams) *input.DispatchMouseEventParams {
+			return e.WithButton(input.Left).WithButtons(1).WithClickCount(1)
+		}
+		before := look()
+		mouse(input.MousePressed, at.X, at.Y, left)
+		mouse(input.MouseMoved, at.X+30, at.Y+10, left)
+		mouse(input.MouseMoved, at.X+70, at.Y-20, left)
+		mouse(input.MouseReleased, at.X+70, at.Y-20, left)
+		if now := look(); !near(now.X-before.X, 70) || !near(now.Y-before.Y, -20) || now.Scale != before.Scale {
+			t.Errorf("dragged by 70 and -20, the drawing went from %v to %v", before, now)
+		}
+		if path := b.at(t); path != "/mesh" {
+			t.Errorf("a drag leads to %s", path)
+		}
+		// The point that the pointer is at stays where it is.
+		before = look()
+		corner := js[struct{ X, Y float64 }](t, b, `(({x, y}) => ({X: x, Y: y}))(document.querySelector("#graph > svg").getBoundingClientRect())`)
+		wheel := func(e *input.DispatchMouseEventParams) *input.DispatchMouseEventParams {
+			return e.WithDeltaX(0).WithDeltaY(-100)
+		}
+		mouse(input.MouseWheel, at.X, at.Y, wheel, func(e *input.DispatchMouseEventParams) *input.DispatchMouseEventParams {
+			return e.WithModifiers(input.ModifierCtrl)
+		})
+		b.waits(t, fmt.Sprintf(`!document.querySelector("#graph > svg > g").getAttribute("transform").includes("scale(%v)")`, before.Scale))
+		now := look()
+		x, y := at.X-corner.X, at.Y-corner.Y
+		if now.Scale <= before.Scale || !near((x-before.X)/before.Scale, (x-now.X)/now.Scale) || !near((y-before.Y)/before.Scale, (y-now.Y)/now.Scale) {
+			t.Errorf("zoomed by the wheel at %v, %v: from %v to %v", x, y, before, now)
+		}
+		b.do(t, chromedp.Focus("#graph > svg", chromedp.ByQuery))
+		for _, key := range []struct {
+			key  string
+			want func(was, is view) bool
+		}{
+			{kb.ArrowLeft, func(was, is view) bool { return near(is.X, was.X+60) && is.Y == was.Y && is.Scale == was.Scale }},
+			{kb.ArrowRight, func(was, is view) bool { return near(is.X, was.X-60) && is.Y == was.Y }},
+			{kb.ArrowUp, func(was, is view) bool { return near(is.Y, was.Y+60) && is.X == was.X }},
+			{kb.ArrowDown, func(was, is view) bool { return near(is.Y, was.Y-60) && is.X == was.X }},
+			{"+", func(was, is view) bool { return near(is.Scale, 1.2*was.Scale) }},
+			{"-", func(was, is view) bool { return near(is.Scale, was.Scale/1.2) }},
+			{"0", func(was, is view) bool { return is.Scale < was.Scale && is.X >= 0 && is.Y >= 0 }},
+		} {
+			was := look()
+			b.do(t, chromedp.KeyEvent(key.key))
+			if is := look(); !key.want(was, is) {
+				t.Errorf("%q took the drawing from %v to %v", key.key, was, is)
+			}
+		}
+
+		// On a phone each domain is a line, until it is wanted.
+		b.do(t, chromedp.EmulateViewport(390, 844))
+		b.open(t, "/mesh")
+		b.waits(t, `document.querySelectorAll("tbody.folded").length > 0 && document.querySelectorAll("tbody.folded").length === document.querySelectorAll("tbody[data-fold]").length`)
+		if high := js[int](t, b, `document.documentElement.scrollHeight`); high > 5*844 {
+			t.Errorf("the page is %d px high on a phone", high)
+		}
+		b.do(t, chromedp.Evaluate(`document.querySelector("tbody[data-fold] .group button").focus()`, nil), chromedp.KeyEvent("\r"))
+		b.waits(t, `document.querySelectorAll("tbody.folded").length === document.querySelectorAll("tbody[data-fold]").length - 1 && document.querySelector("tbody[data-fold] .group button").ariaExpanded === "true"`)
+		b.do(t, chromedp.Evaluate(`location.hash = "#table-iot_analytics.readings"`, nil))
+		b.waits(t, `document.getElementById("table-iot_analytics.readings").checkVisibility()`)
+		b.do(t, chromedp.EmulateViewport(1280, 900))
+		b.waits(t, `!document.querySelector("tbody.folded, .group button")`)
 	})
 
 	t.Run("air that changes", func(t *testing.T) {

@@ -32,11 +32,28 @@ type meshView struct {
 	Links     links
 	State     *meshState
 	Brokers   []topology.Broker
-	Triggers  []topology.Trigger
-	Functions []meshFunction
-	Tables    []meshTable
+	Triggers  []meshGroup[topology.Trigger]
+	Functions []meshGroup[meshFunction]
+	Tables    []meshGroup[meshTable]
 	Graph     meshGraph
 	Here      *topology.Here // nil: a cluster runs the mesh
+}
+
+// meshGroup is the rows of a table that are of one domain or one product, which a
+// phone shows folded.
+type meshGroup[Row any] struct {
+	Name string
+	Rows []Row
+}
+
+// group puts a row to those of the same name.
+func group[Row any](groups []meshGroup[Row], name string, row Row) []meshGroup[Row] {
+	i := slices.IndexFunc(groups, func(g meshGroup[Row]) bool { return g.Name == name })
+	if i < 0 {
+		return append(groups, meshGroup[Row]{name, []Row{row}})
+	}
+	groups[i].Rows = append(groups[i].Rows, row)
+	return groups
 }
 
 type meshFunction struct {
@@ -104,19 +121,22 @@ func (p *Portal) meshPage(w http.ResponseWriter, r *http.Request, v access.Viewe
 		return err
 	}
 	m := p.inventory.mesh()
-	view := meshView{Links: links{c}, State: state, Brokers: m.Brokers, Triggers: m.Triggers, Graph: graph(c, m)}
+	view := meshView{Links: links{c}, State: state, Brokers: m.Brokers, Graph: graph(c, m)}
+	for _, t := range m.Triggers {
+		view.Triggers = group(view.Triggers, t.Namespace, t)
+	}
 	for _, f := range m.Functions {
-		view.Functions = append(view.Functions, meshFunction{f, m.Wake(f.Ref), c.Product(f.Product) != nil})
+		view.Functions = group(view.Functions, f.Namespace, meshFunction{f, m.Wake(f.Ref), c.Product(f.Product) != nil})
 	}
 	for _, product := range c.Products {
 		for i := range product.Tables {
 			t := &product.Tables[i]
-			view.Tables = append(view.Tables, meshTable{Name: t.FullName(), Product: product, Events: t.Events,
+			view.Tables = group(view.Tables, product.Name, meshTable{Name: t.FullName(), Product: product, Events: t.Events,
 				From: c.Lineage.Node(t.FullName()).Tables, Readers: c.Lineage.Readers(t.FullName())})
 		}
 		for i := range product.Views {
 			name := product.Views[i].FullName()
-			view.Tables = append(view.Tables, meshTable{Name: name, View: true, Product: product, From: c.Lineage.Node(name).Tables, Readers: c.Lineage.Readers(name)})
+			view.Tables = group(view.Tables, product.Name, meshTable{Name: name, View: true, Product: product, From: c.Lineage.Node(name).Tables, Readers: c.Lineage.Readers(name)})
 		}
 	}
 	if p.inventory.process != nil {

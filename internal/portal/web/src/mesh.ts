@@ -19,6 +19,7 @@ function svg<K extends keyof SVGElementTagNameMap>(name: K, attributes: Record<s
   return e;
 }
 
+const folds = matchMedia("(max-width: 46rem)"); // a phone
 const height = 40;
 // With room for the rate behind the note.
 const rated = (n: Node) => n.kind === "event" || n.kind === "broker";
@@ -66,7 +67,9 @@ function fit() {
 function start() {
   const { width } = canvas.getBoundingClientRect();
   const scale = Math.min((width - 2 * margin) / size.width, 1.15);
-  canvas.style.height = `${Math.min(1100, Math.max(360, size.height * (scale < readable ? begun : scale) + 2 * margin))}px`;
+  // Beside it there has to be room to scroll the page by.
+  const most = folds.matches ? Math.max(360, 0.7 * innerHeight) : 1100;
+  canvas.style.height = `${Math.min(most, Math.max(360, size.height * (scale < readable ? begun : scale) + 2 * margin))}px`;
   if (scale >= readable) return fit();
   view = { scale: begun, x: width / 2 - first.x * begun, y: margin };
   place();
@@ -357,6 +360,45 @@ for (const end of ["pointerup", "pointercancel", "pointerleave"] as const) canva
 // Who moved the drawing meant no link.
 canvas.addEventListener("click", (e) => { if (moved > 6) e.preventDefault(); }, true);
 canvas.addEventListener("dragstart", (e) => e.preventDefault());
+
+// On a phone the rows of a domain are folded until somebody wants them: all of them
+// are many screens.
+const folding = document.querySelectorAll<HTMLTableSectionElement>("tbody[data-fold]");
+
+function fold(body: HTMLTableSectionElement, away: boolean) {
+  body.classList.toggle("folded", away);
+  body.querySelector(".group button")?.setAttribute("aria-expanded", String(!away));
+}
+
+function foldAll() {
+  for (const body of folding) {
+    const head = body.querySelector(".group th");
+    if (!head) continue;
+    const has = head.querySelector("button");
+    if (folds.matches && !has) {
+      const b = button("", "", () => fold(body, !body.classList.contains("folded")));
+      b.removeAttribute("aria-label");
+      b.append(...head.childNodes);
+      head.append(b);
+    } else if (!folds.matches && has) {
+      head.replaceChildren(...has.childNodes);
+    }
+    fold(body, folds.matches);
+  }
+  unfold();
+}
+
+// unfold shows what the address is about.
+function unfold() {
+  const at = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const body = at?.closest<HTMLTableSectionElement>("tbody.folded");
+  if (!at || !body) return;
+  fold(body, false);
+  at.scrollIntoView();
+}
+folds.addEventListener("change", foldAll);
+addEventListener("hashchange", unfold);
+foldAll();
 
 async function look() {
   if (document.visibilityState === "visible") {
