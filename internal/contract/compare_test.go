@@ -290,7 +290,7 @@ func TestChangeString(t *testing.T) {
 		{func(c *contract.Table) { c.Quality[1].Min, c.Quality[1].Max = nil, &one },
 			[]string{`quality rule loosened: rule "No reading is without a value.": at most 1, was 0`}},
 		{func(c *contract.Table) { c.Quality = c.Quality[:len(c.Quality)-1] },
-			[]string{`quality rule loosened: rule "Only the flags above.": none, was 0 not of no_time, conflict`}},
+			[]string{`quality rule loosened: rule "Only the flags above.": none, was 0 not of no_time, conflict, suspect:unit_mismatch, suspect:out_of_range, suspect:clock_skew, suspect:stuck, suspect:spike, suspect:duplicate_identity`}},
 		{func(c *contract.Table) { c.Quality[2].Pattern = "^x$" },
 			[]string{`quality rule tightened: rule "32 hexadecimal digits.": 0 not of ^x$, was 0 not of ^[0-9a-f]{32}$`}},
 	} {

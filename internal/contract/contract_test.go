@@ -40,7 +40,7 @@ func find(t *testing.T, table string) contract.Table {
 // The columns that readers may rely on, in their order.
 func TestColumns(t *testing.T) {
 	readings := "reading_id tenant_id device_id metric value value_string value_bool unit observed_at received_at recorded_at " +
-		"revision assignment_version quality event_source event_id attributes"
+		"revision assignment_version quality judged event_source event_id attributes"
 	for table, want := range map[string]string{
 		"iot_telemetry.readings":  readings,
 		"iot_analytics.readings":  readings + " building floor room persons outside_co2 customer_name last_action last_action_at minutes_since_action join_version",
@@ -110,7 +110,7 @@ func TestLoad(t *testing.T) {
 	}
 	zero := 0.0
 	flags := contract.Rule{
-		ID: "quality.validValues", Column: "quality", Metric: "invalidValues", Values: []string{"no_time", "conflict"}, Min: &zero, Max: &zero, Purpose: "Only the flags above.",
+		ID: "quality.validValues", Column: "quality", Metric: "invalidValues", Values: []string{"no_time", "conflict", "suspect:unit_mismatch", "suspect:out_of_range", "suspect:clock_skew", "suspect:stuck", "suspect:spike", "suspect:duplicate_identity"}, Min: &zero, Max: &zero, Purpose: "Only the flags above.",
 		Dimension: "conformity",
 	}
 	if diff := cmp.Diff(flags, got.Quality[len(got.Quality)-1]); diff != "" {
@@ -238,8 +238,8 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"knowledge neither true nor false", joined, knowledge, "{property: knowledge, value: 1}", "customProperties.knowledge"},
 		{"knowledge that may be NULL", joined, "        required: true\n        classification: internal\n        description: >-\n          How many",
 			"        classification: internal\n        description: >-\n          How many", "customProperties.knowledge"},
-		{"unit that is a number", joined, "- {property: unit, value: ppm}", "- {property: unit, value: 1}", "schema[0].properties[21].customProperties.unit"},
-		{"knowledge of another type", joined, "- {property: unit, value: ppm}", "- " + knowledge, "schema[0].properties[21].customProperties.knowledge"},
+		{"unit that is a number", joined, "- {property: unit, value: ppm}", "- {property: unit, value: 1}", "schema[0].properties[22].customProperties.unit"},
+		{"knowledge of another type", joined, "- {property: unit, value: ppm}", "- " + knowledge, "schema[0].properties[22].customProperties.knowledge"},
 		{"knowledge twice", joined, "- {property: unit, value: '{person}'}\n", "- " + knowledge + "\n        required: true\n", "customProperties.knowledge"},
 		{"knowledge as the order", joined, "{property: order, value: revision}", "{property: order, value: join_version}", "schema[0].customProperties.order"},
 		{"append-only", log, "{property: appendOnly, value: true}", "{property: appendOnly, value: 1}", "schema[0].customProperties.appendOnly"},
@@ -334,7 +334,7 @@ func TestErrorsNameFileAndField(t *testing.T) {
 		{"range of texts", joined, "arguments: {pattern: '^[0-9a-f]{32}$'}", "arguments: {minimum: 1}", "arguments.minimum"},
 		{"pattern and values", joined, "arguments: {pattern: '^[0-9a-f]{32}$'}", "arguments: {pattern: a, validValues: [a]}", "properties[0].quality[0].arguments"},
 		{"missing without values", joined, "metric: nullValues", "metric: missingValues", "arguments.missingValues"},
-		{"source that is not there", joined, "iot_metadata.placements.room]", "iot_metadata.placements.rooms]", "schema[0].properties[19].transformSourceObjects[0]"},
+		{"source that is not there", joined, "iot_metadata.placements.room]", "iot_metadata.placements.rooms]", "schema[0].properties[20].transformSourceObjects[0]"},
 		{"source twice", joined, "[iot_actions.actions.taken_at, iot_telemetry.readings.observed_at]", "[iot_actions.actions.taken_at, iot_actions.actions.taken_at]", "transformSourceObjects[1]"},
 		{"source of the table itself", joined, "[iot_metadata.placements.room]", "[iot_analytics.readings.room]", "transformSourceObjects[0]"},
 		{"event twice", joined, "[dev.telemesh.analytics.joined.v1, dev.telemesh.analytics.withdrawn.v1]", "[a, a]", "schema[0].customProperties.events[1]"},

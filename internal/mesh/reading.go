@@ -31,6 +31,7 @@ type Reading struct {
 	EventSource string  // source and id of the message it came in
 	EventID     string
 	Quality     string // QualityOK or a flag
+	Judged      int64  // what knew more has a higher one; 0: as its message says it, nobody looked at its neighbours
 	Revision    int64  // 0 as measured; a correction counts up
 	Attributes  string // JSON object; empty: none
 
@@ -38,10 +39,19 @@ type Reading struct {
 	AssignmentVersion int64  // version of the placements (ExtVersion) that decided it; 0: nothing ever did
 }
 
-// Quality flags.
+// Quality flags. A suspect reading is kept as it is: the flag says by which rule
+// it is doubted. The first three are said by the message alone, the others by what
+// the device measured before and after.
 const (
 	QualityOK     = ""
 	QualityNoTime = "no_time" // the message had no time: ObservedAt is ReceivedAt
+
+	SuspectUnit     = "suspect:unit_mismatch"      // its unit is none of the metric that its name says
+	SuspectRange    = "suspect:out_of_range"       // beyond what the metric can be
+	SuspectClock    = "suspect:clock_skew"         // measured after it was received
+	SuspectStuck    = "suspect:stuck"              // the value stands still for longer than it can
+	SuspectSpike    = "suspect:spike"              // far from all around it, before and after
+	SuspectIdentity = "suspect:duplicate_identity" // two devices take turns under one name
 )
 
 // EncodeReadings gives the data of telemetry.flattened, telemetry.enriched
@@ -87,6 +97,9 @@ func (r *Reading) appendBare(b []byte, last *lastInstants) []byte {
 	b = appendMember(b, `,"event_source":`, r.EventSource)
 	b = appendMember(b, `,"event_id":`, r.EventID)
 	b = appendMember(b, `,"quality":`, r.Quality)
+	if r.Judged != 0 {
+		b = appendInt(b, `,"judged":`, r.Judged)
+	}
 	if r.Revision != 0 {
 		b = appendInt(b, `,"revision":`, r.Revision)
 	}
@@ -148,6 +161,9 @@ func (p *scan) reading(r *Reading, same *sameInstants) {
 	}
 	if p.lit(`,"quality":"`) {
 		r.Quality = p.str()
+	}
+	if p.lit(`,"judged":`) {
+		r.Judged = p.int()
 	}
 	if p.lit(`,"revision":`) {
 		r.Revision = p.int()
@@ -293,6 +309,7 @@ type jsonReading struct {
 	EventSource       string         `json:"event_source"`
 	EventID           string         `json:"event_id"`
 	Quality           string         `json:"quality"`
+	Judged            int64          `json:"judged"`
 	Revision          int64          `json:"revision"`
 	Attributes        jsontext.Value `json:"attributes"`
 	TenantID          string         `json:"tenant_id"`
@@ -335,7 +352,7 @@ func decodeGeneral(data []byte) ([]JoinedReading, error) {
 func (j *jsonReading) reading() (Reading, error) {
 	r := Reading{
 		ReadingID: j.ReadingID, DeviceID: j.DeviceID, Metric: j.Metric, Unit: j.Unit,
-		EventSource: j.EventSource, EventID: j.EventID, Quality: j.Quality, Revision: j.Revision,
+		EventSource: j.EventSource, EventID: j.EventID, Quality: j.Quality, Judged: j.Judged, Revision: j.Revision,
 		TenantID: j.TenantID, AssignmentVersion: j.AssignmentVersion,
 	}
 	switch {

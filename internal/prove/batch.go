@@ -20,11 +20,11 @@ const raw = `raw AS (
 	FROM (
 		SELECT *,
 			row_number() OVER (PARTITION BY reading_id ORDER BY revision DESC, value DESC NULLS LAST, value_string DESC NULLS LAST,
-				value_bool DESC NULLS LAST, unit DESC NULLS LAST, quality DESC NULLS LAST) AS place,
+				value_bool DESC NULLS LAST, judged DESC NULLS LAST, unit DESC NULLS LAST, quality DESC NULLS LAST) AS place,
 			min(hash(value, value_string, value_bool)) OVER (PARTITION BY reading_id, revision) AS least,
 			max(hash(value, value_string, value_bool)) OVER (PARTITION BY reading_id, revision) AS greatest
 		FROM (
-			SELECT DISTINCT reading_id, device_id, metric, observed_at, revision, value, value_string, value_bool, unit, quality
+			SELECT DISTINCT reading_id, device_id, metric, observed_at, revision, value, value_string, value_bool, unit, quality, judged
 			FROM iot_telemetry_internal.readings
 		)
 	)

@@ -152,7 +152,7 @@ func (s *scan) read(ctx context.Context, limit int) error {
 
 const (
 	telemetryColumns = "reading_id, tenant_id, device_id, metric, value, value_string, value_bool, unit, observed_at, received_at, " +
-		"revision, assignment_version, quality, event_source, event_id, attributes"
+		"revision, assignment_version, quality, judged, event_source, event_id, attributes"
 	analyticsColumns = telemetryColumns + ", building, floor, room, persons, outside_co2, customer_name, last_action, last_action_at, join_version"
 )
 
@@ -181,6 +181,7 @@ func decode(row []any, r *mesh.JoinedReading) error {
 	r.Revision, _ = take[int64](&c)
 	r.AssignmentVersion, _ = take[int64](&c)
 	r.Quality = c.text()
+	r.Judged, _ = take[int64](&c)
 	r.EventSource = c.text()
 	r.EventID = c.text()
 	r.Attributes = c.text()

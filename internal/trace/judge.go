@@ -21,6 +21,7 @@ var rules = []struct {
 	{[]string{"revision"}, "the highest revision", "a lower revision"},
 	{[]string{"assignment_version"}, "the latest decision about the tenant", "an earlier decision about the tenant"},
 	{[]string{"value", "value_string", "value_bool"}, "the greatest of conflicting values", "a lesser one of conflicting values"},
+	{[]string{"judged"}, "the judgement that knew most", "judged by who knew less, or not at all"},
 	{[]string{"join_version"}, "joined by who knew most", "joined by who knew less"},
 }
 

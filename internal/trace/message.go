@@ -122,7 +122,8 @@ func (s *Story) decode(parser *device.Parser, m *mesh.Message, stored []Row) *De
 		}
 	}
 	d.Again = !slices.ContainsFunc(stored, func(row Row) bool {
-		return !slices.ContainsFunc(d.Found, func(found Row) bool {
+		// A judgement is of a message, and says more.
+		return row.Int("judged") == 0 && !slices.ContainsFunc(d.Found, func(found Row) bool {
 			return compare(row, found, "value", "value_string", "value_bool", "unit", "quality") == 0
 		})
 	})

@@ -13,8 +13,8 @@ import (
 // Ranking says which of the rows of one key counts, for every warehouse alike.
 // Columns are given by their place in Stored; -1: the table has none.
 //
-// The row counts that is the greatest by Order, Assigned, Values, Knowledge and
-// Flags, in this order, NULL being the least; where all are equal and the rows do
+// The row counts that is the greatest by Order, Assigned, Values, Judged, Knowledge
+// and Flags, in this order, NULL being the least; where all are equal and the rows do
 // not say the same, it is the one with the greater Content. Of rows that say the same
 // and knew the same the one counts that was Received first, else that with the
 // lesser Origin.
@@ -27,13 +27,14 @@ type Ranking struct {
 	Assigned   int   // assignment_version
 	Values     []int // what must not differ between rows of one Order and Assigned
 	Quality    int   // where it is said that they do
+	Judged     int   // judged
 	Knowledge  int
 	Flags      []int // of readings unit and quality; of other tables all that is left, the instants first
 	Received   int   // the first column of provenance, where that is a TIMESTAMP
 	Time       int   // a TIMESTAMP that a key is always with
 	Says       []int // what a row says of its key: neither key nor what it is made of, provenance, knowledge nor recorded_at
 	Provenance []int // but Received
-	rank       []int // Order, Assigned, Values, Knowledge and Flags
+	rank       []int // Order, Assigned, Values, Judged, Knowledge and Flags
 	// Says and Provenance by the names of their columns.
 	says, provenance []int
 }
@@ -50,9 +51,9 @@ func NewRanking(t *contract.Table) Ranking {
 			contract.Column{Name: contract.RecordedAt, Type: contract.Timestamp, Required: true})
 	}
 	r.Key, r.KeyOf = existing(index, t.Key...), existing(index, t.KeyOf...)
-	r.Order, r.Knowledge, r.Time, r.Assigned, r.Quality = index(t.Order), index(t.Knowledge), -1, -1, -1
+	r.Order, r.Knowledge, r.Time, r.Assigned, r.Quality, r.Judged = index(t.Order), index(t.Knowledge), -1, -1, -1, -1
 	if t.Order == contract.Revision {
-		r.Time, r.Assigned, r.Quality = index(t.Time), index("assignment_version"), index("quality")
+		r.Time, r.Assigned, r.Quality, r.Judged = index(t.Time), index("assignment_version"), index("quality"), index("judged")
 		r.Values = existing(index, "value", "value_string", "value_bool")
 		r.Flags = existing(index, "unit", "quality")
 	}
@@ -80,7 +81,7 @@ func NewRanking(t *contract.Table) Ranking {
 	}
 	byName := func(a, b int) int { return strings.Compare(r.Stored[a].Name, r.Stored[b].Name) }
 	r.says, r.provenance = slices.SortedFunc(slices.Values(r.Says), byName), slices.SortedFunc(slices.Values(r.Provenance), byName)
-	for _, i := range slices.Concat([]int{r.Order, r.Assigned}, r.Values, []int{r.Knowledge}, r.Flags) {
+	for _, i := range slices.Concat([]int{r.Order, r.Assigned}, r.Values, []int{r.Judged, r.Knowledge}, r.Flags) {
 		if i >= 0 {
 			r.rank = append(r.rank, i)
 		}

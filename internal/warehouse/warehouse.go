@@ -45,7 +45,7 @@ type Warehouse interface {
 	// What the port shows of a key depends on the set of rows appended, not on
 	// the order of their arrival. The row counts that has the highest revision or
 	// version; among these the highest assignment_version; among these the
-	// greatest value; among these the one that knew most. Where values of the same
+	// greatest value; among these the highest judged; among these the one that knew most. Where values of the same
 	// revision and assignment_version differ, its quality is "conflict". The
 	// revision that a port shows grows with each row that joins its key and says
 	// something new; a version is shown as it was appended. If the row that counts

@@ -182,7 +182,8 @@ func compareMeasured(a, b *mesh.JoinedReading) int {
 		cmp.Compare(math.Float64bits(a.Value), math.Float64bits(b.Value)), // 0 and -0 are two
 		strings.Compare(a.ValueString, b.ValueString),
 		strings.Compare(a.Unit, b.Unit),
-		strings.Compare(a.Quality, b.Quality))
+		strings.Compare(a.Quality, b.Quality),
+		cmp.Compare(a.Judged, b.Judged))
 }
 
 // compareCame orders rows that say the same as the store does: the first one is

@@ -16,7 +16,10 @@ import (
 type reading mesh.Reading
 
 func (r *reading) Cells(dst []w.Cell) []w.Cell {
-	value, valueString, valueBool := w.Null, w.Optional(r.ValueString), w.Null
+	value, valueString, valueBool, judged := w.Null, w.Optional(r.ValueString), w.Null, w.Null
+	if r.Judged != 0 {
+		judged = w.Int(r.Judged)
+	}
 	switch r.Kind {
 	case mesh.Number:
 		value = w.Float(r.Value)
@@ -40,6 +43,7 @@ func (r *reading) Cells(dst []w.Cell) []w.Cell {
 		w.Int(r.Revision),
 		w.Int(r.AssignmentVersion),
 		w.Optional(r.Quality),
+		judged,
 		w.Optional(r.EventSource),
 		w.Optional(r.EventID),
 		w.Optional(r.Attributes),

@@ -64,7 +64,7 @@ func all(t testing.TB, w warehouse.Warehouse, sql string) []map[string]any {
 
 const reading = `{"reading_id":"0123456789abcdef0123456789abcdef","device_id":"d1","metric":"co2","value":412.5,"value_string":"412.50",` +
 	`"unit":"ppm","observed_at":"2024-03-01T12:00:00.000001Z","received_at":"2024-03-01T12:00:02Z","event_source":"/devices","event_id":"m1",` +
-	`"quality":"no_time","revision":2,"attributes":{"rssi":-80},"tenant_id":"tenant-a","assignment_version":7`
+	`"quality":"no_time","judged":1000000007,"revision":2,"attributes":{"rssi":-80},"tenant_id":"tenant-a","assignment_version":7`
 
 // Each member of the data is a column of the same name, and no other column
 // than recorded_at is set.

@@ -66,7 +66,7 @@ func (b *bench) message(at mesh.Instant, from, to int, correction int64) (rows [
 				warehouse.String(mesh.ReadingID(p.device, m.metric, at)), warehouse.String(p.tenant), warehouse.String(p.device), warehouse.String(m.metric),
 				warehouse.Float(m.value), warehouse.Null, warehouse.Null, warehouse.String(m.unit),
 				warehouse.Instant(at), warehouse.Instant(at + 1234567), warehouse.Null, warehouse.Int(0), warehouse.Int(max(correction, 1)),
-				warehouse.Null, warehouse.String("/telemesh/ingest/http"), warehouse.String(id), warehouse.Null,
+				warehouse.Null, warehouse.Null, warehouse.String("/telemesh/ingest/http"), warehouse.String(id), warehouse.Null,
 				warehouse.String(p.building), warehouse.String(p.floor), warehouse.String(p.room), warehouse.Int(30), warehouse.Float(420),
 				warehouse.String("School " + p.tenant), warehouse.Null, warehouse.Null, warehouse.Null, warehouse.Int(max(correction, 1)), warehouse.Bool(false),
 			})

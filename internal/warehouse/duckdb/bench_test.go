@@ -43,7 +43,7 @@ func (r *benchRow) Cells(dst []warehouse.Cell) []warehouse.Cell {
 		warehouse.String(benchDevices[r.number/5%1000]), warehouse.String(benchMetrics[metric]),
 		warehouse.Float(float64(r.number*7919%100000)/100), warehouse.Null, warehouse.Null, warehouse.String(benchUnits[metric]),
 		warehouse.Instant(observed), warehouse.Instant(observed+1234567), warehouse.Null, warehouse.Int(0), warehouse.Int(1),
-		warehouse.Null, warehouse.String("/telemesh/ingest/http"), warehouse.String(r.id), warehouse.Null)
+		warehouse.Null, warehouse.Null, warehouse.String("/telemesh/ingest/http"), warehouse.String(r.id), warehouse.Null)
 	if !r.analytic {
 		return dst
 	}

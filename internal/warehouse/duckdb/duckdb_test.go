@@ -68,7 +68,7 @@ func reading(device string, at mesh.Instant, value float64, version int64) cells
 	return cells{
 		warehouse.String(mesh.ReadingID(device, "co2", at)), warehouse.String("a"), warehouse.String(device), warehouse.String("co2"),
 		warehouse.Float(value), warehouse.Null, warehouse.Null, warehouse.String("ppm"), warehouse.Instant(at), warehouse.Instant(at),
-		warehouse.Null, warehouse.Int(0), warehouse.Int(version), warehouse.Null, warehouse.String("/s"), warehouse.String("m"), warehouse.Null,
+		warehouse.Null, warehouse.Int(0), warehouse.Int(version), warehouse.Null, warehouse.Null, warehouse.String("/s"), warehouse.String("m"), warehouse.Null,
 	}
 }
 

@@ -42,6 +42,7 @@ func Test(t *testing.T, open func(t testing.TB) warehouse.Warehouse) {
 		{"RowTwice", testRowTwice},
 		{"EarliestProvenance", testProvenance},
 		{"Conflict", testConflict},
+		{"JudgementDecides", testJudgement},
 		{"AssignmentVersionDecides", testAssignmentVersion},
 		{"RevisionDecides", testRevision},
 		{"OrderDoesNotMatter", testOrder},
@@ -320,6 +321,32 @@ func testConflict(t *testing.T, s *Store) {
 		"400 0 NULL", "401 0 NULL", "402 0 NULL")
 }
 
+// A flag is set by one judgement and taken back by another that knew more, whichever
+// comes first, and whatever comes again; between values nobody judges.
+func testJudgement(t *testing.T, s *Store) {
+	measured := reading("", noon, 400, Row{"device_id": warehouse.Int(0)})
+	with := func(row Row, changes Row) Row {
+		row = maps.Clone(row)
+		maps.Copy(row, changes)
+		return row
+	}
+	doubted := with(measured, Row{"quality": warehouse.String("suspect:spike"), "judged": warehouse.Int(5)})
+	cleared := with(measured, Row{"judged": warehouse.Int(9)})
+	other := with(measured, Row{"value": warehouse.Float(300), "device_id": warehouse.Int(2)})
+	on := func(device int64, row Row) Row { return with(row, Row{"device_id": warehouse.Int(device)}) }
+	shown := s.inAnyOrder(readings, 4, rand.New(rand.NewPCG(5, 6)), []Row{
+		measured, doubted, measured,
+		on(1, measured), on(1, doubted), on(1, cleared), on(1, measured),
+		on(2, measured), on(2, doubted), other,
+		on(3, with(measured, Row{"assignment_version": warehouse.Int(2)})), on(3, doubted),
+		on(3, with(doubted, Row{"assignment_version": warehouse.Int(2)})),
+	}, "value, quality, judged, revision")
+	slices.Sort(shown)
+	if diff := cmp.Diff([]string{"0 400 suspect:spike 5 1", "1 400 NULL 9 2", "2 400 conflict 5 2", "3 400 suspect:spike 5 2"}, shown); diff != "" {
+		t.Errorf("device, value, quality, judged, revision: (-want +got)\n%s", diff)
+	}
+}
+
 // A reading that was enriched with an old snapshot may arrive after the
 // repair of that change.
 func testAssignmentVersion(t *testing.T, s *Store) {
@@ -488,21 +515,24 @@ func testWithdrawn(t *testing.T, s *Store) {
 func testJoinedOrder(t *testing.T, s *Store) {
 	random := rand.New(rand.NewPCG(3, 4))
 	const devices = 60
-	type rank [4]int64 // revision, assignment_version, value, join_version
+	type rank [5]int64 // revision, assignment_version, value, judged, join_version
 	best := map[int]rank{}
 	var rows []Row
 	for d := range devices {
 		for range 1 + random.IntN(7) {
-			r := rank{int64(random.IntN(2)), int64(random.IntN(3)), int64(400 + random.IntN(2)), int64(random.IntN(4))}
+			r := rank{int64(random.IntN(2)), int64(random.IntN(3)), int64(400 + random.IntN(2)), int64(random.IntN(2)), int64(random.IntN(4))}
 			if old, ok := best[d]; !ok || slices.Compare(r[:], old[:]) > 0 {
 				best[d] = r
 			}
-			row := joined("", r[3], Row{
+			row := joined("", r[4], Row{
 				"revision": warehouse.Int(r[0]), "assignment_version": warehouse.Int(r[1]), "value": warehouse.Float(float64(r[2])),
 				"received_at": warehouse.Instant(noon + mesh.Instant(random.IntN(2))),
 				"event_id":    warehouse.String(fmt.Sprint("message-", random.IntN(2))),
 				"device_id":   warehouse.Int(int64(d)),
 			})
+			if r[3] > 0 {
+				row["judged"] = warehouse.Int(r[3])
+			}
 			switch {
 			case r[1] == 1: // nobody's since then
 				row["tenant_id"], row["deleted"] = warehouse.Null, warehouse.Bool(true)
@@ -513,20 +543,20 @@ func testJoinedOrder(t *testing.T, s *Store) {
 		}
 	}
 	shown := s.inAnyOrder(joinedReadings, devices, random, rows,
-		"assignment_version, value, join_version, revision, quality, tenant_id, last_action, received_at, event_id")
+		"assignment_version, value, coalesce(judged, 0), join_version, revision, quality, tenant_id, last_action, received_at, event_id")
 	var want, got []string
 	for d, r := range best {
 		if r[1] != 1 {
-			want = append(want, fmt.Sprint(d, r[1], r[2], r[3]))
+			want = append(want, fmt.Sprint(d, r[1], r[2], r[3], r[4]))
 		}
 	}
 	for _, line := range shown {
-		got = append(got, strings.Join(strings.Fields(line)[:4], " "))
+		got = append(got, strings.Join(strings.Fields(line)[:5], " "))
 	}
 	slices.Sort(want)
 	slices.Sort(got)
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("device, assignment_version, value, join_version: (-want +got)\n%s", diff)
+		t.Errorf("device, assignment_version, value, judged, join_version: (-want +got)\n%s", diff)
 	}
 }
 

@@ -120,7 +120,7 @@ func TestReadings(t *testing.T) {
 		names = append(names, f.Name)
 	}
 	want := strings.Fields("reading_id tenant_id device_id metric value value_string value_bool unit observed_at received_at recorded_at " +
-		"revision assignment_version quality event_source event_id attributes content_digest origin_digest")
+		"revision assignment_version quality judged event_source event_id attributes content_digest origin_digest")
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("columns: (-want +got)\n%s", diff)
 	}

@@ -156,6 +156,7 @@ func (g *generator) counts(distinct string) string {
 		add(i)
 	}
 	values = rank
+	add(g.Judged)
 	add(g.Knowledge)
 	for _, i := range g.Flags {
 		add(i)
