@@ -19,25 +19,34 @@ type spelling struct {
 	unit    string // UCUM code; empty: none, and a boolean is a value too
 	convert func(float64) float64
 	between [2]float64 // both 0: any
+	valid   [2]float64 // what the metric can be; both 0: anything
 }
 
-// plausible says whether v, once it is converted, may be in the metric's unit.
-func (s *spelling) plausible(v float64, convert func(float64) float64) bool {
+// believed says whether v, once it is converted, may be in the metric's unit.
+func (s *spelling) believed(v float64, convert func(float64) float64) bool {
 	if convert != nil {
 		v = convert(v)
 	}
 	return !math.IsInf(v, 0) && (s.between[0] == s.between[1] || v >= s.between[0] && v <= s.between[1])
 }
 
+// plausible says whether the metric can have the value.
+func (s *spelling) plausible(v float64) bool {
+	return s.valid[0] == s.valid[1] || v >= s.valid[0] && v <= s.valid[1]
+}
+
 // file is the dictionary as YAML; the file in products/iot-telemetry explains
 // it to those who write it.
 type file struct {
 	Metrics []struct {
-		Metric  string     `json:"metric"`
-		Unit    string     `json:"unit"`
-		Names   []string   `json:"names"`
-		Between [2]float64 `json:"between"`
-		In      []struct {
+		Metric    string     `json:"metric"`
+		Unit      string     `json:"unit"`
+		Names     []string   `json:"names"`
+		Between   [2]float64 `json:"between"`
+		Plausible [2]float64 `json:"plausible"`
+		Noise     float64    `json:"noise"` // of package outlier, as is stuck
+		Stuck     string     `json:"stuck"`
+		In        []struct {
 			Unit  string   `json:"unit"`
 			Names []string `json:"names"`
 		} `json:"in"`
@@ -103,12 +112,15 @@ func ReadDictionary(text []byte) (*Dictionary, error) {
 		if m.Between != [2]float64{} && m.Between[0] >= m.Between[1] {
 			return nil, fmt.Errorf("read metric dictionary: metric %s: between %v: the first is not below the second", m.Metric, m.Between)
 		}
-		s := spelling{metric: m.Metric, unit: m.Unit, between: m.Between}
+		if m.Plausible != [2]float64{} && m.Plausible[0] >= m.Plausible[1] {
+			return nil, fmt.Errorf("read metric dictionary: metric %s: plausible %v: the first is not below the second", m.Metric, m.Plausible)
+		}
+		s := spelling{metric: m.Metric, unit: m.Unit, between: m.Between, valid: m.Plausible}
 		if err := d.add(append([]string{m.Metric}, m.Names...), s); err != nil {
 			return nil, err
 		}
 		for _, in := range m.In {
-			s := spelling{metric: m.Metric, unit: m.Unit, between: m.Between, convert: conversions[[2]string{in.Unit, m.Unit}]}
+			s := spelling{metric: m.Metric, unit: m.Unit, between: m.Between, valid: m.Plausible, convert: conversions[[2]string{in.Unit, m.Unit}]}
 			if s.convert == nil {
 				return nil, fmt.Errorf("read metric dictionary: metric %s: no conversion from %q to %q", m.Metric, in.Unit, m.Unit)
 			}

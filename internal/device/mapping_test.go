@@ -86,12 +86,12 @@ func TestMapping(t *testing.T) {
 			"what is an object of the payload is read as it stands",
 			`metrics: payload.m`,
 			`{"m":{"z":1,"co2":661,"big":9007199254740993,"n":null,"in":{"t":{"value":21.5,"unit":"°C"},"list":[1,true,"x"]}}}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  z 1\n  co2 661 ppm\n  big 9.007199254740992e+15 (9007199254740993)\n  in_t 21.5 Cel\n  in_list_0 1\n  in_list_1 true\n  in_list_2 \"x\"\nskipped 1\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  z 1\n  co2 661 ppm\n  big 9.007199254740992e+15 (9007199254740993)\n  in_t 21.5 Cel\n  in_list_0 1\n  in_list_1 true\n  in_list_2 \"x\"\nskipped 1\n",
 		}, {
 			"int and double mix, and a fraction never is lost",
 			"metrics: |\n  {'a': payload.m / 10, 'b': (payload.m - 32) * 5 / 9, 'c': 2 * payload.m + 1, 'd': 1 - payload.m, 'e': 7 / 2, 'f': payload.m > 200 ? 1 : 0, 'g': 'x' + string(int(payload.m))}",
 			`{"m":215}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  a 21.5\n  b 101.66666666666667\n  c 431\n  d -214\n  e 3\n  f 1\n  g \"x215\"\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  a 21.5\n  b 101.66666666666667\n  c 431\n  d -214\n  e 3\n  f 1\n  g \"x215\"\n",
 		}, {
 			"whole numbers beyond 2^53 keep each digit",
 			"device: payload.id\ntime: payload.ns\nmetrics: |\n  {'n': payload.m, 'u': payload.u}",
@@ -101,17 +101,17 @@ func TestMapping(t *testing.T) {
 			"what may be missing",
 			"device: payload.?id\ntime: payload.?time\nattributes: |\n  {?'fw': payload.?fw, 'n': null, ?'site': payload.?at}\nmetrics: |\n  {?'co2': payload.?m.co2, ?'pm1': payload.?m.pm1, 'x': payload.?m.x}",
 			`{"m":{"co2":661},"at":{"b":[1,"x"]}}`,
-			"d at 2022-10-06T11:23:20Z no_time {\"site\":{\"b\":[1,\"x\"]}}\n  co2 661 ppm\n",
+			"d at 2026-10-06T11:23:20Z no_time {\"site\":{\"b\":[1,\"x\"]}}\n  co2 661 ppm\n",
 		}, {
 			"a list of metrics",
 			"metrics: |\n  payload.m.map(v, {'metric': v.t, 'value': v.v, ?'unit': v.?u})",
 			`{"m":[{"t":"temperature","v":70.7,"u":"°F"},{"t":"co2","v":661},{"t":"on","v":true},{"t":"list","v":[1,2]}]}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  temperature 21.5 Cel\n  co2 661 ppm\n  on true\n  list_0 1\n  list_1 2\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  temperature 21.5 Cel\n  co2 661 ppm\n  on true\n  list_0 1\n  list_1 2\n",
 		}, {
 			"units are believed, and told in a value over those of the mapping",
 			"units: {temperature: K, flow: L/min, in_t: V}\nmetrics: |\n  {'temperature': payload.m.t, 'flow': payload.m.f, 'in': {'t': {'value': payload.m.t, 'unit': 'mV'}, 'u': [payload.m.f]}}",
 			`{"m":{"t":300,"f":1.5}}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  flow 1.5 L/min\n  in_t 300 mV\n  in_u_0 1.5\n  temperature 26.850000000000023 Cel\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  flow 1.5 L/min\n  in_t 300 mV\n  in_u_0 1.5\n  temperature 26.850000000000023 Cel\n",
 		}, {
 			"each of several devices",
 			"each: payload.m\ndevice: it.id\ntime: it.t\nattributes: |\n  {'room': payload.room}\nmetrics: |\n  {'co2': it.co2}",
@@ -131,17 +131,17 @@ func TestMapping(t *testing.T) {
 			"time by the message's own receive time",
 			"time: received_at - duration(string(int(payload.m.ago)) + 's')\nmetrics: |\n  {'co2': payload.m.co2}",
 			`{"m":{"ago":20,"co2":661}}`,
-			"d at 2022-10-06T11:23:00Z\n  co2 661 ppm\n",
+			"d at 2026-10-06T11:23:00Z\n  co2 661 ppm\n",
 		}, {
 			"bytes in base64 and hex",
 			"metrics: |\n  cel.bind(b, base64.decode(payload.m), {'u': b.number(0, 'u16be'), 's': b.number(0, 's16le'), 'one': b.number(1, 's8'), 'f': hex.decode('41ac0000').number(0, 'f32be'), 'g': hex.decode('0000000000803540').number(0, 'f64le')})",
 			`{"m":"AP8="}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  f 21.5\n  g 21.5\n  one -1\n  s -256\n  u 255\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  f 21.5\n  g 21.5\n  one -1\n  s -256\n  u 255\n",
 		}, {
 			"what is no number is skipped",
 			"metrics: |\n  {'a': payload.m / 0.0, 'b': -payload.m / 0.0, 'c': (payload.m - payload.m) / 0.0, 'd': payload.m}",
 			`{"m":1}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  d 1\nskipped 3\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  d 1\nskipped 3\n",
 		}, {
 			"a name that is missing",
 			"metrics: |\n  {\n    'a': payload.m,\n    'b': payload.nope}",
@@ -181,12 +181,12 @@ func TestMapping(t *testing.T) {
 			"a condition that holds",
 			"when: payload.m.kind == 'air' && attributes.?topic.orValue('') == ''\nmetrics: |\n  {'a': payload.m.kind}",
 			`{"m":{"kind":"air"}}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  a \"air\"\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  a \"air\"\n",
 		}, {
 			"a condition that does not hold",
 			"when: payload.m.kind == 'air'",
 			`{"m":{"kind":"door"}}`,
-			"d at 2022-10-06T11:23:20Z no_time\n  m_kind \"door\"\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  m_kind \"door\"\n",
 		}, {
 			"a condition that fails",
 			"when: payload.m.kind == 'air'",
@@ -196,7 +196,7 @@ func TestMapping(t *testing.T) {
 			"each message of an array",
 			"metrics: |\n  {'co2': payload.m}",
 			`[{"m":661},{"m":null,"x":1},{"m":662,"x":2}]`,
-			"d at 2022-10-06T11:23:20Z no_time\n  co2 661 ppm\n  x 1\n  co2 662 ppm\nskipped 1\n",
+			"d at 2026-10-06T11:23:20Z no_time\n  co2 661 ppm\n  x 1\n  co2 662 ppm\nskipped 1\n",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -215,14 +215,14 @@ func TestMapping(t *testing.T) {
 func TestMappingsThatBothFit(t *testing.T) {
 	p := device.NewParser(dictionary(t), written(t, "has: [m.a]", "has: [m.b]\nwhen: payload.m.b == 2.0", "has: [deviceInfo]\nmetrics: payload")...)
 	for _, c := range []struct{ format, payload, want string }{
-		{"", `{"m":{"a":1}}`, "d at 2022-10-06T11:23:20Z no_time\n  a 1\n"},
-		{"", `{"m":{"a":1,"b":1}}`, "d at 2022-10-06T11:23:20Z no_time\n  a 1\n  b 1\n"},
+		{"", `{"m":{"a":1}}`, "d at 2026-10-06T11:23:20Z no_time\n  a 1\n"},
+		{"", `{"m":{"a":1,"b":1}}`, "d at 2026-10-06T11:23:20Z no_time\n  a 1\n  b 1\n"},
 		{"", `{"m":{"a":1,"b":2}}`, "rejected by \"\" at 0: it may be m0 or m1: say which as its format\n"},
-		{"m1", `{"m":{"a":1,"b":2}}`, "d at 2022-10-06T11:23:20Z no_time\n  a 1\n  b 2\n"},
-		{"m1", `{"m":{"a":1,"b":3}}`, "d at 2022-10-06T11:23:20Z no_time\n  a 1\n  b 3\n"},
-		{"", `{"m":{"a":null,"b":2}}`, "d at 2022-10-06T11:23:20Z no_time\n  b 2\nskipped 1\n"},
+		{"m1", `{"m":{"a":1,"b":2}}`, "d at 2026-10-06T11:23:20Z no_time\n  a 1\n  b 2\n"},
+		{"m1", `{"m":{"a":1,"b":3}}`, "d at 2026-10-06T11:23:20Z no_time\n  a 1\n  b 3\n"},
+		{"", `{"m":{"a":null,"b":2}}`, "d at 2026-10-06T11:23:20Z no_time\n  b 2\nskipped 1\n"},
 		{"", `{"deviceInfo":{"devEui":"70b3d5e75e00aa01"},"object":{"a":1}}`, "rejected by \"\" at 0: it may be chirpstack-v4 or m2: say which as its format\n"},
-		{"json", `{"m":{"a":1}}`, "d at 2022-10-06T11:23:20Z no_time\n  m_a 1\n"},
+		{"json", `{"m":{"a":1}}`, "d at 2026-10-06T11:23:20Z no_time\n  m_a 1\n"},
 	} {
 		m := message(c.payload)
 		m.DeviceID, m.Format = "d", c.format
@@ -242,7 +242,7 @@ func TestMoreMappingsThanBits(t *testing.T) {
 	for i := range files {
 		m := message(fmt.Sprintf(`{"m%d":{},"deviceId":"d"}`, i))
 		m.DeviceID = "d"
-		want := fmt.Sprintf("d at 2022-10-06T11:23:20Z no_time\n  number %d\n", i)
+		want := fmt.Sprintf("d at 2026-10-06T11:23:20Z no_time\n  number %d\n", i)
 		if got := table(p.Parse(nil, m)); got != want {
 			t.Errorf("message of m%d: %s", i, got)
 		}

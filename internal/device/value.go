@@ -82,9 +82,15 @@ func (p *Parser) finish() {
 				if o.convert != nil {
 					r.Value, r.ValueString = o.convert(r.Value), ""
 				}
+				if r.Kind == mesh.Number && !o.says.says.plausible(r.Value) {
+					r.Quality = mesh.SuspectRange
+				}
 			}
 		}
-		r.DeviceID, r.ObservedAt, r.Quality, r.Attributes = p.at.device, p.at.observed, p.at.quality, attributes
+		if r.Quality == mesh.QualityOK {
+			r.Quality = p.at.quality
+		}
+		r.DeviceID, r.ObservedAt, r.Attributes = p.at.device, p.at.observed, attributes
 		r.ReceivedAt, r.EventSource, r.EventID = p.m.ReceivedAt, p.m.Source, p.m.ID
 		p.identify(r)
 	}
@@ -307,9 +313,12 @@ func (p *Parser) add(r mesh.Reading, n, says *name, unit string) error {
 			r.Unit = unit
 			if o.applies {
 				o.convert, o.applies = conversion(unit, says.says.unit)
+				if !o.applies && says.says.unit != "" {
+					r.Quality = mesh.SuspectUnit
+				}
 			}
 		}
-		o.applies = o.applies && says.says.plausible(r.Value, o.convert)
+		o.applies = o.applies && says.says.believed(r.Value, o.convert)
 		if n.literal && !o.applies {
 			var err error
 			if n, err = p.called(n.text + raw); err != nil {
@@ -424,9 +433,16 @@ func (p *Parser) time(values ...int32) error {
 	return p.untimed()
 }
 
+// maxAhead is how far a device's clock may be ahead of the one that received it, in
+// µs: five minutes, which RFC 4120 (Kerberos) allows by default.
+const maxAhead = 5 * 60e6
+
 // observed takes a time that the payload tells.
 func (p *Parser) observed(at mesh.Instant) {
 	p.at.observed, p.at.quality = at, mesh.QualityOK
+	if at > p.m.ReceivedAt+maxAhead {
+		p.at.quality = mesh.SuspectClock
+	}
 }
 
 // untimed takes the time of the object from what the transport says.
