@@ -21,6 +21,7 @@ import (
 	sheet "github.com/telemesh/telemesh/functions/sheet-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
+	"github.com/telemesh/telemesh/functions/telemetry-judge/judge"
 	tenancy "github.com/telemesh/telemesh/functions/tenancy-repair/repair"
 	"github.com/telemesh/telemesh/functions/tenant-enrich/enrich"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
@@ -43,6 +44,7 @@ var Table = map[string]function.Start{
 	"sheet-source":      sheet.Start,
 	"telemetry-flatten": flatten.Start,
 	"telemetry-ingest":  ingest.Start,
+	"telemetry-judge":   judge.Start,
 	"tenancy-repair":    tenancy.Start,
 	"tenant-enrich":     enrich.Start,
 	"warehouse-sink":    sink.Start,

@@ -15,6 +15,7 @@ const (
 	TelemetryEnriched   = "dev.telemesh.telemetry.enriched.v1"   // Readings of one tenant
 	TelemetryUnassigned = "dev.telemesh.telemetry.unassigned.v1" // Readings no tenant held the device for
 	TelemetryOutdated   = "dev.telemesh.telemetry.outdated.v1"   // Readings stored after placements that they do not know of
+	TelemetryQuestioned = "dev.telemesh.telemetry.questioned.v1" // Question: which stored readings are to be judged
 	TenancyRepaired     = "dev.telemesh.tenancy.repaired.v1"     // Repaired: changed placements have reached the stored readings
 	PlacementsChanged   = "dev.telemesh.placements.changed.v1"   // Placements
 	PlacementsRecorded  = "dev.telemesh.placements.recorded.v1"  // Placements: the changed ones are stored; all versions of them

@@ -139,8 +139,19 @@ type RedriveLetter struct {
 	Discard string `json:"discard,omitempty"`
 }
 
+// Question is the data of telemetry.questioned: the stored readings that are to be
+// judged by what was measured around them. Times that are not there bound nothing.
+type Question struct {
+	RecordedSince *Instant `json:"recorded_since,omitempty"`
+	ObservedFrom  *Instant `json:"observed_from,omitempty"`
+	ObservedTo    *Instant `json:"observed_to,omitempty"` // not included
+	// After is what was judged last, in the order of device and metric.
+	AfterDevice string `json:"after_device,omitempty"`
+	AfterMetric string `json:"after_metric,omitempty"`
+}
+
 // Encode gives data of the types above as JSON.
-func Encode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive](data T) []byte {
+func Encode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive | Question](data T) []byte {
 	b, err := json.Marshal(data)
 	if err != nil { // the types above hold nothing that JSON lacks, but for a float that is not finite
 		panic(fmt.Sprintf("encode %T: %v", data, err))
@@ -150,7 +161,7 @@ func Encode[T Placements | Actions | Customers | RejectedRows | Repaired | Redri
 
 // Decode reads data of the types above. The member that names the rows has to
 // be there.
-func Decode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive](data []byte) (T, error) {
+func Decode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive | Question](data []byte) (T, error) {
 	var out T
 	if err := json.Unmarshal(data, &out); err != nil {
 		return out, fmt.Errorf("decode %T: %w", out, err)

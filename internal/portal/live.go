@@ -191,7 +191,7 @@ type livePage struct {
 // The types that the mesh makes, to choose from before any has come.
 var meshTypes = []string{
 	mesh.TelemetryReceived, mesh.TelemetryFlattened, mesh.TelemetryRejected, mesh.TelemetryEnriched, mesh.TelemetryUnassigned,
-	mesh.TelemetryOutdated, mesh.TenancyRepaired, mesh.PlacementsChanged, mesh.PlacementsRecorded, mesh.PlacementsRejected,
+	mesh.TelemetryOutdated, mesh.TelemetryQuestioned, mesh.TenancyRepaired, mesh.PlacementsChanged, mesh.PlacementsRecorded, mesh.PlacementsRejected,
 	mesh.ActionsLogged, mesh.ActionsRecorded, mesh.ActionsRejected, mesh.CustomersChanged, mesh.CustomersRecorded, mesh.CustomersRejected,
 	mesh.AnalyticsJoined, mesh.AnalyticsWithdrawn, mesh.AnalyticsOutdated, mesh.QualityChecked, mesh.RedriveRequested,
 }

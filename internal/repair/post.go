@@ -27,7 +27,7 @@ const (
 type Events struct {
 	In       event.Event // what is worked on
 	Function string
-	Version  int64  // of the metadata that the readings were corrected with
+	Version  int64  // of the metadata that the readings were corrected with; 0: of none
 	Held     string // type of the events of a tenant's readings: telemetry.enriched or analytics.joined
 	Nobody   string // type of those that are no tenant's: telemetry.unassigned, withdrawn, or analytics.withdrawn
 	Post     func(context.Context, event.Event) error
@@ -108,7 +108,9 @@ func (e *Events) post(ctx context.Context, tenant string, b *batch) error {
 		eventType = e.Nobody
 	}
 	out := mesh.Derive(e.In, e.Function, eventType, fmt.Sprintf("%s@%d@%s", tenant, e.Version, mesh.Hash(string(data))), data)
-	mesh.SetVersion(&out, e.Version)
+	if e.Version > 0 {
+		mesh.SetVersion(&out, e.Version)
+	}
 	switch {
 	case tenant != "":
 		out.SetExtension(mesh.ExtTenant, tenant)

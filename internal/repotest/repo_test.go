@@ -409,7 +409,7 @@ func TestFunctionsHaveAccounts(t *testing.T) {
 	productOf := func(service string) string {
 		// Named by what they do, and not by whose tables they have.
 		switch service {
-		case "tenancy-repair":
+		case "tenancy-repair", "telemetry-judge":
 			return "iot-telemetry"
 		case "assignment-port":
 			return "iot-metadata"
