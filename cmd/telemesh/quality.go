@@ -23,11 +23,11 @@ func qualityCommand() *cobra.Command {
 		Short: "Check rows by the quality rules of contracts",
 		Long: `What the rows of output ports have to be like is said by the quality rules of
 their contracts. quality-check counts by them every hour, and the catalog shows
-what it found; these commands count now.`,
+what it found; check counts now. judge looks at readings one by one.`,
 		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(qualityCheck())
+	cmd.AddCommand(qualityCheck(), qualityJudge())
 	return cmd
 }
 
