@@ -25,7 +25,7 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	var dir, folder, schemas, mappings, crm, format string
+	var dir, folder, schemas, mappings, crm, format, since string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say where the mesh does not fit together",
@@ -77,6 +77,16 @@ Exits 1 if there is any error. Run it before the mesh is applied, and in CI.`,
 				return err
 			}
 			mesh := check.Read(source)
+			switch {
+			case folder != "":
+				if mesh.Released, err = check.LastReleased(cmd.Context(), folder, since); err != nil && since != "" {
+					return hint(err, "--since takes a revision of the git repository that --products is in, as v1.2.0")
+				} else if err != nil {
+					fmt.Fprintf(cmd.ErrOrStderr(), "not compared with released contracts: %v\n", err)
+				}
+			case since != "":
+				return hint(errors.New("--since without --products: those built in have no revisions"), "name the folder of the products by --products")
+			}
 			findings := check.Run(mesh, policies, func(check.Mesh) []check.Finding { return checkMappings(formats, customers) })
 			if len(mesh.Manifests.Brokers) == 0 && !slices.ContainsFunc(findings, func(f check.Finding) bool { return f.Rule == "manifest-invalid" }) {
 				return hint(fmt.Errorf("there is no Broker in %s", dir), "--manifests takes a folder with brokers/, triggers/ and config/")
@@ -99,6 +109,7 @@ Exits 1 if there is any error. Run it before the mesh is applied, and in CI.`,
 	cmd.Flags().StringVar(&dir, "manifests", "", "folder with brokers/, triggers/ and config/ (default: those built in)")
 	productsFlag(cmd, &folder)
 	cmd.Flags().StringVar(&schemas, "schemas", "", "folder with the JSON schemas of ODCS v3.1.0 and ODPS v1.0.0, to hold the documents of the products against them")
+	cmd.Flags().StringVar(&since, "since", "", "revision of the git repository of --products whose contracts must still hold (default: its last tag)")
 	cmd.Flags().StringVar(&format, "format", "text", "text, json, or github: annotations of a workflow")
 	return cmd
 }

@@ -62,17 +62,29 @@ type Mesh struct {
 	Products  []contract.Product
 	Lineage   *lineage.Graph // nil: there are no products, or a view that is not understood
 
+	Released *Released // nil: there is nothing to compare with
+
 	documents documents
 	unread    []Finding
 }
 
 // Run gives what is wrong with the mesh, and what others find, ordered by place.
 func Run(m Mesh, others ...func(Mesh) []Finding) []Finding {
-	own := manifests(m.Manifests, m.Functions)
-	findings := append(slices.Clone(m.unread), own...)
-	for _, over := range m.Overlays {
-		findings = append(findings, overlay(own, m.Manifests, over, m.Functions)...)
+	own := checker{Set: m.Manifests, ofTenant: map[string][]string{}}
+	for _, p := range m.Products {
+		for _, port := range p.Ports {
+			if port.Tenant != "" {
+				own.ofTenant[port.Name] = append(own.ofTenant[port.Name], port.Tenant)
+			}
+		}
 	}
+	own.manifests(m.Functions)
+	findings := slices.Clone(m.unread)
+	for _, over := range m.Overlays {
+		findings = append(findings, overlay(&own, over, m.Functions)...)
+	}
+	own.products(m)
+	findings = append(findings, own.findings...)
 	for _, other := range others {
 		findings = append(findings, other(m)...)
 	}
@@ -91,13 +103,11 @@ type checker struct {
 	findings []Finding
 }
 
-// manifests gives what is wrong with manifests alone.
-func manifests(s manifest.Set, known []string) []Finding {
-	c := checker{Set: s}
-	c.images(known)
+// manifests says what is wrong with manifests alone.
+func (c *checker) manifests(functions []string) {
+	c.images(functions)
 	c.fit()
 	c.identities()
-	return c.findings
 }
 
 // fit says where what is sent does not arrive, or is not wanted.

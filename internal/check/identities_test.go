@@ -201,7 +201,9 @@ func TestOverlays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			check(t, overlay(manifests(without, nil), without, over, nil), test.want)
+			base := checker{Set: without}
+			base.manifests(nil)
+			check(t, overlay(&base, over, nil), test.want)
 		})
 	}
 	folders, err := manifest.Overlays(manifest.Folder{Name: "overlays", FS: fstest.MapFS{"kafka/x.yaml": {}, "secure/x.yaml": {}, "README.md": {}}})

@@ -12,13 +12,15 @@ import (
 // overlay says where the mesh with an overlay is another one than the mesh without:
 // what is wrong with it and not with the other, and what its Brokers do otherwise. The
 // class of a Broker and its config are what an overlay is for.
-func overlay(without []Finding, base, over manifest.Set, known []string) []Finding {
+func overlay(base *checker, over manifest.Set, functions []string) []Finding {
 	found := map[string]bool{}
-	for _, f := range without {
+	for _, f := range base.findings {
 		found[f.Object+f.Problem] = true
 	}
+	with := checker{Set: over, ofTenant: base.ofTenant}
+	with.manifests(functions)
 	c := checker{Set: over}
-	for _, f := range manifests(over, known) {
+	for _, f := range with.findings {
 		if !found[f.Object+f.Problem] {
 			c.findings = append(c.findings, f)
 		}

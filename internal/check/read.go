@@ -141,6 +141,7 @@ func (m Mesh) faults(err error) (findings []Finding) {
 var (
 	unknownMember = regexp.MustCompile(`unknown field "([^"]*)"`)
 	yamlLine      = regexp.MustCompile(`\bline (\d+)`)
+	noInternal    = regexp.MustCompile(`there is no table (([a-z0-9_]+)_internal\.[a-z0-9_]+)`)
 	sqlPlace      = regexp.MustCompile(`([a-z0-9_]+)\.([a-z0-9_]+):(\d+):\d+:? ?(.*)`)
 )
 
@@ -177,11 +178,18 @@ func (m Mesh) untraced(err error) Finding {
 	f := rules["view-unreadable"].finding("view-unreadable")
 	f.Where, f.Object, f.Problem, f.Do = Where{File: m.documents.Name}, "views", err.Error(), "correct the SQL"
 	if at := sqlPlace.FindStringSubmatch(err.Error()); at != nil {
-		f.Where, f.Object = m.view(at[1], at[2], 0), "view "+at[1]+"."+at[2]
-		f.Line, _ = strconv.Atoi(at[3])
+		f.Object = "view " + at[1] + "." + at[2]
+		line, _ := strconv.Atoi(at[3])
 		if at[4] != "" {
 			f.Problem = at[4]
 		}
+		if internal := noInternal.FindStringSubmatch(at[4]); internal != nil { // versions are kept there, without a contract
+			object := f.Object
+			f = rules["reads-internal"].finding("reads-internal")
+			f.Object, f.Problem = object, "reads "+internal[1]+", which is no output port"
+			f.Do = "read an output port of " + strings.ReplaceAll(internal[2], "_", "-")
+		}
+		f.Where = m.view(at[1], at[2], line)
 	}
 	return f
 }

@@ -60,6 +60,9 @@ const (
 // Refused says that the change breaks what the version says still holds.
 func (c *Change) Refused() bool { return c.Breaking && c.File != "" && !grown(c.Old, c.New) }
 
+// Needs is the first version that the change may have.
+func (c *Change) Needs() string { return major(c.Old) }
+
 func (c *Change) String() string {
 	name := c.Table
 	if name == "" {
@@ -78,7 +81,7 @@ func Check(changes []Change) error {
 			continue
 		}
 		refused = append(refused, errors.New(c.String()))
-		if do := fmt.Sprintf("raise the version of %s from %s to %s", c.File, c.Old, major(c.Old)); !slices.Contains(files, do) {
+		if do := fmt.Sprintf("raise the version of %s from %s to %s", c.File, c.Old, c.Needs()); !slices.Contains(files, do) {
 			files = append(files, do)
 		}
 	}
@@ -384,6 +387,9 @@ func grown(old, new string) bool {
 	b, bMinor := parts(new)
 	return b > a || a == 0 && b == 0 && bMinor > aMinor
 }
+
+// Fits says that what is written for one version works with another.
+func Fits(writtenFor, is string) bool { return !grown(writtenFor, is) && !grown(is, writtenFor) }
 
 // major is the first version that may break what the old one promised.
 func major(old string) string {

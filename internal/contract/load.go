@@ -130,7 +130,7 @@ func (l *loader) checkSources(products []Product) {
 func (l *loader) checkInputs(products []Product) {
 	for i := range products {
 		for at, in := range products[i].InputPorts {
-			if version, ok := l.contracts[in.Contract]; ok && (grown(in.Version, version) || grown(version, in.Version)) {
+			if version, ok := l.contracts[in.Contract]; ok && !Fits(in.Version, version) {
 				l.fail(fieldError(path.Join(products[i].Name, descriptorFile), fmt.Sprintf("inputPorts[%d].version", at), in.Version,
 					"a version that fits "+version+", that of "+in.Contract))
 			}
