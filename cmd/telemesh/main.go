@@ -82,7 +82,13 @@ is kept in one folder, --data.
 		return hint(err, "see `%s --help`", cmd.CommandPath())
 	})
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(upCommand(), replayCommand(), queryCommand(), traceCommand(), simulateCommand(), checkCommand(), policyCommand(), preflightCommand(), proveCommand(), placementsCommand(), rejectedCommand(), sheetsCommand(), deadlettersCommand(), warehouseCommand(), planCommand(), applyCommand(), dashboardsCommand(), usersCommand(), auditCommand(), lineageCommand(), qualityCommand(), newCommand(), subscribeCommand())
+	cmd.AddCommand(
+		upCommand(), replayCommand(), queryCommand(), traceCommand(), simulateCommand(),
+		checkCommand(), policyCommand(), catalogCommand(), preflightCommand(), proveCommand(),
+		placementsCommand(), rejectedCommand(), sheetsCommand(), deadlettersCommand(), warehouseCommand(),
+		planCommand(), applyCommand(), dashboardsCommand(), usersCommand(), auditCommand(),
+		lineageCommand(), qualityCommand(), newCommand(), subscribeCommand(),
+	)
 	return cmd
 }
 

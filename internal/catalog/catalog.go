@@ -57,6 +57,7 @@ type Port struct {
 	Table   *contract.Table // of a table
 	View    *contract.View  // of a view
 	Columns []Column        // of a table or a view
+	Sources []string        // tables and views that a table or a view is made from
 	// Owned is the column that says whose a row is; empty: rows are for those who
 	// see the rows of all tenants.
 	Owned     string
@@ -141,6 +142,9 @@ func (p *Product) Internal() []*contract.Table {
 }
 
 func (c *Catalog) describe(port *Port) {
+	if node := c.Lineage.Node(port.Name); node != nil {
+		port.Sources = node.Tables
+	}
 	switch port.Kind {
 	case Table:
 		t := c.tables[port.Name]

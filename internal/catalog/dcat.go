@@ -149,15 +149,13 @@ func (d dcat) port(p *Port) map[string]any {
 	all := d.resource(d.of(p), p.Name, p.Purpose, p.Version, p.Product)
 	all["dct:isPartOf"] = ref(d.iri("catalog", p.Product.Name))
 	all["dct:accessRights"] = map[string]any{"@id": rights + rightsOf(p), "@type": "dct:RightsStatement"}
-	if node := d.Lineage.Node(p.Name); node != nil {
-		var from []string
-		for _, table := range node.Tables {
-			if of := d.Port(table); of != nil {
-				from = append(from, d.of(of))
-			}
+	var from []string
+	for _, table := range p.Sources {
+		if of := d.Port(table); of != nil {
+			from = append(from, d.of(of))
 		}
-		all["prov:wasDerivedFrom"] = refs(from)
 	}
+	all["prov:wasDerivedFrom"] = refs(from)
 	if t := p.Table; t != nil {
 		if t.Freshness > 0 {
 			all["dct:accrualPeriodicity"] = ref(frequency(t.Freshness))

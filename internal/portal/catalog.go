@@ -25,7 +25,7 @@ import (
 // inventory is what the pages of the catalog and of the mesh are made of.
 type inventory struct {
 	catalog func() (*catalog.Catalog, error)
-	live    *catalog.Live
+	live    *catalog.Live // nil, as flow is: there is no warehouse
 	flow    *flow.Log
 	mesh    func() *topology.Mesh
 	process func() topology.Here // nil: a cluster runs the mesh
@@ -39,14 +39,16 @@ func newInventory(cfg *Config, now func() time.Time) inventory {
 			return &here.Mesh
 		}
 	}
-	return inventory{
+	all := inventory{
 		// Not before it is asked for: what runs here is known once all of it does.
 		catalog: sync.OnceValues(func() (*catalog.Catalog, error) { return catalog.New(cfg.Products, *mesh()) }),
-		live:    catalog.NewLive(cfg.Data, now),
-		flow:    flow.NewLog(cfg.Data, mesh, now),
 		mesh:    mesh,
 		process: cfg.Here,
 	}
+	if cfg.Data != nil {
+		all.live, all.flow = catalog.NewLive(cfg.Data, now), flow.NewLog(cfg.Data, mesh, now)
+	}
+	return all
 }
 
 func (p *Portal) catalogRoutes() []route {
@@ -59,14 +61,39 @@ func (p *Portal) catalogRoutes() []route {
 }
 
 // links lead from a name to its page.
-type links struct{ catalog *catalog.Catalog }
+type links struct {
+	catalog *catalog.Catalog
+	// Files: pages are those of a folder, which everybody reads who has it. They
+	// say nothing of rows where there is no warehouse.
+	Files, NoRows bool
+}
+
+// Home is the address of the catalog.
+func (l links) Home() string {
+	if l.Files {
+		return indexFile
+	}
+	return "/catalog"
+}
+
+// Product gives the address of a product.
+func (l links) Product(name string) string {
+	if l.Files {
+		return productFile(name)
+	}
+	return "/catalog/" + url.PathEscape(name)
+}
 
 // Port gives the address of a port; empty: there is none of that name.
 func (l links) Port(name string) string {
-	if port := l.catalog.Port(name); port != nil {
-		return "/catalog/" + url.PathEscape(port.Product.Name) + "/" + url.PathEscape(name)
+	port := l.catalog.Port(name)
+	switch {
+	case port == nil:
+		return ""
+	case l.Files:
+		return portFile(name)
 	}
-	return ""
+	return l.Product(port.Product.Name) + "/" + url.PathEscape(name)
 }
 
 // Column gives the address of a column on its port's page; empty: the table is
@@ -115,9 +142,12 @@ func (p *Portal) factsOf(r *http.Request, v access.Viewer, ports []*catalog.Port
 			asked = append(asked, port)
 		}
 	}
-	all := p.inventory.live.All(r.Context(), v, asked)
+	var all map[*catalog.Port]catalog.Facts
+	if p.inventory.live != nil {
+		all = p.inventory.live.All(r.Context(), v, asked)
+	}
 	var verdicts map[string]catalog.Verdicts
-	if v.SeesAll() {
+	if v.SeesAll() && p.inventory.live != nil {
 		history := p.inventory.live.History(r.Context(), v)
 		p.known(history.Err)
 		verdicts = history.Value
@@ -177,6 +207,9 @@ type catalogView struct {
 	Query    string
 	Hits     []catalog.Hit
 	Products []productView
+	// Of a catalog that is files: when it was built, and what its search finds.
+	Built   time.Time
+	Entries []entry
 }
 
 type productView struct {
@@ -191,7 +224,7 @@ func (p *Portal) catalogPage(w http.ResponseWriter, r *http.Request, v access.Vi
 	if err != nil {
 		return err
 	}
-	view := catalogView{Links: links{c}, Query: strings.TrimSpace(r.URL.Query().Get("q"))}
+	view := catalogView{Links: links{catalog: c}, Query: strings.TrimSpace(r.URL.Query().Get("q"))}
 	if utf8.RuneCountInString(view.Query) > 200 {
 		return badRequest("search for less than 200 characters")
 	}
@@ -199,21 +232,40 @@ func (p *Portal) catalogPage(w http.ResponseWriter, r *http.Request, v access.Vi
 		view.Hits = c.Search(view.Query)
 		return p.page(w, r, v, http.StatusOK, "catalog", "Catalog", view)
 	}
+	view.Products = p.productViews(r, v, view.Links)
+	return p.page(w, r, v, http.StatusOK, "catalog", "Catalog", view)
+}
+
+// productViews are all products with their ports.
+func (p *Portal) productViews(r *http.Request, v access.Viewer, l links) (all []productView) {
 	var ports []*catalog.Port
-	for _, product := range c.Products {
+	for _, product := range l.catalog.Products {
 		ports = append(ports, product.Ports...)
 	}
 	facts := p.factsOf(r, v, ports)
-	for _, product := range c.Products {
-		one := productView{Links: view.Links, Product: product}
+	for _, product := range l.catalog.Products {
+		one := productView{Links: l, Product: product, Readers: readers(product)}
 		for _, f := range facts {
 			if f.Product == product {
 				one.Ports = append(one.Ports, f)
 			}
 		}
-		view.Products = append(view.Products, one)
+		all = append(all, one)
 	}
-	return p.page(w, r, v, http.StatusOK, "catalog", "Catalog", view)
+	return all
+}
+
+// readers are the products that read a product.
+func readers(product *catalog.Product) (names []string) {
+	for _, port := range product.Ports {
+		for _, reader := range port.Consumers {
+			if reader.Of != nil && !slices.Contains(names, reader.Name) {
+				names = append(names, reader.Name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (p *Portal) productPage(w http.ResponseWriter, r *http.Request, v access.Viewer) error {
@@ -225,15 +277,7 @@ func (p *Portal) productPage(w http.ResponseWriter, r *http.Request, v access.Vi
 	if product == nil {
 		return errNotFound
 	}
-	view := productView{Links: links{c}, Product: product, Ports: p.factsOf(r, v, product.Ports)}
-	for _, port := range product.Ports {
-		for _, reader := range port.Consumers {
-			if reader.Of != nil && !slices.Contains(view.Readers, reader.Name) {
-				view.Readers = append(view.Readers, reader.Name)
-			}
-		}
-	}
-	slices.Sort(view.Readers)
+	view := productView{Links: links{catalog: c}, Product: product, Ports: p.factsOf(r, v, product.Ports), Readers: readers(product)}
 	return p.page(w, r, v, http.StatusOK, "catalog-product", product.Name, view)
 }
 
@@ -308,7 +352,22 @@ func (p *Portal) portPage(w http.ResponseWriter, r *http.Request, v access.Viewe
 	if err != nil {
 		return err
 	}
-	view := portView{Links: links{c}, Viewer: v, portFacts: p.factsOf(r, v, []*catalog.Port{port})[0]}
+	view, err := p.portView(r, v, links{catalog: c}, port)
+	if err != nil {
+		return err
+	}
+	title := port.Name
+	if port.Kind == catalog.Event {
+		title = port.Short()
+	} else if view.Sample, err = p.sample(r, v, port); err != nil {
+		return err
+	}
+	return p.page(w, r, v, http.StatusOK, "catalog-port", title, view)
+}
+
+// portView is all that there is to say of a port but a sample of its rows.
+func (p *Portal) portView(r *http.Request, v access.Viewer, l links, port *catalog.Port) (portView, error) {
+	view := portView{Links: l, Viewer: v, portFacts: p.factsOf(r, v, []*catalog.Port{port})[0]}
 	tenant := ""
 	if v.Role == access.Tenant && len(v.Tenants) > 0 {
 		tenant = v.Tenants[0]
@@ -317,32 +376,32 @@ func (p *Portal) portPage(w http.ResponseWriter, r *http.Request, v access.Viewe
 		for _, broker := range port.Brokers {
 			view.YAML = append(view.YAML, subscription{broker, port.Subscription(broker, cmp.Or(tenant, exampleTenant), topology.Ref{Namespace: broker.Namespace, Name: "my-function"})})
 		}
-		if err := p.passing(r, v, &view); err != nil {
-			return err
+		if l.NoRows {
+			return view, nil
 		}
-		return p.page(w, r, v, http.StatusOK, "catalog-port", port.Short(), view)
+		return view, p.passing(r, v, &view)
 	}
 	view.SQL = port.SQL(tenant)
-	view.Node = c.Lineage.Node(port.Name)
+	view.Node = l.catalog.Lineage.Node(port.Name)
 	if port.Kind == catalog.Table {
-		recent := p.inventory.live.Facts(r.Context(), v, port).Recent
+		var recent catalog.Known[catalog.Recent]
+		if !l.NoRows {
+			recent = p.inventory.live.Facts(r.Context(), v, port).Recent
+		}
 		view.Levels = p.levels(port, recent)
 		view.Brought = p.brought(port.Table)
 		view.Rules, view.Unknown = p.rulesOf(r, v, port)
 	}
 	for _, column := range port.Columns {
 		at := lineage.Column{Table: port.Name, Name: column.Name}
-		one := shownColumn{Column: column, Uses: c.Lineage.Uses(at)}
-		if origins := c.Lineage.Origins(at); !slices.Equal(origins, column.Made.From) {
+		one := shownColumn{Column: column, Uses: l.catalog.Lineage.Uses(at)}
+		if origins := l.catalog.Lineage.Origins(at); !slices.Equal(origins, column.Made.From) {
 			one.Origins = origins
 		}
 		view.Used = view.Used || len(one.Uses) > 0
 		view.Columns = append(view.Columns, one)
 	}
-	if view.Sample, err = p.sample(r, v, port); err != nil {
-		return err
-	}
-	return p.page(w, r, v, http.StatusOK, "catalog-port", port.Name, view)
+	return view, nil
 }
 
 // exampleTenant stands in a Trigger for the tenant that its reader will name.
@@ -365,12 +424,16 @@ func (p *Portal) port(r *http.Request) (*catalog.Catalog, *catalog.Port, error) 
 // what was counted here since.
 func (p *Portal) rulesOf(r *http.Request, v access.Viewer, port *catalog.Port) (all []shownRule, unknown string) {
 	var stored catalog.Verdicts
-	if v.SeesAll() {
+	if v.SeesAll() && p.inventory.live != nil {
 		history := p.inventory.live.History(r.Context(), v)
 		unknown = p.known(history.Err)
 		stored = history.Value[port.Name]
 	}
-	rules, here := port.Rules(), p.inventory.live.Checked(v, port)
+	rules := port.Rules()
+	var here *catalog.Results
+	if p.inventory.live != nil {
+		here = p.inventory.live.Checked(v, port)
+	}
 	for i := range rules {
 		one := shownRule{Rule: &rules[i], History: slices.Clone(stored[rules[i].ID])}
 		slices.Reverse(one.History)

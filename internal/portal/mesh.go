@@ -121,7 +121,7 @@ func (p *Portal) meshPage(w http.ResponseWriter, r *http.Request, v access.Viewe
 		return err
 	}
 	m := p.inventory.mesh()
-	view := meshView{Links: links{c}, State: state, Brokers: m.Brokers, Graph: graph(c, m)}
+	view := meshView{Links: links{catalog: c}, State: state, Brokers: m.Brokers, Graph: graph(c, m)}
 	for _, t := range m.Triggers {
 		view.Triggers = group(view.Triggers, t.Namespace, t)
 	}
@@ -313,7 +313,7 @@ func makesEdge(f, broker topology.Ref, eventType string) string {
 // which they are kept.
 func graph(c *catalog.Catalog, m *topology.Mesh) meshGraph {
 	g := meshGraph{Nodes: []meshNode{}, Edges: []meshEdge{}}
-	l := links{c}
+	l := links{catalog: c}
 	edge := func(kind, from, to, id string) {
 		g.Edges = append(g.Edges, meshEdge{ID: cmp.Or(id, kind+" "+from+" "+to), From: from, To: to, Kind: kind})
 	}

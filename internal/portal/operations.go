@@ -161,7 +161,7 @@ func (p *Portal) brokenRules(w http.ResponseWriter, r *http.Request, v access.Vi
 	if err != nil {
 		return err
 	}
-	page := brokenPage{Links: links{c}, Now: p.now()}
+	page := brokenPage{Links: links{catalog: c}, Now: p.now()}
 	if page.Broken, page.Unknown, err = p.broken(r, v); err != nil {
 		return err
 	}

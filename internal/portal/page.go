@@ -36,6 +36,7 @@ var pages = func() map[string]*template.Template {
 // shown is what the layout shows, with the page in it.
 type shown struct {
 	Title  string
+	Home   string        // where the name of the portal leads; empty: to its first page
 	Viewer access.Viewer // Role empty: nobody is logged in
 	Area   string        // of the navigation: the first segment of the path
 	Areas  []area
