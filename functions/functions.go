@@ -18,6 +18,7 @@ import (
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
 	"github.com/telemesh/telemesh/functions/quality-check/check"
+	"github.com/telemesh/telemesh/functions/service-levels/measure"
 	sheet "github.com/telemesh/telemesh/functions/sheet-source/source"
 	"github.com/telemesh/telemesh/functions/telemetry-flatten/flatten"
 	"github.com/telemesh/telemesh/functions/telemetry-ingest/ingest"
@@ -41,6 +42,7 @@ var Table = map[string]function.Start{
 	"portal":            portal.Start,
 	"pubsub-source":     pubsub.Start,
 	"quality-check":     check.Start,
+	"service-levels":    measure.Start,
 	"sheet-source":      sheet.Start,
 	"telemetry-flatten": flatten.Start,
 	"telemetry-ingest":  ingest.Start,

@@ -417,7 +417,7 @@ func TestFunctionsHaveAccounts(t *testing.T) {
 			return "iot-analytics"
 		case "dead-letter-sink":
 			return "event-log"
-		case "quality-check":
+		case "quality-check", "service-levels":
 			return "mesh-metrics"
 		case "portal": // of none: it reads all
 			return "portal"

@@ -1,0 +1,101 @@
+// Package measure measures how output ports keep their service levels.
+//
+//	dev.knative.sources.ping → slo.measured, slo.breached, slo.restored
+//
+// At each tick it measures all ports (internal/levels says how) and makes one
+// event of the rows of mesh_metrics.service_levels; and one of each level that is
+// missed and was kept before, or is kept and was missed before, as that table
+// says. It keeps nothing itself. The instant of a measurement is the time of the
+// tick, so that a tick which comes again makes the same events.
+//
+// A port that cannot be measured has rows that say why. Where none can, the
+// warehouse is away: an error that passes.
+package measure
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/levels"
+	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/topology"
+	"github.com/telemesh/telemesh/internal/warehouse/connect"
+)
+
+// Config is the function's environment.
+type Config struct {
+	connect.Config
+	Objective float64 `envconfig:"OBJECTIVE" default:"99"` // percent that is to be good; the rest is the error budget
+}
+
+// Start makes the function.
+func Start(ports function.Ports) (*function.Function, error) {
+	cfg, err := function.Config[Config]()
+	if err != nil {
+		return nil, err
+	}
+	all, err := cfg.Contracts()
+	if err != nil {
+		return nil, err
+	}
+	w, err := cfg.Open(ports.Warehouse, ports.Client)
+	if err != nil {
+		return nil, err
+	}
+	meter, err := levels.New(w.Query, all, cfg.Objective)
+	if err != nil {
+		return nil, err
+	}
+	return &function.Function{Handler: New(meter)}, nil
+}
+
+const name = "service-levels"
+
+// New makes the handler.
+func New(meter *levels.Meter) function.Handler {
+	return func(ctx context.Context, in event.Event) ([]event.Event, error) {
+		if in.Type() != topology.TickType || in.Time().IsZero() {
+			return nil, mesh.Permanentf("%s %s: want a tick with its time", in.Type(), in.ID())
+		}
+		rows, err := meter.Measure(ctx, in.Time())
+		if err != nil {
+			return nil, err
+		}
+		if len(rows) == 0 {
+			return nil, nil
+		}
+		// Changes come first: where one is not taken, the tick comes again and finds no
+		// rows of itself.
+		var events []event.Event
+		add := func(eventType, sibling string, data any) error {
+			text, err := json.Marshal(data)
+			if err != nil {
+				return fmt.Errorf("encode %s: %w", eventType, err)
+			}
+			events = append(events, mesh.Derive(in, name, eventType, sibling, text))
+			return nil
+		}
+		for _, r := range rows {
+			change, breached, restored := r.Changed()
+			switch {
+			case breached:
+				err = add(mesh.LevelBreached, r.Port+" "+r.Level, change)
+			case restored:
+				err = add(mesh.LevelRestored, r.Port+" "+r.Level, change)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		if err := add(mesh.LevelsMeasured, "", struct {
+			Rows []levels.Row `json:"rows"`
+		}{rows}); err != nil {
+			return nil, err
+		}
+		return events, nil
+	}
+}
