@@ -46,7 +46,7 @@ func (f *fromLog) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.expression, "from-log", "", "send the events of the event log again for which this CESQL expression holds; '' for all")
 	flags.StringVar(&f.since, "since", "", "with --from-log: those received at this time or later, RFC 3339 or a day (default: from the first on)")
 	flags.StringVar(&f.until, "until", "", "with --from-log: those received before this time (default: now)")
-	flags.StringVar(&f.broker, "broker", "", "with --from-log: those that this Broker had, as iot/iot (default: of any, each where it was first)")
+	flags.StringVar(&f.broker, "broker", "", "with --from-log: those that this Broker had, as iot/iot (default: of any, each where it was first); of files: the Broker that --type is for")
 	flags.StringVar(&f.to, "to", "", "with --from-log: the Broker they go to, as iot/iot, or the URL of a cluster's (default: the one that had them)")
 	flags.StringVar(&f.warehouse, "warehouse", "", "with --from-log: where the log is, "+warehouseForms+", or another data folder (default: in --data)")
 }
@@ -57,7 +57,7 @@ func checkReplay(cmd *cobra.Command, files []string) error {
 		if len(files) > 0 {
 			return hint(errors.New("a replay is of files or of the event log, not of both"), "is the expression of --from-log in quotes?")
 		}
-		for _, name := range []string{"device-columns", "time-column"} {
+		for _, name := range []string{"device-columns", "time-column", "type"} {
 			if cmd.Flags().Changed(name) {
 				return hint(fmt.Errorf("--%s goes with files, not with --from-log", name), "leave it out: events of the log are sent as they are")
 			}
@@ -65,7 +65,7 @@ func checkReplay(cmd *cobra.Command, files []string) error {
 		return nil
 	}
 	for _, name := range []string{"since", "until", "broker", "to", "warehouse"} {
-		if cmd.Flags().Changed(name) {
+		if cmd.Flags().Changed(name) && (name != "broker" || !cmd.Flags().Changed("type")) {
 			return hint(fmt.Errorf("--%s goes with --from-log", name), "`telemesh replay --from-log ''` sends all that the event log has")
 		}
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/telemesh/telemesh/internal/deadletter"
 	"github.com/telemesh/telemesh/internal/feed"
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/manifest"
+	"github.com/telemesh/telemesh/internal/mesh"
 )
 
 // ingestAt is where device messages go in.
@@ -32,6 +34,7 @@ func replayCommand() *cobra.Command {
 		s       sheets
 		columns feed.Columns
 		log     fromLog
+		to      asEvents
 	)
 	cmd := &cobra.Command{
 		Use:   "replay FILE… | --from-log CESQL",
@@ -50,6 +53,10 @@ metric and event time. (A message without a time takes that of its receipt; one
 that is rejected is kept each time it comes, see telemesh rejected.)
 Ended in the middle, the same command goes on.
 
+With --broker the files hold data of events of your own: each message becomes an
+event of the type --type, which goes to that Broker. The same data make the same
+event.
+
 With --from-log it sends events of event_log.events again, also to a mesh that
 runs on the folder or to the Broker of a cluster: those for which the CESQL
 expression holds, as in the filter of a Trigger (it does not for an event that
@@ -62,6 +69,7 @@ no row, either.
 Exits 1 if anything was dead-lettered.`,
 		Example: `  telemesh replay --placements placements.csv messages.ndjson
   telemesh replay --device-columns id,source --time-column timestamp wide.csv
+  telemesh replay --manifests shop --products shop/products --broker sales/sales --type dev.telemesh.orders.received.v1 orders.ndjson
   telemesh replay --from-log "type = 'dev.telemesh.telemetry.received.v1'" --since 2026-03-01
   telemesh query 'SELECT metric, count(*) FROM iot_telemetry.readings GROUP BY ALL'`,
 		Args: checkReplay,
@@ -69,6 +77,10 @@ Exits 1 if anything was dead-lettered.`,
 			ctx := cmd.Context()
 			if len(files) == 0 {
 				return log.replay(ctx, &o, s, cmd.OutOrStdout())
+			}
+			to.broker = log.broker
+			if err := to.check(); err != nil {
+				return err
 			}
 			feeds, err := openFeeds(files, columns)
 			if err != nil {
@@ -84,6 +96,9 @@ Exits 1 if anything was dead-lettered.`,
 				return interrupted(ctx, err)
 			}
 			defer func() { err = errors.Join(err, in.close()) }()
+			if to.broker != "" {
+				return interrupted(ctx, in.replayTo(ctx, to, feeds, cmd.OutOrStdout()))
+			}
 			return interrupted(ctx, in.replay(ctx, feeds, cmd.OutOrStdout()))
 		},
 	}
@@ -91,6 +106,7 @@ Exits 1 if anything was dead-lettered.`,
 	s.flags(cmd)
 	log.flags(cmd)
 	cmd.Flags().StringSliceVar(&columns.Device, "device-columns", nil, "columns of a CSV that make the device id")
+	cmd.Flags().StringVar(&to.eventType, "type", "", "make events of this type of what the files hold, for the Broker of --broker")
 	cmd.Flags().StringVar(&columns.Time, "time-column", "", "column of a CSV that holds the event time")
 	return cmd
 }
@@ -179,6 +195,56 @@ func (in *instance) replay(ctx context.Context, feeds []*feed.Feed, out io.Write
 	fmt.Fprintf(out, "readings/s     %9.0f\n", float64(stored)/seconds)
 	if n := after.deadlettered - before.deadlettered; n > 0 {
 		return hint(fmt.Errorf("%d events were dead-lettered", n), "see `telemesh deadletters list --data %s`", in.dir)
+	}
+	return nil
+}
+
+// asEvents says that messages are the data of events.
+type asEvents struct{ broker, eventType string }
+
+func (a asEvents) check() error {
+	if (a.broker == "") != (a.eventType == "") {
+		return hint(errors.New("--broker and --type belong together"), "for example --broker sales/sales --type dev.telemesh.orders.received.v1")
+	}
+	if namespace, name, _ := strings.Cut(a.broker, "/"); a.broker != "" && (namespace == "" || name == "") {
+		return hint(fmt.Errorf("--broker %q is not NAMESPACE/NAME", a.broker), "for example --broker sales/sales")
+	}
+	return nil
+}
+
+// replayTo sends messages as events to a Broker, waits, and reports what became of
+// them.
+func (in *instance) replayTo(ctx context.Context, to asEvents, feeds []*feed.Feed, out io.Writer) error {
+	namespace, name, _ := strings.Cut(to.broker, "/")
+	if in.config.Manifests.Broker(manifest.Ref{Namespace: namespace, Name: name}) == nil {
+		return hint(fmt.Errorf("--broker %s: there is no such Broker", to.broker), "there are %s", in.brokers())
+	}
+	url := "http://" + manifest.IngressHost + "/" + to.broker
+	events := 0
+	for _, f := range feeds {
+		for m, err := range f.All() {
+			if err != nil {
+				return err
+			}
+			e := mesh.NewEvent(to.eventType, "/telemesh/replay", m.Body, string(m.Body))
+			if err := function.PostPatiently(ctx, in.mesh.Client(), url, e); err != nil {
+				return err
+			}
+			events++
+		}
+	}
+	if err := in.mesh.Idle(ctx); err != nil {
+		return err
+	}
+	after, err := in.tally(ctx)
+	if err != nil {
+		return err
+	}
+	failed := after.deadlettered - in.found.deadlettered
+	fmt.Fprintf(out, "events         %9d\n", events)
+	fmt.Fprintf(out, "dead-lettered  %9d\n", failed)
+	if failed > 0 {
+		return hint(fmt.Errorf("%s dead-lettered", counted(failed, "event")), "see `telemesh deadletters list --data %s`", in.dir)
 	}
 	return nil
 }
