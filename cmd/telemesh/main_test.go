@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,20 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata"})
+	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(env *testscript.Env) error {
+		// Addresses that are free, for what a script starts and then speaks with.
+		for _, name := range []string{"PORTAL", "BROKERS"} {
+			free, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			env.Setenv(name, free.Addr().String())
+			if err := free.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
 }
 
 // What the README tells a reader to type works, in an empty folder.
