@@ -93,7 +93,7 @@ func Run(m Mesh, others ...func(Mesh) []Finding) []Finding {
 }
 
 func byPlace(a, b Finding) int {
-	return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+	return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Problem, b.Problem))
 }
 
 type checker struct {

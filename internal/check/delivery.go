@@ -1,6 +1,7 @@
 package check
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,13 +16,14 @@ type route []*taker
 // twice says which events reach a subscriber by two routes.
 func (c *checker) twice() {
 	said := map[string]bool{}
-	for f, makers := range c.flows {
-		if isTick(f) || !slices.ContainsFunc(makers, func(m maker) bool { return m.trigger == nil }) {
+	for _, f := range slices.SortedFunc(maps.Keys(c.flows), compareFlows) {
+		if isTick(f) || !slices.ContainsFunc(c.flows[f], func(m maker) bool { return m.trigger == nil }) {
 			continue // Takers says who takes a tick; what is brought begins elsewhere
 		}
 		to := map[string][]route{}
-		c.routes(f, f.broker, nil, to)
-		for _, routes := range to {
+		c.routes(f, []manifest.Ref{f.broker}, nil, to)
+		for _, address := range slices.Sorted(maps.Keys(to)) {
+			routes := to[address]
 			for i, one := range routes {
 				for _, other := range routes[:i] {
 					c.both(f, other, one, said)
@@ -31,10 +33,11 @@ func (c *checker) twice() {
 	}
 }
 
-// routes collects the routes from a Broker, by the address they lead to.
-func (c *checker) routes(f flow, at manifest.Ref, so route, to map[string][]route) {
+// routes collects the routes on from the last of some Brokers, by the address they lead
+// to. One that comes back is a circle, which is found as such.
+func (c *checker) routes(f flow, passed []manifest.Ref, so route, to map[string][]route) {
 	for _, t := range c.Triggers {
-		if t.BrokerOf() != at || !t.Reads(f.eventType) || slices.ContainsFunc(so, func(other *taker) bool { return other.Trigger == t }) {
+		if t.BrokerOf() != passed[len(passed)-1] || !t.Reads(f.eventType) {
 			continue
 		}
 		target, err := manifest.Resolve(t.Spec.Subscriber, t.Namespace)
@@ -44,7 +47,9 @@ func (c *checker) routes(f flow, at manifest.Ref, so route, to map[string][]rout
 		}
 		further := append(slices.Clip(so), filter)
 		if c.Broker(target.Broker) != nil {
-			c.routes(f, target.Broker, further, to)
+			if !slices.Contains(passed, target.Broker) {
+				c.routes(f, append(slices.Clip(passed), target.Broker), further, to)
+			}
 			continue
 		}
 		address := strings.TrimSuffix(target.URL.String(), "/")

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -200,9 +201,10 @@ func (t *taker) values(of map[string]map[string]bool, literals *[]string) {
 			if of[name] == nil {
 				of[name] = map[string]bool{}
 			}
-			of[name][value] = value != ""
+			of[name][value] = true
 		}
 	}
+	begins, ends := map[string][]string{}, map[string][]string{}
 	var collect func([]eventingv1.SubscriptionsAPIFilter)
 	collect = func(filters []eventingv1.SubscriptionsAPIFilter) {
 		for _, f := range filters {
@@ -214,12 +216,28 @@ func (t *taker) values(of map[string]map[string]bool, literals *[]string) {
 			if f.Not != nil {
 				collect([]eventingv1.SubscriptionsAPIFilter{*f.Not})
 			}
+			for name, begin := range f.Prefix {
+				begins[name] = append(begins[name], begin)
+			}
+			for name, end := range f.Suffix {
+				ends[name] = append(ends[name], end)
+			}
 			for _, m := range literal.FindAllStringSubmatch(f.CESQL, -1) {
 				*literals = append(*literals, strings.Trim(m[1]+m[2]+m[3], "%"))
+				if n, err := strconv.Atoi(m[3]); err == nil { // it may be a bound
+					*literals = append(*literals, strconv.Itoa(n-1), strconv.Itoa(n+1))
+				}
 			}
 		}
 	}
 	collect(t.Spec.Filters)
+	for name := range begins {
+		for _, begin := range begins[name] {
+			for _, end := range ends[name] {
+				of[name][begin+end] = true
+			}
+		}
+	}
 	if len(t.Spec.Filters) == 0 && t.Spec.Filter != nil {
 		add(t.Spec.Filter.Attributes)
 	}
@@ -378,7 +396,7 @@ func (c *checker) failing(t *manifest.Trigger) {
 				return true
 			})
 			if fails != nil && matches {
-				c.find(t.At(filterField(t)), "Trigger "+t.Ref().String(), "filter-fails", "say what is to be of events without it: NOT EXISTS … OR …",
+				c.find(t.At(filterField(t)), "Trigger "+t.Ref().String(), "filter-fails", "say what becomes of events without it: NOT (EXISTS name) OR …, or EXISTS name AND …",
 					"%s has no value for an event without the attribute, and so does not take %s", text, sketch(*fails))
 				break
 			}

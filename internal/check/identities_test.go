@@ -50,8 +50,8 @@ func TestIdentities(t *testing.T) {
 		"shares":        {"serviceAccountName: other", "serviceAccountName: flat", []string{"config/x.yaml:46: Service iot/other: runs as ServiceAccount iot/flat, as Service iot/flat does"}},
 		"not there":     {account("other"), "", []string{"ServiceAccount iot/other does not exist"}},
 		"no volume":     {"mountPath: /oidc", "mountPath: /elsewhere", []string{"Service iot/flat: K_SINK is Broker iot/iot, and there is no token for it at /oidc/iot/iot: project a serviceAccountToken of audience eventing.knative.dev/broker/iot/iot there"}},
-		"other file":    {"path: iot/iot", "path: crm/crm", []string{"no token for it at /oidc/iot/iot", `the token at /oidc/crm/crm is for the audience "eventing.knative.dev/broker/iot/iot"`}},
-		"no Broker":     {"path: iot/iot", "path: iot/none", []string{"no token for it at /oidc/iot/iot", "the token at /oidc/iot/none is for Broker iot/none, which does not exist"}},
+		"other file":    {"path: iot/iot", "path: crm/crm", []string{`the token at /oidc/crm/crm is for the audience "eventing.knative.dev/broker/iot/iot"`, "no token for it at /oidc/iot/iot"}},
+		"no Broker":     {"path: iot/iot", "path: iot/none", []string{"the token at /oidc/iot/none is for Broker iot/none, which does not exist", "no token for it at /oidc/iot/iot"}},
 		"audience":      {"audience: eventing.knative.dev/broker/iot/iot", "audience: iot", []string{`the token at /oidc/iot/iot is for the audience "iot", by which the Broker refuses it: make it eventing.knative.dev/broker/iot/iot`}},
 		"posts to none": {toIoT, "{name: K_SINK, value: 'http://example.com/'}", nil},
 	} {

@@ -31,6 +31,9 @@ type productChecker struct {
 }
 
 func (c *checker) products(m Mesh) {
+	if m.Products == nil {
+		return // they could not be read, which is found already
+	}
 	p := productChecker{c, m, map[string]port{}}
 	for i := range m.Products {
 		product := &m.Products[i]

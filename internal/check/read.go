@@ -130,8 +130,10 @@ func (m Mesh) faults(err error) (findings []Finding) {
 		} else if problem, want, ok := strings.Cut(fault.Text, ", want "); ok {
 			f.Problem, f.Do = "field "+fault.Field+": "+problem, "make it "+want
 			if problem == `""` {
-				f.Problem, f.Do = "field "+fault.Field+" is missing", "add "+want
+				f.Problem, f.Do = "field "+fault.Field+" is missing, or something in it", "add "+want
 			}
+		} else if want, ok := strings.CutPrefix(fault.Text, "want "); ok {
+			f.Problem, f.Do = "field "+fault.Field+" has none of what it needs, or too much", "give it "+want
 		}
 		findings = append(findings, f)
 	}

@@ -81,7 +81,7 @@ func LastReleased(ctx context.Context, folder, revision string) (*Released, erro
 // changes says what breaks a promise of the last release while the version says that it
 // still holds.
 func (p *productChecker) changes() {
-	if p.mesh.Released == nil || p.mesh.Products == nil {
+	if p.mesh.Released == nil {
 		return
 	}
 	was := p.mesh.Released

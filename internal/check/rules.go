@@ -1,6 +1,10 @@
 package check
 
-import "cmp"
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
 
 // rule is what Run looks for.
 type rule struct {
@@ -59,3 +63,6 @@ var rules = map[string]rule{
 	"wake-window":         {why: "The function is gone again before it may be woken again, and the event waits for a cold start."},
 	"overlay-differs":     {why: "What was tried without the overlay is not what runs with it."},
 }
+
+// Rules are the names of what Run looks for.
+func Rules() []string { return slices.Sorted(maps.Keys(rules)) }

@@ -30,7 +30,11 @@ func (c *checker) woken() {
 		slices.Sort(got)
 		slices.Sort(want)
 		if !slices.Equal(got, want) {
-			c.find(w.Where, w.Object(), "wake-list", "set it to "+strings.Join(want, ","), "WAKE does not name the Services that its events lead to")
+			do := "set it to " + strings.Join(want, ",")
+			if len(want) == 0 {
+				do = "remove it, or let a Trigger take what it makes"
+			}
+			c.find(w.Where, w.Object(), "wake-list", do, "WAKE does not name the Services that its events lead to")
 		}
 	}
 }

@@ -101,11 +101,14 @@ func lineOf(n *yaml.Node, path string) int {
 		if i, err := strconv.Atoi(index); ok && err == nil && i < len(n.Content) {
 			return lineOf(n.Content[i], strings.TrimPrefix(rest, "."))
 		}
-		name, rest, _ := strings.Cut(path, ".")
+		name, rest := path, ""
+		if i := strings.IndexAny(path, ".["); i >= 0 {
+			name, rest = path[:i], path[i:]
+		}
 		for _, item := range n.Content {
 			for i := 0; i+1 < len(item.Content); i += 2 {
 				if item.Content[i].Value == "property" && item.Content[i+1].Value == name {
-					if line := lineOf(item, "value."+rest); rest != "" && line > 0 {
+					if line := lineOf(item, "value"+rest); rest != "" && line > 0 {
 						return line
 					}
 					return item.Line
