@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"maps"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -177,5 +180,42 @@ func TestSubscribers(t *testing.T) {
 	}
 	if _, err := c.Subscribers(t.Context(), "crm"); err == nil || !strings.Contains(err.Error(), "Triggers of namespace crm") {
 		t.Errorf("Subscribers of a namespace that cannot be read = %v, want an error that names it", err)
+	}
+}
+
+// A Trigger is applied server-side in the name of telemesh, and no conflict is forced.
+func TestApplyTrigger(t *testing.T) {
+	var asked *http.Request
+	var body map[string]any
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked, body = r, nil
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		json.NewEncoder(w).Encode(body)
+	}))
+	defer server.Close()
+	c, err := Open(config(t, server.URL), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trigger := map[string]any{"apiVersion": "eventing.knative.dev/v1", "kind": "Trigger",
+		"metadata": map[string]any{"name": "alarm", "namespace": "iot"}, "spec": map[string]any{"broker": "iot"}}
+	if err := c.ApplyTrigger(t.Context(), &unstructured.Unstructured{Object: trigger}); err != nil {
+		t.Fatal(err)
+	}
+	if asked.Method != http.MethodPatch || asked.URL.Path != "/apis/eventing.knative.dev/v1/namespaces/iot/triggers/alarm" ||
+		asked.Header.Get("Content-Type") != "application/apply-patch+yaml" || asked.URL.Query().Get("fieldManager") != "telemesh" || asked.URL.Query().Get("force") == "true" {
+		t.Errorf("asked %s %s %v", asked.Method, asked.URL, asked.Header)
+	}
+	if diff := cmp.Diff(trigger, body); diff != "" {
+		t.Errorf("applied (-want +got):\n%s", diff)
+	}
+	status = http.StatusForbidden
+	if err := c.ApplyTrigger(t.Context(), &unstructured.Unstructured{Object: trigger}); err == nil || !strings.Contains(err.Error(), "Trigger iot/alarm") {
+		t.Errorf("ApplyTrigger = %v, want an error that names it", err)
 	}
 }
