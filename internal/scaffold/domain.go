@@ -77,6 +77,7 @@ func (f *folder) domain(name string) error {
 			return err
 		}
 	}
+	f.Next = append(f.Next, "on a cluster: make in namespace "+name+" what the others have there, as the ConfigMap warehouse")
 	return nil
 }
 
