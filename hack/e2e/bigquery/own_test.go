@@ -27,7 +27,7 @@ func TestProductsWithoutCode(t *testing.T) {
 	}
 	view := filepath.Join(t.TempDir(), "transaction_sizes")
 	for suffix, value := range map[string]string{
-		".sql":        "(SELECT SUM(INT64(o.value)) FROM UNNEST(JSON_QUERY_ARRAY(t.out)) AS o)",
+		".sql":        "(SELECT SUM(CAST(JSON_VALUE(o, '$.value') AS INT64)) FROM UNNEST(JSON_QUERY_ARRAY(t.out)) AS o)",
 		".duckdb.sql": "list_sum(CAST(json_extract(t.out, '$[*].value') AS BIGINT[]))",
 	} {
 		query := "SELECT x_hash, time, CASE WHEN value < 1000 THEN 'S' ELSE 'XL' END AS size_class FROM (\n" +
