@@ -245,6 +245,15 @@ func (s *airState) day() string {
 	return "Mon 2 Jan"
 }
 
+// clock is the layout of a time of the day: with the name of the zone's time where
+// that changes within the range, so that the hour that comes twice is told apart.
+func (s *airState) clock() string {
+	if _, end := s.from.In(s.zone).ZoneBounds(); !end.IsZero() && end.Before(s.to) {
+		return "15:04 MST"
+	}
+	return "15:04"
+}
+
 // air opens the air of the tenant that an address names, with the places that the
 // tenant has; of one that names none, of the first. What the address names beside
 // must be the tenant's.

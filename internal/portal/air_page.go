@@ -498,11 +498,11 @@ func numbersOf(s *airState, each *air.Series, step air.Step) airNumbers {
 		n.Name = placeName(each.Room, each.Device)
 	}
 	day := s.day()
-	layout := day + " 15:04"
+	layout := day + " " + s.clock()
 	if step == air.Day {
 		layout = "Mon 2 Jan 2006"
 	} else if step == air.Raw {
-		layout = day + " 15:04:05"
+		layout = day + " " + strings.Replace(s.clock(), "15:04", "15:04:05", 1)
 	}
 	for _, point := range each.Points {
 		n.Rows = append(n.Rows, airNumber{point.At.In(s.zone).Format(layout), quantity(point.Mean), quantity(point.Min), quantity(point.Max), point.Readings})

@@ -40,8 +40,8 @@ type consolePage struct {
 	More    bool
 	Took    string
 	Tables  []string
-	Shown   int
-	File    int
+	Shown   int64
+	File    int64
 	Seconds int
 }
 
