@@ -100,7 +100,7 @@ func New(cfg Config) (*Portal, error) {
 	if p.now == nil {
 		p.now = time.Now
 	}
-	p.readings = p.data.Has("iot_analytics.readings")
+	p.readings = p.data == nil || p.data.Has("iot_analytics.readings")
 	p.inventory = newInventory(&cfg, p.now)
 	if cfg.URL != nil {
 		p.host, p.secure = cfg.URL.Hostname(), cfg.URL.Scheme == "https"
