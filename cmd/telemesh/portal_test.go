@@ -100,7 +100,7 @@ func TestPortalInBrowser(t *testing.T) {
 			"air-room": "/air?tenant=school&room=North%2F1%2FN1.01&" + october, "air": "/air?tenant=school&" + october, "air-empty": "/air?tenant=office", "air-wrong": "/air?tenant=school&low=much&" + october,
 			"catalog": "/catalog", "catalog-product": "/catalog/iot-analytics", "mesh": "/mesh", "live": "/live",
 			"operations": "/operations", "operations-deadletters": "/operations/deadletters", "operations-rejected": "/operations/rejected", "operations-parked": "/operations/parked",
-			"operations-sheets": "/operations/sheets", "operations-audit": "/operations/audit", "operations-console": "/operations/console",
+			"operations-sheets": "/operations/sheets", "operations-quality": "/operations/quality", "operations-audit": "/operations/audit", "operations-console": "/operations/console",
 			"users": "/users", "account": "/account",
 		} {
 			b.open(t, path)
