@@ -69,8 +69,9 @@ var duckDBOnly = map[string]string{
 	"cmd/telemesh/retry.go":              "of the folder whose mesh reads the messages again",
 	"cmd/telemesh/replay.go":             "of the folder whose mesh reads the files",
 	"cmd/telemesh/fromlog.go: SELECT count(*) FROM iot_telemetry.readings": "of the folder whose mesh gets the events",
-	"cmd/telemesh/prove.go":       "of a folder",
-	"cmd/telemesh/sheets_read.go": "of the folder whose mesh reads the sheets",
+	"cmd/telemesh/prove.go":         "of a folder",
+	"cmd/telemesh/sheets_read.go":   "of the folder whose mesh reads the sheets",
+	"cmd/telemesh/quality_judge.go": "of the folder whose mesh judges",
 }
 
 // TestStatementsAreGoogleSQL runs everything that asks a warehouse, on DuckDB,
@@ -364,7 +365,11 @@ func (l *life) event() (manifest.Ref, event.Event) {
 	l.events++
 	id := strconv.Itoa(l.events)
 	version := int64(l.events)
-	switch l.IntN(6) {
+	switch l.IntN(7) {
+	case 6:
+		at, to, since := disorder.At(l.IntN(10)), disorder.At(10), mesh.At(time.Now().Add(-time.Hour))
+		q := mesh.Question{RecordedSince: &since, ObservedFrom: &at, ObservedTo: &to, AfterDevice: pick(l.Rand, lifeDevices), AfterMetric: "co2"}
+		return disorder.Named("iot"), mesh.NewEvent(mesh.TelemetryQuestioned, "/test", mesh.Encode(q), id)
 	case 0, 1, 2:
 		var messages []mesh.Message
 		for i := range 1 + l.IntN(3) {
