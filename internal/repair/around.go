@@ -22,11 +22,19 @@ type Near struct {
 // Around gives the rows of the readings that a question asks for, and of those of
 // the same device and metric up to so long before the first and after the last of
 // them: by device_id, metric and observed_at. Of other metrics than those named, and
-// of what is no number, nothing is given. It is one query, and rows are given while
-// it runs.
+// of what is no number, nothing is given. Rows are given while the query runs that
+// reads them; one before it says from when to when it has to look, so that these are
+// the only days that the warehouse reads whole rows of.
 func Around(ctx context.Context, w warehouse.Warehouse, q mesh.Question, metrics []string, reach time.Duration) iter.Seq2[*Near, error] {
 	return func(yield func(*Near, error) bool) {
-		answer, err := w.Query(ctx, around(q, metrics, reach))
+		q, some, err := span(ctx, w, q, metrics)
+		if err == nil && !some {
+			return
+		}
+		var answer *warehouse.Rows
+		if err == nil {
+			answer, err = w.Query(ctx, around(q, metrics, reach))
+		}
 		if err != nil {
 			yield(nil, fmt.Errorf("read %s: %w", Telemetry, err))
 			return
@@ -53,30 +61,55 @@ func Around(ctx context.Context, w warehouse.Warehouse, q mesh.Question, metrics
 	}
 }
 
-// around is the query, which both warehouses know. A bound of observed_at lets them
-// leave out what lies before it.
-func around(q mesh.Question, metrics []string, reach time.Duration) string {
+// span bounds a question by the first and the last of the readings that it asks for;
+// false: there are none.
+func span(ctx context.Context, w warehouse.Warehouse, q mesh.Question, metrics []string) (_ mesh.Question, some bool, err error) {
+	answer, err := w.Query(ctx, fmt.Sprintf("SELECT MIN(observed_at) AS first_at, MAX(observed_at) AS last_at FROM %s WHERE %s", Telemetry, asked(q, metrics)))
+	if err != nil {
+		return q, false, err
+	}
+	for row, err := range answer.All {
+		if err != nil {
+			return q, false, err
+		}
+		if some = row[0] != nil; some {
+			c := cells{row: row}
+			from, to := c.instant(), c.instant()+1
+			q.ObservedFrom, q.ObservedTo, err = &from, &to, c.err
+		}
+		if err != nil {
+			return q, false, err
+		}
+	}
+	return q, some, nil
+}
+
+// asked is the condition of the readings that a question asks for.
+func asked(q mesh.Question, metrics []string) string {
 	names := make([]string, len(metrics))
 	for i, name := range metrics {
 		names[i] = literal.Text(name)
 	}
-	asked := []string{"metric IN (" + strings.Join(names, ", ") + ")", "value IS NOT NULL", "value_bool IS NULL"}
-	near := []string{"TRUE"}
+	where := []string{"metric IN (" + strings.Join(names, ", ") + ")", "value IS NOT NULL", "value_bool IS NULL"}
 	if q.RecordedSince != nil {
-		asked = append(asked, "recorded_at >= "+literal.Time(*q.RecordedSince))
+		where = append(where, "recorded_at >= "+literal.Time(*q.RecordedSince))
 	}
-	if from := q.ObservedFrom; from != nil {
-		asked = append(asked, "observed_at >= "+literal.Time(*from))
-		near = append(near, "r.observed_at >= "+literal.Time(*from-mesh.Instant(reach.Microseconds())))
+	if q.ObservedFrom != nil {
+		where = append(where, "observed_at >= "+literal.Time(*q.ObservedFrom))
 	}
-	if to := q.ObservedTo; to != nil {
-		asked = append(asked, "observed_at < "+literal.Time(*to))
-		near = append(near, "r.observed_at < "+literal.Time(*to+mesh.Instant(reach.Microseconds())))
+	if q.ObservedTo != nil {
+		where = append(where, "observed_at < "+literal.Time(*q.ObservedTo))
 	}
 	if q.AfterDevice != "" {
 		device, metric := literal.Text(q.AfterDevice), literal.Text(q.AfterMetric)
-		asked = append(asked, fmt.Sprintf("(device_id > %s OR device_id = %[1]s AND metric > %s)", device, metric))
+		where = append(where, fmt.Sprintf("(device_id > %s OR device_id = %[1]s AND metric > %s)", device, metric))
 	}
+	return strings.Join(where, " AND ")
+}
+
+// around is the query of a question that is bounded, which both warehouses know.
+func around(q mesh.Question, metrics []string, reach time.Duration) string {
+	window := mesh.Instant(reach.Microseconds())
 	return fmt.Sprintf(`WITH asked AS (
 	SELECT device_id, metric, MIN(observed_at) AS first_at, MAX(observed_at) AS last_at
 	FROM %[1]s
@@ -85,7 +118,8 @@ func around(q mesh.Question, metrics []string, reach time.Duration) string {
 )
 SELECT asked.first_at, asked.last_at, %[3]s
 FROM %[1]s AS r JOIN asked ON asked.device_id = r.device_id AND asked.metric = r.metric
-WHERE %[4]s AND r.observed_at >= asked.first_at - INTERVAL %[5]d SECOND AND r.observed_at <= asked.last_at + INTERVAL %[5]d SECOND
-ORDER BY r.device_id, r.metric, r.observed_at`, Telemetry, strings.Join(asked, " AND "),
-		"r."+strings.ReplaceAll(telemetryColumns, ", ", ", r."), strings.Join(near, " AND "), int64(reach.Seconds()))
+WHERE r.observed_at >= %[4]s AND r.observed_at < %[5]s
+	AND r.observed_at >= asked.first_at - INTERVAL %[6]d SECOND AND r.observed_at <= asked.last_at + INTERVAL %[6]d SECOND
+ORDER BY r.device_id, r.metric, r.observed_at`, Telemetry, asked(q, metrics), "r."+strings.ReplaceAll(telemetryColumns, ", ", ", r."),
+		literal.Time(*q.ObservedFrom-window), literal.Time(*q.ObservedTo+window), int64(reach.Seconds()))
 }

@@ -8,7 +8,7 @@
 //
 // by when readings were recorded and when they were measured, and
 // telemetry.questioned, which says from when to when. What was recorded since, and
-// what lies around it, is read in one query; readings whose flag is to be another one
+// what lies around it, is read; readings whose flag is to be another one
 // are posted as telemetry.flattened, as they were measured, with the flag and how much
 // was known (mesh.Reading.Judged). They go the way that all readings go: each gets its
 // tenant, is stored, and is joined.
