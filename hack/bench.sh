@@ -44,3 +44,11 @@ go test ./internal/local -run '^$' -bench . -count "$count"
 
 step "flatten beside Benthos and encoding/json"
 (cd hack/bench && go run .)
+
+step "what the rules of readings find, beside a z-score, of faults put into measured data"
+datasets=$(realpath -m "${TELEMESH_DATASETS:-../shared/data}")
+if [ -d "$datasets" ]; then
+	(cd hack/bench && go run ./outliers -data "$datasets" -seeds 10)
+else
+	echo "not done: $datasets is not here"
+fi

@@ -153,7 +153,7 @@ func reading(i int) cells {
 	return cells{
 		warehouse.String(mesh.ReadingID("device-0815", "co2", at)), warehouse.String("tenant-a"), warehouse.String("device-0815"),
 		warehouse.String("co2"), warehouse.Float(412.5), warehouse.Null, warehouse.Null, warehouse.String("ppm"), warehouse.Instant(at),
-		warehouse.Instant(at + 1e6), warehouse.Null, warehouse.Int(0), warehouse.Int(12), warehouse.Null,
+		warehouse.Instant(at + 1e6), warehouse.Null, warehouse.Int(0), warehouse.Int(12), warehouse.Null, warehouse.Null,
 		warehouse.String("/telemesh/mqtt-source"), warehouse.String("0f3a5b7c9d1e2f3a5b7c9d1e2f3a5b7c"), warehouse.String(`{"rssi":-80}`),
 	}
 }
