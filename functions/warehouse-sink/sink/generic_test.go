@@ -31,9 +31,8 @@ const (
 	typed = "com.example.typed.changed.v1"
 )
 
-// own gives a warehouse with the products of testdata beside those built in, and
-// what they are.
-func own(t *testing.T) (*duckdb.DB, []contract.Product) {
+// ownProducts reads the products of testdata.
+func ownProducts(t testing.TB) []contract.Product {
 	t.Helper()
 	archive, err := txtar.ParseFile("testdata/products.txtar")
 	if err != nil {
@@ -47,6 +46,14 @@ func own(t *testing.T) (*duckdb.DB, []contract.Product) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return products
+}
+
+// own gives a warehouse with the products of testdata beside those built in, and
+// what they are.
+func own(t *testing.T) (*duckdb.DB, []contract.Product) {
+	t.Helper()
+	products := ownProducts(t)
 	db := duckdbtest.Open(t)
 	if err := db.Apply(t.Context(), products); err != nil {
 		t.Fatal(err)
@@ -54,7 +61,7 @@ func own(t *testing.T) (*duckdb.DB, []contract.Product) {
 	return db, products
 }
 
-func tables(t *testing.T, products []contract.Product, product string) sink.Tables {
+func tables(t testing.TB, products []contract.Product, product string) sink.Tables {
 	t.Helper()
 	out, err := sink.TablesOf(products, product)
 	if err != nil {
@@ -311,5 +318,30 @@ func TestStartWithProducts(t *testing.T) {
 	t.Setenv("PRODUCT", "other")
 	if _, err := sink.Start(function.Ports{Warehouse: db}); err == nil || !strings.Contains(err.Error(), "other") {
 		t.Errorf("PRODUCT=other: %v, want an error that names it", err)
+	}
+}
+
+// BenchmarkByContract is the handler but for the warehouse: a micro-batch of 1,000 rows
+// by the names of the columns, and one row by places in an object.
+func BenchmarkByContract(b *testing.B) {
+	products := ownProducts(b)
+	handle := sink.New(discard{}, tables(b, products, "chain"), nil)
+	for name, test := range map[string]struct {
+		in   event.Event
+		rows int
+	}{
+		"names":  {mesh.NewEvent(typed, "/s", []byte(`{"rows":[`+strings.Repeat(`{"k":"abcdef","f":1.5,"i":7,"t":"2026-01-01T00:00:00Z","version":1},`, 999)+`{"k":"a","version":1}]}`), "1"), 1000},
+		"places": {mesh.NewEvent(seen, "/s", []byte(`{"x":{"hash":"a","time":1,"out":[`+strings.Repeat(`{"value":1,"addr":"a"},`, 9)+`{"value":1}]}}`), "1"), 1},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(test.in.Data())))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := handle(context.Background(), test.in); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N*test.rows)/b.Elapsed().Seconds(), "rows/s")
+		})
 	}
 }
