@@ -33,6 +33,15 @@ step "a year of one room, of 100 million readings"
 data=$(mktemp -d)
 trap 'rm -rf "$data"' EXIT
 (cd hack/bench && go run ./hours -folder "$data")
+
+step "when Chromium paints the page of that year"
+if command -v chromium >/dev/null; then
+  hack/portal.sh
+  go build -o .cache/telemesh ./cmd/telemesh
+  (cd hack/bench && go run ./paint -telemesh ../../.cache/telemesh -data "$data")
+else
+  echo "no Chromium on this machine"
+fi
 rm -rf "$data"
 
 step "BigQuery's client, beside DuckDB and with the emulator"
