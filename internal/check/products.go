@@ -57,6 +57,7 @@ func (c *checker) products(m Mesh) {
 		for j := range product.Views {
 			p.view(product, &product.Views[j])
 		}
+		p.measured(product)
 	}
 	p.served()
 	p.changes()
@@ -174,6 +175,22 @@ func (p *productChecker) table(product *contract.Product, t *contract.Table) {
 			p.at(p.mesh.Document(t.File(), fmt.Sprintf("slaProperties[%d]", i)), object, "level-unmeasured",
 				"add the column "+contract.RecordedAt+", which the store sets, or an order",
 				"promises a %s of %s, and nothing tells when a row was recorded", level.Property, level.Value)
+		}
+	}
+}
+
+// meter is the function that measures the service levels of all output ports.
+const meter = "service-levels"
+
+// measured says whose levels nobody measures, where there are Services at all.
+func (p *productChecker) measured(product *contract.Product) {
+	if len(p.Services) == 0 || slices.ContainsFunc(p.Workloads(), func(w *manifest.Workload) bool { return w.Function() == meter }) {
+		return
+	}
+	for i := range product.Tables {
+		if t := &product.Tables[i]; len(t.Levels) > 0 && !strings.HasSuffix(t.Schema, contract.InternalSuffix) {
+			f := p.mesh.Document(t.File(), "slaProperties")
+			p.at(f, "table "+t.FullName(), "level-unwatched", "add a Service of the function "+meter+", and a PingSource that wakes it", "promises service levels, and no Service of the mesh measures any")
 		}
 	}
 }

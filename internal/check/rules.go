@@ -32,6 +32,7 @@ var rules = map[string]rule{
 	"reads-internal":      {why: "What a product keeps to itself has no contract: it changes without a word, and shows rows that no tenant may see."},
 	"table-unfed":         {why: "The table stays empty, and nothing fails."},
 	"table-missing":       {why: "The Service does not start."},
+	"level-unwatched":     {why: "Whether the level is kept is known to nobody, and its breach is seen by its readers first.", severity: Warning},
 	"level-unmeasured":    {why: "A level that nobody can measure is not kept by anybody, and its breach is seen by its readers first."},
 	"breaking-change":     {why: "Readers rely on the major version: theirs fails, or goes wrong without a word."},
 	"function-missing":    {why: "The Service cannot be built, and telemesh up does not start."},
