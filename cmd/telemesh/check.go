@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -51,13 +52,18 @@ Exits 1 if there is any error. Run it before the mesh is applied, and in CI.`,
 			if err != nil {
 				return err
 			}
+			if own := filepath.Join(dir, "products"); dir != "" && folder == "" {
+				if _, err := os.Stat(own); err == nil {
+					folder = own
+				}
+			}
 			documents, err := productsFolder(folder)
 			if err != nil {
 				return err
 			}
-			source := check.Source{
-				Manifests: folders, Overlays: overlays, Products: manifest.Folder{Name: cmp.Or(folder, "products"), FS: documents},
-				Functions: slices.Sorted(maps.Keys(functions.Table)),
+			source := check.Source{Manifests: folders, Overlays: overlays, Functions: slices.Sorted(maps.Keys(functions.Table))}
+			if dir == "" || folder != "" { // else the products built in are those of another mesh
+				source.Products = manifest.Folder{Name: cmp.Or(folder, "products"), FS: documents}
 			}
 			if schemas != "" {
 				if source.Schemas, err = standard.Read(schemas); err != nil {

@@ -21,7 +21,7 @@ import (
 type Source struct {
 	Manifests []manifest.Folder
 	Overlays  []manifest.Folder
-	Products  manifest.Folder
+	Products  manifest.Folder  // without FS: the manifests alone are looked at
 	Functions []string         // as Mesh has them
 	Schemas   standard.Schemas // to hold the documents of the products against; nil: they are not
 }
@@ -42,6 +42,9 @@ func Read(s Source) Mesh {
 			}
 			m.Overlays = append(m.Overlays, over)
 		}
+	}
+	if s.Products.FS == nil {
+		return m
 	}
 	if s.Schemas != nil {
 		m.unread = append(m.unread, m.invalid(s.Schemas)...)
