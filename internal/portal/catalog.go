@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"slices"
@@ -29,6 +30,8 @@ type inventory struct {
 	flow    *flow.Log
 	mesh    func() *topology.Mesh
 	process func() topology.Here // nil: a cluster runs the mesh
+
+	documents fs.FS // of the products; nil: they are not at hand
 }
 
 func newInventory(cfg *Config, now func() time.Time) inventory {
@@ -44,6 +47,8 @@ func newInventory(cfg *Config, now func() time.Time) inventory {
 		catalog: sync.OnceValues(func() (*catalog.Catalog, error) { return catalog.New(cfg.Products, *mesh()) }),
 		mesh:    mesh,
 		process: cfg.Here,
+
+		documents: cfg.Documents,
 	}
 	if cfg.Data != nil {
 		all.live, all.flow = catalog.NewLive(cfg.Data, now), flow.NewLog(cfg.Data, mesh, now)

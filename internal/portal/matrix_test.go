@@ -130,6 +130,12 @@ func filled(c *catalog.Catalog, pattern, tenant string, has *having) (all []stri
 	if strings.Contains(path, "{product}") {
 		for _, product := range c.Products {
 			of := strings.ReplaceAll(path, "{product}", url.PathEscape(product.Name))
+			if strings.Contains(path, "{table}") {
+				for i := range product.Tables {
+					all = append(all, strings.ReplaceAll(of, "{table}", url.PathEscape(product.Tables[i].Name)))
+				}
+				continue
+			}
 			if !strings.Contains(path, "{port}") {
 				all = append(all, of)
 				continue
@@ -277,7 +283,7 @@ func TestForeignDataIsInNoAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := onSQLite(t, Config{Data: data, Live: feed, Products: all, Act: Acting{
+	s := onSQLite(t, Config{Data: data, Live: feed, Products: all, Documents: products.FS, Act: Acting{
 		Parser: formats.Parser, Post: func(context.Context, event.Event) error { return nil }, Leads: func() (deadletter.Leads, error) { return nil, nil },
 	}})
 	s.at.Store(now.UnixMicro())
@@ -373,7 +379,7 @@ func TestForeignDataIsInNoAnswer(t *testing.T) {
 						continue // this looks at nothing
 					}
 					ask(path, "", nil, nil)
-					if token != "" && i < 2 && strings.Contains(path, "/api/") {
+					if token != "" && i < 2 && (strings.Contains(path, "/api/") || strings.HasPrefix(path, documentsPath)) {
 						ask(path, token, nil, nil)
 					}
 				}

@@ -109,7 +109,9 @@ func problem(w http.ResponseWriter, status int, detail string) {
 }
 
 // forPeople says whether a page is asked for, and not what is for programs.
-func forPeople(r *http.Request) bool { return !strings.HasPrefix(r.URL.Path, "/api/") }
+func forPeople(r *http.Request) bool {
+	return !strings.HasPrefix(r.URL.Path, "/api/") && !strings.HasPrefix(r.URL.Path, documentsPath)
+}
 
 // next is where to go after logging in, as a query.
 func next(r *http.Request) string {

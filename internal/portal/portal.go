@@ -65,7 +65,9 @@ type Config struct {
 	// nil, tells of the mesh in place of Mesh, as it runs in this process.
 	Products []contract.Product
 	Mesh     topology.Mesh
-	Here     func() topology.Here
+	// Documents is the folder of the products; nil: their documents are not served.
+	Documents fs.FS
+	Here      func() topology.Here
 
 	Users *users.Store // nil: there are no pages of users, and Viewer says who comes
 	Audit *audit.Log   // nil: nothing is recorded

@@ -103,7 +103,7 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 		return nil, err
 	}
 	p, err := New(Config{
-		Products: all, Mesh: mesh, Here: ports.Here,
+		Products: all, Documents: env.Folder(), Mesh: mesh, Here: ports.Here,
 		Data: data, Live: feed, Act: does, ConsoleBytes: env.ConsoleBytes, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
 		URL: public, Hops: int(env.Hops), Demo: env.Demo,
 	})

@@ -11,6 +11,9 @@
 // fit into memory, such as placements, actions and customers; readings are for
 // SQL.
 //
+// The descriptor of the product and its contracts are at /.well-known/data-product
+// (internal/wellknown).
+//
 // While the warehouse is away the answer is 503 with Retry-After; a copy that
 // is cut off is never served.
 package port
@@ -21,6 +24,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -37,6 +41,7 @@ import (
 	"github.com/telemesh/telemesh/internal/snapshot"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
+	"github.com/telemesh/telemesh/internal/wellknown"
 )
 
 // Config is the configuration of the function.
@@ -63,7 +68,33 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &function.Function{HTTP: New(tables, w, ports.Log)}, nil
+	handler, err := withDocuments(New(tables, w, ports.Log), config.Folder(), list, tables)
+	if err != nil {
+		return nil, err
+	}
+	return &function.Function{HTTP: handler}, nil
+}
+
+// withDocuments serves the descriptor and the contracts of the product beside its
+// tables. Where they are of several products it serves those of none.
+func withDocuments(tables http.Handler, folder fs.FS, list []contract.Product, served []contract.Table) (http.Handler, error) {
+	at := slices.IndexFunc(list, func(p contract.Product) bool { return p.Schema == served[0].Schema })
+	if slices.ContainsFunc(served, func(t contract.Table) bool { return t.Schema != served[0].Schema }) {
+		return tables, nil
+	}
+	documents, err := wellknown.New(folder, &list[at])
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", tables)
+	mux.HandleFunc("GET "+wellknown.Path, documents.Descriptor)
+	mux.HandleFunc("GET "+wellknown.ContractsPath+"{table}", func(w http.ResponseWriter, r *http.Request) {
+		if !documents.Contract(w, r, r.PathValue("table")) {
+			http.Error(w, "the product has no contract of that table; its descriptor names them in Link", http.StatusNotFound)
+		}
+	})
+	return mux, nil
 }
 
 func find(list []contract.Product, wanted []string) (tables []contract.Table, err error) {

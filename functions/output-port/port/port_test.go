@@ -290,3 +290,30 @@ func TestTablesByPath(t *testing.T) {
 		}
 	}
 }
+
+// Beside the tables of a product are its descriptor and its contracts.
+func TestDocumentsOfTheProduct(t *testing.T) {
+	t.Setenv("TABLES", "iot_metadata.placements,iot_metadata.rejected_rows")
+	f, err := port.Start(function.Ports{Warehouse: duckdbtest.Open(t), Log: slog.New(slog.DiscardHandler), Client: http.DefaultClient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"/.well-known/data-product":                      "id: iot-metadata\n",
+		"/.well-known/data-product/contracts/placements": "id: iot-metadata.placements\n",
+		"/": `{"path":"/placements","table":"iot_metadata.placements"}`,
+	} {
+		w := httptest.NewRecorder()
+		f.HTTP.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %.200s, want %s", path, w.Code, w.Body, want)
+		}
+	}
+	for _, path := range []string{"/.well-known/data-product/contracts/readings", "/readings"} {
+		w := httptest.NewRecorder()
+		f.HTTP.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != http.StatusNotFound {
+			t.Errorf("%s: %d, want 404", path, w.Code)
+		}
+	}
+}
