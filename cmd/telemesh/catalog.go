@@ -25,9 +25,9 @@ import (
 // catalogOf is the catalog that a command shows, and the warehouse that it asks what
 // is true of the rows.
 type catalogOf struct {
-	at                     warehouseAt
-	dir, folder, format    string
-	withoutRows, formatted bool
+	at                  warehouseAt
+	dir, folder, format string
+	formatted           bool
 }
 
 func (o *catalogOf) flags(cmd *cobra.Command, format bool) {

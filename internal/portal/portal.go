@@ -172,7 +172,7 @@ func (p *Portal) routes() []route {
 		{"GET /{$}", signedIn, ofNobody, p.home},
 		{"GET /assets/{name}", anyone, ofNobody, p.assets.serve},
 		{"GET /healthz", anyone, ofNobody, func(http.ResponseWriter, *http.Request, access.Viewer) error { return nil }},
-	}, p.catalogRoutes(), p.meshRoutes(), p.liveRoutes(), p.operationsRoutes())
+	}, p.catalogRoutes(), p.documentRoutes(), p.meshRoutes(), p.liveRoutes(), p.operationsRoutes())
 	if p.readings {
 		all = append(all, p.airRoutes()...)
 	}
