@@ -27,11 +27,9 @@ import (
 
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/audit"
-	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/database"
 	"github.com/telemesh/telemesh/internal/database/databasetest"
 	"github.com/telemesh/telemesh/internal/users"
-	"github.com/telemesh/telemesh/products"
 )
 
 func TestMain(m *testing.M) { databasetest.Main(m) }
@@ -70,13 +68,6 @@ func newSite(t *testing.T, address string, cfg Config) *site {
 	cfg.Now = func() time.Time { return time.UnixMicro(s.at.Load()) }
 	s.audit = audit.New(db, cfg.Now)
 	s.store = users.New(db, s.audit, cfg.Now)
-	if cfg.Data == nil { // nobody asks it: the routes are those of a mesh with readings
-		all, err := contract.Load(products.FS)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.Data = access.New(nil, all)
-	}
 	cfg.Users, cfg.Audit, cfg.Log = s.store, s.audit, slog.New(slog.NewTextHandler(t.Output(), nil))
 	if s.portal, err = New(cfg); err != nil {
 		t.Fatal(err)
