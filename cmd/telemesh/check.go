@@ -41,7 +41,9 @@ of their examples what they say, what the policies of config/policies/ do not al
 documents that are not as Telemesh reads them or, with --schemas, not as their standard
 (ODPS v1.0.0, ODCS v3.1.0) wants them.
 
-Exits 1 if there is any error. Run it before the mesh is applied, and in CI.`,
+With --manifests DIR the products are those of DIR/products, where that is there, unless
+--products says otherwise. In a git repository their contracts are held against those of
+the last tag. Exits 1 if there is any error. Run it before the mesh is applied, and in CI.`,
 		Args: arguments(cobra.NoArgs, "no arguments: --manifests and --products name folders"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			write, ok := findingFormats[format]
