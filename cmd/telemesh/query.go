@@ -8,22 +8,30 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/spf13/cobra"
 
+	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/lineage"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/usage"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
+	"github.com/telemesh/telemesh/products"
 )
 
 func queryCommand() *cobra.Command {
@@ -53,7 +61,11 @@ co2_with_actions, actions_timeline, actions_placed, readings_hourly.`,
 				if err != nil {
 					return err
 				}
-				return write(cmd.OutOrStdout(), rows)
+				if err := write(cmd.OutOrStdout(), rows); err != nil {
+					return err
+				}
+				at.countRead(cmd.Context(), w, args[0])
+				return nil
 			})
 		},
 	}
@@ -90,6 +102,43 @@ func (p *warehouseAt) with(ctx context.Context, do func(warehouse.Warehouse) err
 		return p.hint(err)
 	}
 	return errors.Join(p.hint(do(w)), w.Close())
+}
+
+// reported bounds how long a report of what was read keeps a command.
+const reported = 2 * time.Second
+
+// countRead reports which output ports a statement read, to the mesh that runs on
+// the folder. Where none runs there is nobody to tell, and BigQuery has a log of
+// its own; a report that is not taken is no reason to fail.
+func (p *warehouseAt) countRead(ctx context.Context, w warehouse.Warehouse, sql string) {
+	if p.warehouse != "" {
+		return
+	}
+	client, err := dialFolder(ctx, p.data)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, reported)
+	defer cancel()
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		return
+	}
+	var ports []string
+	for _, name := range lineage.Named(ctx, w.Query, sql) {
+		for _, product := range all {
+			if slices.ContainsFunc(product.Ports, func(port contract.Port) bool { return port.Name == name }) {
+				ports = append(ports, name)
+			}
+		}
+	}
+	counter := usage.New("telemesh", func(ctx context.Context, e event.Event) error {
+		return function.Post(ctx, client, "http://telemesh/brokers/platform/platform", e)
+	}, time.Now)
+	counter.Count(usage.CLI, "telemesh", ports...)
+	if err := counter.Report(ctx); err != nil {
+		slog.Debug("read not counted", "error", err)
+	}
 }
 
 // hint says what to do where the warehouse that --warehouse names is not there,

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/lineage"
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
@@ -86,8 +87,46 @@ func (v Viewer) As(tenant string) (Viewer, error) {
 // Data is the tables of a warehouse, as viewers see them.
 type Data struct {
 	warehouse warehouse.Warehouse
-	tenant    map[string]string // column that says whose a row is, by table; empty: nobody's
-	named     *regexp.Regexp    // a table of the products, out of braces
+	tenant    map[string]string              // column that says whose a row is, by table; empty: nobody's
+	named     *regexp.Regexp                 // a table of the products, out of braces
+	count     func(v Viewer, ports []string) // nil: nobody counts
+}
+
+// CountedBy is the same tables, and tells of each statement that ran which output
+// ports it read, for whom. What the portal asks for its own pages goes by the
+// other Data: nobody reads a port by looking into the catalog.
+func (d *Data) CountedBy(count func(v Viewer, ports []string)) *Data {
+	counted := *d
+	counted.count = count
+	return &counted
+}
+
+// counts tells of tables that are output ports. A table of another schema is none.
+func (d *Data) counts(v Viewer, tables []string) {
+	var ports []string
+	for _, table := range tables {
+		schema, _, _ := strings.Cut(table, ".")
+		if d.Has(table) && !strings.HasSuffix(schema, contract.InternalSuffix) && !slices.Contains(ports, table) {
+			ports = append(ports, table)
+		}
+	}
+	if len(ports) > 0 {
+		d.count(v, ports)
+	}
+}
+
+// Consumer names who reads without naming a person: the role, or the tenant whose
+// rows are read as tenant/ID; several tenants are tenants.
+func (v Viewer) Consumer() string {
+	switch {
+	case v.Role != Tenant:
+		return string(v.Role)
+	case v.only != "":
+		return "tenant/" + v.only
+	case len(v.Tenants) == 1:
+		return "tenant/" + v.Tenants[0]
+	}
+	return "tenants"
 }
 
 // New gives the tables and views of products.
@@ -128,6 +167,7 @@ func (d *Data) Query(ctx context.Context, v Viewer, sql string) (*warehouse.Rows
 		return nil, fmt.Errorf("query names %s… out of braces", bare)
 	}
 	var failed error
+	matched := braces.FindAllStringSubmatch(sql, -1)
 	sql = braces.ReplaceAllStringFunc(sql, func(match string) string {
 		rows, err := d.rows(v, match[1:len(match)-1])
 		failed = errors.Join(failed, err)
@@ -136,7 +176,15 @@ func (d *Data) Query(ctx context.Context, v Viewer, sql string) (*warehouse.Rows
 	if failed != nil {
 		return nil, failed
 	}
-	return d.warehouse.Query(ctx, sql)
+	out, err := d.warehouse.Query(ctx, sql)
+	if err == nil && d.count != nil {
+		var tables []string
+		for _, match := range matched {
+			tables = append(tables, match[1])
+		}
+		d.counts(v, tables)
+	}
+	return out, err
 }
 
 // Has says whether a product has a table or a view, so that it can be queried.
@@ -196,5 +244,9 @@ func (d *Data) Whole(ctx context.Context, v Viewer, sql string) (*warehouse.Rows
 	if v.Role != Admin || v.only != "" {
 		return nil, fmt.Errorf("a query of one's own: %w", ErrForbidden)
 	}
-	return d.warehouse.Query(ctx, sql)
+	rows, err := d.warehouse.Query(ctx, sql)
+	if err == nil && d.count != nil {
+		d.counts(v, lineage.Named(ctx, d.warehouse.Query, sql))
+	}
+	return rows, err
 }

@@ -331,3 +331,20 @@ func TestViewsOfViews(t *testing.T) {
 		t.Errorf("a source that is no column: %v", err)
 	}
 }
+
+func TestTables(t *testing.T) {
+	for sql, want := range map[string]string{
+		"SELECT 1": "",
+		"SELECT 'FROM a.b' FROM iot_telemetry.readings -- JOIN c.d":                                                 "iot_telemetry.readings",
+		"WITH r AS (SELECT * FROM A.B) SELECT * FROM r JOIN `project.c.d` USING (x) WHERE y IN (SELECT z FROM e.f)": "a.b c.d e.f",
+		"SELECT * FROM a.b UNION ALL SELECT * FROM a.b WHERE x IS NOT DISTINCT FROM y":                              "a.b",
+	} {
+		got, err := lineage.Tables(sql)
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("Tables(%s) = %v, %v, want %s", sql, got, err, want)
+		}
+	}
+	if _, err := lineage.Tables("FROM a.b SELECT"); err == nil {
+		t.Error("what is no query has tables")
+	}
+}

@@ -272,7 +272,7 @@ func (p *Portal) air(r *http.Request, v access.Viewer) (s airState, tenants []ai
 	if s.tenant == "" {
 		return s, nil, nil, nil, nil
 	}
-	if a, err = air.Of(p.data, v, s.tenant); err != nil {
+	if a, err = air.Of(p.counted, v, s.tenant); err != nil {
 		return s, nil, nil, nil, err
 	}
 	if places, err = a.Places(r.Context()); err != nil {

@@ -143,7 +143,7 @@ type consoleAnswer struct {
 
 func (p *Portal) answerConsole(ctx context.Context, v access.Viewer, sql string, file bool) (a consoleAnswer) {
 	a.page = newConsole(sql)
-	rows, err := p.data.Whole(warehouse.WithMostBytes(ctx, p.consoleBytes), v, sql)
+	rows, err := p.counted.Whole(warehouse.WithMostBytes(ctx, p.consoleBytes), v, sql)
 	switch {
 	case err != nil:
 		a.err = err

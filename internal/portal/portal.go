@@ -27,12 +27,14 @@ import (
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/live"
 	"github.com/telemesh/telemesh/internal/topology"
+	"github.com/telemesh/telemesh/internal/usage"
 	"github.com/telemesh/telemesh/internal/users"
 )
 
 // Portal serves the pages.
 type Portal struct {
 	data         *access.Data
+	counted      *access.Data // the same, for what people read
 	users        *users.Store
 	sessions     *scs.SessionManager // nil without users
 	audit        *audit.Log
@@ -61,6 +63,8 @@ type Portal struct {
 // Config is what a Portal is made of.
 type Config struct {
 	Data *access.Data
+	// Reads counts who reads which output port; nil: nobody does.
+	Reads *usage.Counter
 	// Products and Mesh are what the catalog and the mesh show. Here, if it is not
 	// nil, tells of the mesh in place of Mesh, as it runs in this process.
 	Products []contract.Product
@@ -103,6 +107,10 @@ func New(cfg Config) (*Portal, error) {
 		p.now = time.Now
 	}
 	p.readings = p.data == nil || p.data.Has("iot_analytics.readings")
+	p.counted = p.data
+	if cfg.Reads != nil && p.data != nil {
+		p.counted = p.data.CountedBy(func(v access.Viewer, ports []string) { cfg.Reads.Count(usage.Portal, v.Consumer(), ports...) })
+	}
 	p.inventory = newInventory(&cfg, p.now)
 	if cfg.URL != nil {
 		p.host, p.secure = cfg.URL.Hostname(), cfg.URL.Scheme == "https"

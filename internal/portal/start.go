@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -20,6 +21,7 @@ import (
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/live"
 	"github.com/telemesh/telemesh/internal/topology/manifests"
+	"github.com/telemesh/telemesh/internal/usage"
 	"github.com/telemesh/telemesh/internal/users"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/triggers"
@@ -102,8 +104,12 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var reads *usage.Counter
+	if env.Sink != "" {
+		reads = usage.New("portal", func(ctx context.Context, e event.Event) error { return function.Post(ctx, ports.Client, env.Sink, e) }, time.Now)
+	}
 	p, err := New(Config{
-		Products: all, Documents: env.Folder(), Mesh: mesh, Here: ports.Here,
+		Reads: reads, Products: all, Documents: env.Folder(), Mesh: mesh, Here: ports.Here,
 		Data: data, Live: feed, Act: does, ConsoleBytes: env.ConsoleBytes, Users: store, Audit: log, Bundle: ports.Data, Log: ports.Log,
 		URL: public, Hops: int(env.Hops), Demo: env.Demo,
 	})
@@ -118,10 +124,14 @@ func Start(ports function.Ports) (_ *function.Function, err error) {
 	}
 	return &function.Function{
 		HTTP: p.Handler(),
-		// Who watches comes again, to another process.
 		Run: func(ctx context.Context) error {
+			var counting sync.WaitGroup
+			counting.Go(func() {
+				reads.Run(ctx, func(err error) { ports.Log.Warn("reads of output ports are not reported yet", "error", err) })
+			})
 			<-ctx.Done()
-			feed.Close()
+			feed.Close() // who watches comes again, to another process
+			counting.Wait()
 			return nil
 		},
 		Close: func(context.Context) error {
