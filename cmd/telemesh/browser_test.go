@@ -269,7 +269,7 @@ func (b *browser) reachable(t *testing.T, name string) {
 		document.addEventListener("focusin", (e) => {
 			window.reached.add(e.target);
 			const s = getComputedStyle(e.target);
-			const drawn = e.target.querySelector("svg a > rect, svg a > path");
+			const drawn = e.target.querySelector("svg a > rect, svg a > path, svg g.node > rect");
 			if (drawn && parseFloat(getComputedStyle(drawn).strokeWidth) > 2) return;
 			if (e.target.matches(":focus-visible") && s.outlineStyle === "none" && s.boxShadow === "none") window.unseen.push(e.target.outerHTML.slice(0, 120));
 		}, true)`, nil))
