@@ -19,6 +19,7 @@ import (
 	"github.com/telemesh/telemesh/internal/catalog"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/flow"
+	"github.com/telemesh/telemesh/internal/levels"
 	"github.com/telemesh/telemesh/internal/lineage"
 	"github.com/telemesh/telemesh/internal/topology"
 )
@@ -292,6 +293,7 @@ type portView struct {
 	portFacts
 	Viewer  access.Viewer
 	Levels  []shownLevel
+	Usage   []catalog.Usage // who read it in the last weeks
 	Sample  shownSample
 	Rules   []shownRule
 	Unknown string // why nothing is known of the rules; empty: it is, or nobody checked them
@@ -310,6 +312,32 @@ type shownLevel struct {
 	Property, Promised, Actual string
 	State                      string // kept, late, old, or empty: nobody can say
 	Purpose                    string
+}
+
+// levelOf is the level by which a property of a contract is measured.
+func levelOf(property string) string {
+	if property == "frequency" {
+		return levels.Freshness
+	}
+	return property
+}
+
+// measured shows what was measured over the rows of all tenants, if anything was.
+func (l *shownLevel) measured(m catalog.Measured) {
+	if m.Actual == nil {
+		return
+	}
+	actual := fmt.Sprintf("%g percent", *m.Actual)
+	if m.Unit == "s" {
+		actual = short(time.Duration(*m.Actual * float64(time.Second)))
+	}
+	l.Actual = actual + " at " + m.At.UTC().Format("2006-01-02 15:04 UTC")
+	if m.Left != nil {
+		l.Actual += fmt.Sprintf(", %.0f%% of the error budget left", *m.Left)
+	}
+	if m.Kept != nil {
+		l.State = state(*m.Kept)
+	}
 }
 
 // shownRule is a rule with what checks found.
@@ -388,12 +416,21 @@ func (p *Portal) portView(r *http.Request, v access.Viewer, l links, port *catal
 	}
 	view.SQL = port.SQL(tenant)
 	view.Node = l.catalog.Lineage.Node(port.Name)
+	if v.SeesAll() && !l.NoRows {
+		view.Usage = p.inventory.live.Usage(r.Context(), v).Value[port.Name]
+	}
 	if port.Kind == catalog.Table {
 		var recent catalog.Known[catalog.Recent]
 		if !l.NoRows {
 			recent = p.inventory.live.Facts(r.Context(), v, port).Recent
 		}
 		view.Levels = p.levels(port, recent)
+		if v.SeesAll() && !l.NoRows {
+			measured := p.inventory.live.Measured(r.Context(), v).Value[port.Name]
+			for i := range view.Levels {
+				view.Levels[i].measured(measured[levelOf(view.Levels[i].Property)])
+			}
+		}
 		view.Brought = p.brought(port.Table)
 		view.Rules, view.Unknown = p.rulesOf(r, v, port)
 	}
@@ -509,9 +546,14 @@ func (p *Portal) levels(port *catalog.Port, recent catalog.Known[catalog.Recent]
 	r := recent.Value
 	for _, level := range port.Levels() {
 		one := shownLevel{Property: level.Property, Promised: promised(level.Value), Purpose: level.Purpose}
+		if level.Percent > 0 {
+			one.Promised = fmt.Sprintf("%g percent", level.Percent)
+		}
 		switch {
 		case level.Property == "retention":
 			one.Actual = "is not measured"
+		case level.Property == levels.Completeness:
+			one.Actual = "is not measured yet, or is for who sees all tenants"
 		case recent.Err != nil:
 			one.Actual = p.known(recent.Err)
 		case level.Property == "latency" && r.Timed > 0:
