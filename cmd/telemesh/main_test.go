@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -54,7 +55,16 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 		}
+		if dir, ok := dataset.Find(t, "transactions"); ok {
+			env.Setenv("TRANSACTIONS", dir)
+		}
 		return nil
+	}, Condition: func(cond string) (bool, error) {
+		if name, ok := strings.CutPrefix(cond, "data:"); ok { // as [data:transactions]
+			_, there := dataset.Find(t, name)
+			return there, nil
+		}
+		return false, fmt.Errorf("there is no condition %q", cond)
 	}})
 }
 
