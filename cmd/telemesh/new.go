@@ -61,8 +61,9 @@ func newProductCommand() *cobra.Command {
 A source-aligned product has a table, whose rows events bring. Samples of their
 data (--like: a file, a folder or a pattern) tell the columns, one for each member
 in objects; lists are JSON. Or --columns does, and the data are
-{"rows": [{"COLUMN": VALUE, …}]}. Where no column looks like a key, the id of the
-event is the key.
+{"rows": [{"COLUMN": VALUE, …}]}. A row with the key of another one takes its place:
+without --key it is a member id, uuid or hash of the data that differs from sample
+to sample, else source and id of the event.
 
 A consumer-aligned product reads output ports of others (--in): tables and views
 by a view, whose query a file tells (--view FILE.sql, in GoogleSQL; what DuckDB is

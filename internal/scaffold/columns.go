@@ -30,9 +30,9 @@ type column struct {
 	Purpose  string
 
 	Provenance bool
-	Position   int    // in the key, from 1
-	Everywhere bool   // all samples have it
-	last       string // member that it is of
+	Position   int  // in the key, from 1
+	Everywhere bool // all samples have it
+	Known      bool // a member of the data themselves, another one in each sample
 }
 
 // Logical is the logicalType that goes with the type.
@@ -67,8 +67,13 @@ func parseColumns(text string) (columns []column, err error) {
 				return nil, fmt.Errorf("column %s: %q is neither key nor required", c.Name, word)
 			}
 		}
-		if slices.ContainsFunc(columns, func(other column) bool { return other.Name == c.Name }) {
+		switch {
+		case slices.ContainsFunc(columns, func(other column) bool { return other.Name == c.Name }):
 			return nil, fmt.Errorf("column %s: there are two of that name", c.Name)
+		case slices.Contains(added, c.Name):
+			return nil, fmt.Errorf("column %s: leave it out, or call it something else: a column of this name is added", c.Name)
+		case slices.Contains(reserved, c.Name):
+			return nil, fmt.Errorf("column %s: call it something else: it is a word of SQL, and no name without quotes", c.Name)
 		}
 		columns = append(columns, c)
 	}
@@ -77,8 +82,11 @@ func parseColumns(text string) (columns []column, err error) {
 
 var identifier = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 
-// reserved are words that are columns' names in neither GoogleSQL nor DuckDB's SQL
-// without quotes, and columns that are added to all tables.
+// added are columns that tables get besides their own.
+var added = []string{contract.RecordedAt, contract.Deleted, "event_source", "event_id"}
+
+// reserved are words that are names in neither GoogleSQL nor DuckDB's SQL without
+// quotes.
 var reserved = []string{
 	"all", "and", "any", "array", "as", "asc", "between", "by", "case", "cast", "collate", "create", "cross", "cube", "current", "default",
 	"desc", "distinct", "else", "end", "enum", "except", "exists", "extract", "false", "fetch", "following", "for", "from", "full", "group",
@@ -86,7 +94,7 @@ var reserved = []string{
 	"like", "limit", "lookup", "merge", "natural", "new", "no", "not", "null", "nulls", "of", "on", "or", "order", "outer", "over",
 	"partition", "preceding", "proto", "qualify", "range", "recursive", "respect", "right", "rollup", "rows", "select", "set", "some",
 	"struct", "table", "tablesample", "then", "to", "treat", "true", "unbounded", "union", "unnest", "using", "when", "where", "window",
-	"with", "within", "deleted", contract.RecordedAt,
+	"with", "within",
 	"analyze", "both", "check", "column", "constraint", "describe", "do", "foreign", "grant", "initially", "leading", "offset", "only",
 	"pivot", "primary", "references", "returning", "show", "summarize", "symmetric", "trailing", "unique", "unpivot", "user",
 }
@@ -98,6 +106,7 @@ type found struct {
 	types   map[contract.Type]bool
 	units   map[string]bool // of numbers that may be instants
 	n       int             // of samples that have a value there
+	values  map[string]bool
 }
 
 // infer makes columns of samples of the data of events: of what is in objects a
@@ -118,7 +127,7 @@ func infer(samples map[string][]byte) ([]column, error) {
 			pointer := pointerOf(tokens)
 			p := places[pointer]
 			if p == nil {
-				p = &found{pointer: pointer, tokens: slices.Clone(tokens), types: map[contract.Type]bool{}, units: map[string]bool{}}
+				p = &found{pointer: pointer, tokens: slices.Clone(tokens), types: map[contract.Type]bool{}, units: map[string]bool{}, values: map[string]bool{}}
 				places[pointer] = p
 				order = append(order, pointer)
 			}
@@ -126,6 +135,7 @@ func infer(samples map[string][]byte) ([]column, error) {
 				return
 			}
 			p.n++
+			p.values[string(value)] = true
 			t, unit := typeOf(tokens[len(tokens)-1], value)
 			p.types[t] = true
 			if t == contract.Timestamp {
@@ -147,12 +157,13 @@ func infer(samples map[string][]byte) ([]column, error) {
 		p := places[pointer]
 		c := column{
 			Name: columnName(p.tokens, 1), Type: p.typ(), Everywhere: p.n == len(samples), From: quoteFlow(pointer),
-			Purpose: "As " + pointer + " of the data says.", last: columnName(p.tokens[len(p.tokens)-1:], 1),
+			Purpose: "As " + pointer + " of the data says.", Known: len(p.tokens) == 1 && len(p.values) == len(samples),
 		}
-		for n := 2; n <= len(p.tokens) && (names[c.Name] > 1 || slices.Contains(reserved, c.Name)); n++ {
+		taken := func() bool { return slices.Contains(reserved, c.Name) || slices.Contains(added, c.Name) }
+		for n := 2; n <= len(p.tokens) && (names[c.Name] > 1 || taken()); n++ {
 			c.Name = columnName(p.tokens, n)
 		}
-		if slices.Contains(reserved, c.Name) || !identifier.MatchString(c.Name) {
+		if taken() || !identifier.MatchString(c.Name) {
 			c.Name = "value_" + strings.TrimLeft(c.Name, "_0123456789")
 		}
 		for base, n := c.Name, 2; slices.ContainsFunc(columns, func(other column) bool { return other.Name == c.Name }); n++ {
@@ -247,15 +258,18 @@ func pointerOf(tokens []string) string {
 	return b.String()
 }
 
-// columnName makes a name of the last n members.
+// columnName makes a name of the last n members: device_id of deviceID, too.
 func columnName(tokens []string, n int) string {
 	var b strings.Builder
-	for i, r := range strings.Join(tokens[max(0, len(tokens)-n):], "_") {
+	before := '_'
+	for _, r := range strings.Join(tokens[max(0, len(tokens)-n):], "_") {
+		upper := r >= 'A' && r <= 'Z'
+		if upper && before != '_' && (before < 'A' || before > 'Z') {
+			b.WriteByte('_')
+		}
+		before = r
 		switch {
-		case r >= 'A' && r <= 'Z':
-			if i > 0 && !strings.HasSuffix(b.String(), "_") {
-				b.WriteByte('_')
-			}
+		case upper:
 			b.WriteRune(r - 'A' + 'a')
 		case r >= 'a' && r <= 'z' || r >= '0' && r <= '9':
 			b.WriteRune(r)

@@ -22,10 +22,11 @@ const (
 // domain makes the namespace and the Broker of a domain where they are missing, and
 // names them wherever Brokers are named.
 func (f *folder) domain(name string) error {
-	if f.has("brokers/" + name + ".yaml") {
-		return nil
-	}
 	if err := checkName("domain", name); err != nil {
+		return err
+	}
+	set, err := f.manifests()
+	if err != nil || set.Broker(manifest.Ref{Namespace: name, Name: name}) != nil {
 		return err
 	}
 	data := map[string]string{"Domain": name}
@@ -138,7 +139,16 @@ func among(services ...string) []string {
 
 // outputs has a Broker name a type that comes from outside, or that others may read.
 func (f *folder) outputs(domain, eventType string) error {
-	for _, file := range []string{"brokers/" + domain + ".yaml", kafka + domain + ".yaml"} {
+	set, err := f.manifests()
+	if err != nil {
+		return err
+	}
+	broker := set.Broker(manifest.Ref{Namespace: domain, Name: domain})
+	own, err := filepath.Rel(f.dir, broker.File)
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{filepath.ToSlash(own), kafka + domain + ".yaml"} {
 		if !f.has(file) {
 			continue
 		}
@@ -149,7 +159,7 @@ func (f *folder) outputs(domain, eventType string) error {
 			}
 			for _, n := range nodes {
 				types := at(n, "metadata", "annotations", manifest.Outputs)
-				if types == nil || slices.Contains(manifest.List(types.Value), eventType) {
+				if value(n, "metadata", "namespace") != domain || types == nil || slices.Contains(manifest.List(types.Value), eventType) {
 					continue
 				}
 				return replaceLine(text, types.Line, strings.TrimRight(line(text, types.Line), " ")+","+eventType), nil

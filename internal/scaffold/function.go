@@ -8,6 +8,7 @@ import (
 	"go/format"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,7 +130,7 @@ func (f *folder) function(fn Function) error {
 	return nil
 }
 
-// reserved in the files of a function: names of its imports.
+// imported are names that the files of a function have of their imports.
 var imported = []string{"bytes", "cmp", "context", "event", "function", "json", "mesh", "testing", "main", "strings", "internal", "vendor", "testdata"}
 
 func isPackageName(word string) bool {
@@ -138,7 +139,7 @@ func isPackageName(word string) bool {
 			return false
 		}
 	}
-	return word != "" && !token.IsKeyword(word) && !slices.Contains(imported, word)
+	return word != "" && !token.IsKeyword(word) && types.Universe.Lookup(word) == nil && !slices.Contains(imported, word)
 }
 
 func list(refs []manifest.Ref) string {
@@ -195,7 +196,7 @@ func register(text string, d functionData) (string, error) {
 	}
 	offset := func(p token.Pos) int { return set.Position(p).Offset }
 	own := d.Module + "/functions/" + d.Name + "/" + d.Word
-	name, importAt := d.Word, 0
+	importAt, taken := 0, map[string]bool{}
 	for _, i := range file.Imports {
 		path, err := strconv.Unquote(i.Path.Value)
 		if err != nil {
@@ -205,11 +206,16 @@ func register(text string, d functionData) (string, error) {
 		if i.Name != nil {
 			as = i.Name.Name
 		}
-		if as == d.Word {
-			name = strings.ReplaceAll(d.Name, "-", "")
-		}
+		taken[as] = true
 		if strings.HasPrefix(path, d.Module+"/") && (importAt == 0 || path < own) {
 			importAt = offset(i.End())
+		}
+	}
+	name := d.Word
+	if whole := strings.ReplaceAll(d.Name, "-", ""); taken[name] {
+		name = whole
+		for n := 2; taken[name]; n++ {
+			name = whole + strconv.Itoa(n)
 		}
 	}
 	var entries *ast.CompositeLit

@@ -64,12 +64,18 @@ func NewProduct(p Product) (Report, error) {
 	return f.do(func() error { return f.product(p) })
 }
 
+// kept are the schemas that DuckDB has for itself.
+var kept = []string{"main", "temp", "system", "information_schema", "pg_catalog"}
+
 func (f *folder) product(p Product) error {
 	if err := checkName("product", p.Name); err != nil {
 		return err
 	}
-	if p.Name == "telemesh" || strings.HasSuffix(p.Name, "-internal") {
+	switch schema := strings.ReplaceAll(p.Name, "-", "_"); {
+	case p.Name == "telemesh" || strings.HasSuffix(p.Name, "-internal"):
 		return fmt.Errorf("product %q: its dataset would be that of the platform or of another product", p.Name)
+	case slices.Contains(reserved, schema) || slices.Contains(kept, schema):
+		return fmt.Errorf("product %q: call it something else: %s is a word of SQL, or kept by a warehouse, and no schema can be called so", p.Name, schema)
 	}
 	if f.has("products/" + p.Name) {
 		return fmt.Errorf("%s is there already", filepath.Join(f.dir, "products", p.Name))
@@ -78,6 +84,9 @@ func (f *folder) product(p Product) error {
 		return fmt.Errorf("product %s: of which domain?", p.Name)
 	}
 	p.Owner = cmp.Or(p.Owner, p.Domain+"-team")
+	if p.Purpose = strings.TrimSpace(p.Purpose); p.Purpose != "" && !strings.HasSuffix(p.Purpose, ".") {
+		p.Purpose += "."
+	}
 	d := data{Product: p, Schema: strings.ReplaceAll(p.Name, "-", "_"), Namespace: p.Domain, Broker: p.Domain}
 	d.Table = d.Schema
 	all, err := f.products()
@@ -138,6 +147,7 @@ func (f *folder) table(d data) error {
 		return err
 	}
 	f.Next = append(f.Next,
+		"a row is known by "+strings.Join(d.Key, ", ")+": another one with the same takes its place; else name the key by --key",
 		"read "+filepath.Join(f.dir, folder)+" and say there what the columns mean, how they are classified and who may read them",
 		fmt.Sprintf("send events of type %s to Broker %s/%s", d.Event, d.Broker, d.Namespace),
 	)
@@ -185,16 +195,22 @@ func (d *data) setColumns() error {
 		}
 		c.Purpose = cmp.Or(c.Purpose, title(c.Name)+".")
 	}
-	if d.Like != "" || d.RowsAt != "" {
-		d.Columns = append(d.Columns, column{Name: "event_source", Type: contract.String, From: "{attribute: source}", Provenance: true, Purpose: "Who sent the event that brought the row."})
-		if !slices.Contains(d.Key, "event_id") {
-			d.Columns = append(d.Columns, column{Name: "event_id", Type: contract.String, From: "{attribute: id}", Provenance: true, Purpose: "The event that brought the row."})
+	if (d.Like != "" || d.RowsAt != "") && !slices.Contains(d.Key, byID.Name) {
+		for _, c := range []column{bySource, byID} {
+			c.Provenance = true
+			d.Columns = append(d.Columns, c)
 		}
 	}
 	d.Columns = append(d.Columns, column{Name: contract.RecordedAt, Type: contract.Timestamp, Required: true, Purpose: "When this row was written. The warehouse sets it."})
 	d.Time = cmp.Or(d.Time, contract.RecordedAt)
 	return nil
 }
+
+// bySource and byID are the columns that tell one event from another.
+var (
+	bySource = column{Name: "event_source", Type: contract.String, From: "{attribute: source}", Purpose: "Who sent the event that brought the row."}
+	byID     = column{Name: "event_id", Type: contract.String, From: "{attribute: id}", Purpose: "The event that brought the row."}
+)
 
 // setKey says what tells one row from another.
 func (d *data) setKey() error {
@@ -210,9 +226,11 @@ func (d *data) setKey() error {
 		}
 	}
 	if len(wanted) == 0 && len(d.Key) == 0 {
+		// A part of the data has an id of its own, as the customer of an order: it is
+		// not looked for there.
 		for _, name := range []string{"id", strings.TrimSuffix(d.Schema, "s") + "_id", "uuid", "hash", "key"} {
 			at := slices.IndexFunc(d.Columns, func(c column) bool {
-				return (c.Name == name || c.last == name) && (c.Everywhere || c.Required) && (c.Type == contract.String || c.Type == contract.Int64)
+				return (c.Name == name || c.From == "/"+name) && (c.Known && c.Everywhere || c.Required) && (c.Type == contract.String || c.Type == contract.Int64)
 			})
 			if at >= 0 && len(wanted) == 0 {
 				wanted = []string{d.Columns[at].Name}
@@ -220,9 +238,9 @@ func (d *data) setKey() error {
 		}
 		switch {
 		case len(wanted) > 0:
-		case d.Like != "":
-			d.Columns = append([]column{{Name: "event_id", Type: contract.String, From: "{attribute: id}", Purpose: "The event that brought the row."}}, d.Columns...)
-			wanted = []string{"event_id"}
+		case d.Like != "" && d.RowsAt == "":
+			d.Columns = append([]column{bySource, byID}, d.Columns...)
+			wanted = []string{bySource.Name, byID.Name}
 		default:
 			return fmt.Errorf("product %s: what tells one row from another? Name columns by --key", d.Name)
 		}

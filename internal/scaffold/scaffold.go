@@ -164,11 +164,14 @@ func (f *folder) render(name, template string, data any) error {
 // quote is a text as a value in YAML, in quotes where it would be read as something
 // else.
 func quote(s string) string {
-	if plain.MatchString(s) && !slices.Contains([]string{"true", "false", "null", "yes", "no", "on", "off", "y", "n"}, strings.ToLower(s)) {
+	if plain.MatchString(s) && !slices.Contains(words, strings.ToLower(s)) {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
 }
+
+// words are those that YAML takes for something else than text.
+var words = []string{"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 var plain = regexp.MustCompile(`^[A-Za-z/_][A-Za-z0-9/_. ,()-]*$`)
 
@@ -187,8 +190,11 @@ var kebab = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
 const maxName = 40
 
 func checkName(what, name string) error {
-	if !kebab.MatchString(name) || len(name) > maxName {
+	switch {
+	case !kebab.MatchString(name) || len(name) > maxName:
 		return fmt.Errorf("%s %q: want lower-case words joined by -, at most %d characters", what, name, maxName)
+	case slices.Contains(words, name):
+		return fmt.Errorf("%s %q: call it something else: YAML takes it for no text", what, name)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package scaffold
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 func TestInfer(t *testing.T) {
 	got, err := infer(map[string][]byte{
 		"a": []byte(`{"id": 1, "order": {"id": "x", "placedAt": "2026-01-01T00:00:00Z"}, "at": 1767225600000, "n": 1, "mixed": "text", "list": [1], "ok": true, "from": "here", "empty": {}, "a/b~c": 1}`),
-		"b": []byte(`{"id": 2, "order": {"id": "y", "placedAt": "2026-01-02T00:00:00+01:00"}, "at": 1767225600001, "n": 1.5, "mixed": 7, "list": null, "from": null, "more": -1}`),
+		"b": []byte(`{"id": 2, "order": {"id": "y", "placedAt": "2026-01-02T00:00:00+01:00"}, "at": 1767225600001, "n": 1.5, "mixed": 7, "list": null, "from": null, "more": -1, "orderURL": "x", "IDs": 3}`),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +43,8 @@ func TestInfer(t *testing.T) {
 		"empty JSON /empty",
 		"a_b_c INT64 /a~1b~0c",
 		"more INT64 /more",
+		"order_url STRING /orderURL",
+		"ids INT64 /IDs",
 	}, lines); diff != "" {
 		t.Errorf("columns (-want +got):\n%s", diff)
 	}
@@ -62,6 +65,64 @@ func TestElements(t *testing.T) {
 		if _, err := elements(samples, pointer); err == nil {
 			t.Errorf("elements at %s: no error", pointer)
 		}
+	}
+}
+
+// Rows that have the same key are one row. What samples do not show to be a key is none.
+func TestKeys(t *testing.T) {
+	for _, test := range []struct {
+		samples []string
+		rowsAt  string
+		want    string
+	}{
+		{[]string{`{"id": 1, "v": 2}`, `{"id": 2, "v": 2}`}, "", "id"},
+		{[]string{`{"id": 1, "v": 2}`, `{"id": 1, "v": 3}`}, "", "event_source event_id"},
+		{[]string{`{"customer": {"id": 1}, "amount": 5}`}, "", "event_source event_id"},
+		{[]string{`{"readingID": 1, "hash": "a"}`}, "", "reading_id"},
+		{[]string{`{"uuid": "a", "other": {"uuid": "b"}}`}, "", "uuid"},
+		{[]string{`{"list": [{"hash": "a"}, {"hash": "b"}]}`}, "/list", "value_hash"},
+		{[]string{`{"list": [{"v": 1}, {"v": 2}]}`}, "/list", ""}, // each event has several
+		{[]string{`{"list": [{"id": 1}, {"id": 1}]}`}, "/list", ""},
+	} {
+		dir := t.TempDir()
+		for i, text := range test.samples {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.json", i)), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d := data{Product: Product{Name: "readings", Like: dir, RowsAt: test.rowsAt}, Schema: "readings"}
+		err := d.setColumns()
+		if got := strings.Join(d.Key, " "); got != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("key of %s = %q, %v, want %q", test.samples, got, err, test.want)
+		}
+	}
+}
+
+// A domain is there when its Broker is, in whatever file.
+func TestDomainInAnyFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "mesh")
+	if _, err := NewMesh(dir); err != nil {
+		t.Fatal(err)
+	}
+	p := Product{Dir: dir, Name: "orders", Domain: "sales", Kind: "source", Columns: "order_id string key"}
+	if _, err := NewProduct(p); err != nil {
+		t.Fatal(err)
+	}
+	all := filepath.Join(dir, "brokers", "all.yaml")
+	if err := os.Rename(filepath.Join(dir, "brokers", "sales.yaml"), all); err != nil {
+		t.Fatal(err)
+	}
+	p.Name = "returns"
+	if _, err := NewProduct(p); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(all); err != nil || !strings.Contains(string(text), "dev.telemesh.returns.received.v1") {
+		t.Errorf("its Broker does not name the new type: %v\n%s", err, text)
+	}
+	// The file of the name has no Broker.
+	p.Name, p.Domain = "late", "broker-ingress"
+	if _, err := NewProduct(p); err == nil || !strings.Contains(err.Error(), "is there already") {
+		t.Errorf("NewProduct of domain %s = %v, want an error", p.Domain, err)
 	}
 }
 
@@ -228,6 +289,11 @@ func TestErrorsLeaveNothingBehind(t *testing.T) {
 		"no such file": with(func(p *Product) {
 			p.Kind, p.In, p.Columns, p.View = "consumer", []string{"orders.orders"}, "", "nowhere.sql"
 		}),
+		"leave it out, or call it":          with(func(p *Product) { p.Columns += ", event_id string" }),
+		"it is a word of sql":               with(func(p *Product) { p.Columns += ", order int64" }),
+		"select is a word of sql":           with(func(p *Product) { p.Name = "select" }),
+		"or kept by a warehouse":            with(func(p *Product) { p.Name = "pg-catalog" }),
+		"yaml takes it for no text":         with(func(p *Product) { p.Name = "y" }),
 		"its dataset would be that":         with(func(p *Product) { p.Name = "orders-internal" }),
 		"at most 40 characters":             with(func(p *Product) { p.Name = strings.Repeat("a", 41) }),
 		"there is no output port orders.it": with(func(p *Product) { p.Kind, p.In = "consumer", []string{"orders.it"} }),
@@ -241,6 +307,17 @@ func TestErrorsLeaveNothingBehind(t *testing.T) {
 	}
 	if _, err := NewMesh(dir); err == nil {
 		t.Error("NewMesh in a folder that is not empty: no error")
+	}
+}
+
+func TestPackageNames(t *testing.T) {
+	for _, word := range []string{"", "go", "type", "string", "new", "json", "b2", "Join"} {
+		if isPackageName(word) {
+			t.Errorf("a package can be called %q", word)
+		}
+	}
+	if !isPackageName("join") {
+		t.Error("no package can be called join")
 	}
 }
 
@@ -269,6 +346,7 @@ var _ embed.FS
 		want       []string
 	}{
 		{"m-count", "count", []string{`"a-join":  join.Start, // the first` + "\n\t" + `"m-count": count.Start,` + "\n\t" + `"z-sink":  sink.Start,`, `	"example.org/mesh/functions/m-count/count"`}},
+		{"join", "join", []string{`"join":   join2.Start,`, `	join2 "example.org/mesh/functions/join/join"`}},
 		{"zz-join", "join", []string{`"zz-join": zzjoin.Start,` + "\n}", `	zzjoin "example.org/mesh/functions/zz-join/join"`}},
 		{"a-aim", "aim", []string{`Start{` + "\n\t" + `"a-aim":  aim.Start,`}},
 	} {
