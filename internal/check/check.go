@@ -106,6 +106,9 @@ type checker struct {
 // manifests says what is wrong with manifests alone.
 func (c *checker) manifests(functions []string) {
 	c.images(functions)
+	c.namespaces()
+	c.annotations()
+	c.addresses()
 	c.fit()
 	c.identities()
 }

@@ -46,10 +46,14 @@ func (c *checker) products(m Mesh) {
 			p.ports[t.FullName()] = p.ports[t.ID]
 		}
 	}
+	offers := map[string]*contract.Product{} // types of events
 	for i := range m.Products {
 		product := &m.Products[i]
 		for at := range product.InputPorts {
 			p.input(product, at)
+		}
+		for at := range product.Ports {
+			p.output(product, at, offers)
 		}
 		for j := range product.Tables {
 			p.table(product, &product.Tables[j])
@@ -93,6 +97,33 @@ func (p *productChecker) input(product *contract.Product, at int) {
 	}
 	for i, need := range in.Columns {
 		p.need(where(fmt.Sprintf(".customProperties.columns[%d]", i)), object, in.Contract, from, need)
+	}
+}
+
+// output says which output ports nobody makes, which are another product's, and whose
+// readers are of an earlier version.
+func (p *productChecker) output(product *contract.Product, at int, offers map[string]*contract.Product) {
+	out := &product.Ports[at]
+	field := fmt.Sprintf("outputPorts[%d]", at)
+	object := "product " + product.Name + ", output port " + out.Name
+	if out.Type == "event" {
+		where := p.mesh.Document(product.File(), field+".name")
+		if other := offers[out.Name]; other != nil {
+			p.at(where, object, "port-twice", "leave it to one of the two", "is an output port of %s as well", other.Name)
+		}
+		offers[out.Name] = product
+		if !p.brought(out.Name) {
+			p.at(where, object, "port-unmade",
+				"correct the type, or declare it in "+manifest.Emits+" of the Service that makes it, or in "+manifest.Outputs+" of the Broker if it comes from outside",
+				"offers events that nobody brings to a Broker")
+		}
+	}
+	for i, reader := range out.Consumers {
+		if !contract.Fits(reader.Version, out.Version) {
+			p.at(p.mesh.Document(product.File(), fmt.Sprintf("%s.customProperties.consumers[%d].version", field, i)), object, "consumer-behind",
+				"ask "+reader.Name+" to read version "+out.Version+", and say so here",
+				"%s reads version %s, and it is %s", reader.Name, reader.Version, out.Version)
+		}
 	}
 }
 
@@ -209,6 +240,11 @@ func (p *productChecker) view(product *contract.Product, v *contract.View) {
 	if p.mesh.Lineage == nil {
 		return
 	}
+	if n := p.mesh.Lineage.Node(v.FullName()); v.Tenant != "" && n != nil && n.Column(v.Tenant) == nil {
+		at := slices.IndexFunc(product.Ports, func(out contract.Port) bool { return out.Name == v.FullName() })
+		where := p.mesh.Document(product.File(), fmt.Sprintf("outputPorts[%d].customProperties.tenantColumn", at))
+		p.at(where, "view "+v.FullName(), "tenant-missing", "select that column, or name another one", "its tenantColumn is %s, and it has no such column", v.Tenant)
+	}
 	for _, from := range p.tablesOf(v.SQL) {
 		where := Where{filepath.Join(p.mesh.documents.Name, v.File()), lineWith(v.SQL, from)}
 		p.reads(where, "view "+v.FullName(), product, from)
@@ -278,7 +314,7 @@ func (p *productChecker) reads(where Where, object string, product *contract.Pro
 }
 
 // stored says whether a Trigger takes events of a type to a sink that fills tables: that
-// of the product, where its account says whose it is.
+// of the product, where it is told or its account says whose it is.
 func (p *productChecker) stored(product *contract.Product, eventType string) bool {
 	for _, t := range p.Triggers {
 		target, err := manifest.Resolve(t.Spec.Subscriber, t.Namespace)
@@ -286,7 +322,7 @@ func (p *productChecker) stored(product *contract.Product, eventType string) boo
 			continue
 		}
 		s := p.Service(target.Service)
-		if s == nil {
+		if s == nil || s.Function() != "" && s.Function() != sink || s.Env["PRODUCT"] != "" && s.Env["PRODUCT"] != product.Name {
 			continue
 		}
 		account := p.Account(s.Account())
@@ -297,9 +333,17 @@ func (p *productChecker) stored(product *contract.Product, eventType string) boo
 	return false
 }
 
-// served says which Services serve tables that are not there, or not theirs to serve.
+// sink is the function that fills tables.
+const sink = "warehouse-sink"
+
+// served says which Services serve tables that are not there, or not theirs to serve, and
+// which fill those of a product that is not there.
 func (p *productChecker) served() {
 	for _, w := range p.Workloads() {
+		if name := w.Env["PRODUCT"]; w.Function() == sink && name != "" &&
+			!slices.ContainsFunc(p.mesh.Products, func(one contract.Product) bool { return one.Name == name }) {
+			p.find(w.Where, w.Object(), "product-unknown", "name the product whose tables it fills", "PRODUCT: there is no product %s", name)
+		}
 		account := p.Account(w.Account())
 		for _, name := range manifest.List(w.Env["TABLES"]) {
 			from, ok := p.ports[name]
