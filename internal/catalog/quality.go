@@ -82,8 +82,6 @@ const (
 	MostVerdicts = 24
 )
 
-const results = "mesh_metrics.quality_results"
-
 // History gives the last verdicts of all ports' rules, by port. They are over the rows of
 // all tenants: for who sees these, else access.ErrForbidden.
 func (l *Live) History(ctx context.Context, v access.Viewer) Known[map[string]Verdicts] {
@@ -94,7 +92,7 @@ func (l *Live) History(ctx context.Context, v access.Viewer) Known[map[string]Ve
 		since := l.now().AddDate(0, 0, -verdictDays)
 		rows, err := l.data.Query(ctx, v, fmt.Sprintf(`SELECT port, rule, checked_at, counted, kept, error, window_from FROM (
   SELECT port, rule, checked_at, counted, kept, error, window_from, ROW_NUMBER() OVER (PARTITION BY port, rule ORDER BY checked_at DESC) AS nth
-  FROM {%s} AS t WHERE checked_at >= %s) AS r WHERE nth <= %d ORDER BY port, rule, checked_at DESC`, results, literal.Time(mesh.At(since)), MostVerdicts))
+  FROM {%s} AS t WHERE checked_at >= %s) AS r WHERE nth <= %d ORDER BY port, rule, checked_at DESC`, quality.Table, literal.Time(mesh.At(since)), MostVerdicts))
 		if err != nil {
 			return nil, err
 		}

@@ -19,11 +19,15 @@ import (
 
 	"github.com/telemesh/telemesh/brokers"
 	"github.com/telemesh/telemesh/config"
+	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/catalog"
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/openlineage"
+	"github.com/telemesh/telemesh/internal/quality"
 	"github.com/telemesh/telemesh/internal/topology/manifests"
+	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 	"github.com/telemesh/telemesh/products"
 	"github.com/telemesh/telemesh/triggers"
 )
@@ -192,6 +196,50 @@ func each(value any, call func(string, map[string]any)) {
 		for _, member := range v {
 			each(member, call)
 		}
+	}
+}
+
+// Of a window the rows that were recorded in it are known, and of each rule the last
+// check in it that came to a verdict.
+func TestFind(t *testing.T) {
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := duckdbtest.Open(t)
+	tables, err := sink.TablesOf(all, "mesh-metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC()
+	in := openlineage.Window{From: now.Truncate(time.Hour), To: now.Truncate(time.Hour).Add(2 * time.Hour)}
+	for i, check := range []struct {
+		at     time.Time
+		result string
+	}{
+		{in.From.Add(-time.Second), `"counted":9,"kept":false`},
+		{in.From, `"counted":1,"kept":false`},
+		{in.From.Add(time.Minute), `"counted":0.5,"kept":true`},
+		{in.From.Add(2 * time.Minute), `"error":"the warehouse did not answer in time"`},
+		{in.To, `"counted":9,"kept":false`},
+	} {
+		e := mesh.NewEvent(mesh.QualityChecked, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_telemetry.readings","rule":"few","product":"iot-telemetry","contract_version":"1.0.0",
+			"column_name":"value","metric":"invalidValues","severity":"error","wanted":"less than 1 %%","took_ms":1,"checked_at":%q,%s}]}`, check.at.Format(time.RFC3339), check.result), fmt.Sprint(i))
+		if _, err := sink.New(w, tables, nil)(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, err := openlineage.Find(t.Context(), w.Query, all, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := found.Rows[quality.Table]; n != 5 {
+		t.Errorf("%d rows of %s were recorded, want 5", n, quality.Table)
+	}
+	want := map[string][]openlineage.Assertion{"iot_telemetry.readings": {
+		{Assertion: "invalidValues", Success: true, Column: "value", Severity: "error", Name: "few", Expected: "less than 1 %", Actual: "0.5"}}}
+	if diff := cmp.Diff(want, found.Assertions); diff != "" {
+		t.Errorf("assertions (-want +got)\n%s", diff)
 	}
 }
 

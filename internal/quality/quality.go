@@ -30,6 +30,9 @@ import (
 	"github.com/telemesh/telemesh/internal/contract"
 )
 
+// Table has what checks of a schedule found: a row of each rule and check.
+const Table = "mesh_metrics.quality_results"
+
 // Window is the rows that a check looks at: those of the last days, by the column
 // that partitions the table. The zero Window is all rows.
 type Window struct {
