@@ -96,6 +96,9 @@ type Meter struct {
 	query    func(context.Context, string) (*warehouse.Rows, error)
 	products []contract.Product
 	goal     float64
+
+	// Within bounds what a level of a port takes; 0: ctx alone does.
+	Within time.Duration
 }
 
 // New makes a meter of all output ports of products, for an objective in percent,
@@ -104,7 +107,7 @@ func New(query func(context.Context, string) (*warehouse.Rows, error), products 
 	if objective <= 0 || objective >= 100 {
 		return nil, fmt.Errorf("objective %g: want percent, above 0 and below 100: else nothing may ever be bad", objective)
 	}
-	return &Meter{query, products, objective}, nil
+	return &Meter{query: query, products: products, goal: objective}, nil
 }
 
 // before is what was measured before.
@@ -116,8 +119,9 @@ type before struct {
 
 // Measure gives the rows of a measurement at an instant: measured again it gives
 // the same, as long as no row came that was recorded before it. Each port takes a
-// few statements that read some days of it. A port that cannot be measured has
-// rows that say why; where none can, Measure fails.
+// few statements that read some days of it. A level that cannot be measured has a
+// row that says why, and the next measurement begins where this one did; where none
+// can, Measure fails.
 func (m *Meter) Measure(ctx context.Context, at time.Time) ([]Row, error) {
 	known, err := m.before(ctx, at)
 	if err != nil {
@@ -133,14 +137,14 @@ func (m *Meter) Measure(ctx context.Context, at time.Time) ([]Row, error) {
 				continue
 			}
 			one := &port{Meter: m, Table: t, at: at, known: known}
-			err := one.measure(ctx)
+			some, err := one.measure(ctx)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
 			if err != nil {
 				failed = errors.Join(failed, fmt.Errorf("measure %s: %w", t.FullName(), err))
 			}
-			measured = measured || err == nil
+			measured = measured || some
 			for _, r := range one.rows {
 				r.Product, r.Owner = p.Name, p.Owner
 				m.judge(&r, known[r.Port+" "+r.Level])
@@ -174,7 +178,7 @@ func (m *Meter) before(ctx context.Context, at time.Time) (map[string]before, er
 		return fmt.Sprintf("%[1]smeasured_at >= %[2]s AND %[1]smeasured_at < %[3]s", of, instant(at.Add(-Budget)), instant(at))
 	}
 	rows, err := m.query(ctx, fmt.Sprintf(`SELECT s.port, s.level, s.good, s.total, s.last, j.kept FROM (
-  SELECT port, level, CAST(COALESCE(SUM(good), 0) AS INT64) AS good, CAST(COALESCE(SUM(total), 0) AS INT64) AS total, MAX(window_to) AS last,
+  SELECT port, level, CAST(COALESCE(SUM(good), 0) AS INT64) AS good, CAST(COALESCE(SUM(total), 0) AS INT64) AS total, MAX(CASE WHEN error IS NULL THEN window_to END) AS last,
     MAX(CASE WHEN kept IS NOT NULL THEN measured_at END) AS judged
   FROM %[1]s WHERE %[2]s GROUP BY port, level
 ) AS s LEFT JOIN %[1]s AS j ON j.port = s.port AND j.level = s.level AND j.measured_at = s.judged AND %[3]s`, Table, within(""), within("j.")))
@@ -217,11 +221,14 @@ func instant(at time.Time) string { return literal.Time(mesh.At(at)) }
 
 func number[T any](v T) *T { return &v }
 
-// from is the end of the measurement before, and begins this one.
-func (p *port) from() time.Time {
-	last := p.known[p.FullName()+" "+Latency].last
-	if other := p.known[p.FullName()+" "+Freshness].last; other.After(last) {
-		last = other
+// from is the end of the last measurement of a level that came to a number, or of
+// another one which is measured with it, and begins this one.
+func (p *port) from(measured ...string) time.Time {
+	var last time.Time
+	for _, level := range measured {
+		if at := p.known[p.FullName()+" "+level].last; at.After(last) {
+			last = at
+		}
 	}
 	switch {
 	case last.IsZero():
@@ -263,36 +270,51 @@ func (p *port) recent(from time.Time) string {
 
 type step struct {
 	level, unit string
-	do          func() error
+	do          func(context.Context) error
 }
 
-// measure adds the rows of all levels. One that cannot be measured has a row that
-// says why.
-func (p *port) measure(ctx context.Context) error {
+// measure adds the rows of all levels, and says whether there is one that could be
+// measured. One that cannot has a row that says why.
+func (p *port) measure(ctx context.Context) (some bool, failed error) {
 	var newest time.Time
 	steps := []step{
-		{Latency, "s", func() (err error) { newest, err = p.latency(ctx); return err }},
-		{Freshness, "s", func() error { return p.freshness(ctx, newest) }},
+		{Latency, "s", func(ctx context.Context) (err error) { newest, err = p.latency(ctx); return err }},
+		{Freshness, "s", func(ctx context.Context) error { return p.freshness(ctx, newest) }},
 	}
 	if p.Table.Completeness > 0 {
-		steps = append(steps, step{Completeness, "percent", func() error { return p.completeness(ctx) }})
+		steps = append(steps, step{Completeness, "percent", p.completeness})
 	}
-	var failed error
 	for _, s := range steps {
-		if err := s.do(); err != nil {
+		err := p.bounded(ctx, s.do)
+		some = some || err == nil
+		if err != nil {
 			failed = errors.Join(failed, err)
-			r := p.row(s.level, s.unit, p.from())
+			r := p.row(s.level, s.unit, p.from(s.level))
 			r.Error = number(err.Error())
 			p.rows = append(p.rows, r)
 		}
 	}
-	return failed
+	return some, failed
+}
+
+// bounded does what a level takes.
+func (p *port) bounded(ctx context.Context, do func(context.Context) error) error {
+	if p.Within == 0 {
+		return do(ctx)
+	}
+	within, cancel := context.WithTimeout(ctx, p.Within)
+	defer cancel()
+	err := do(within)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("the warehouse did not answer in %s", p.Within)
+	}
+	return err
 }
 
 // latency adds what rows took that were recorded in the window, and gives the
 // newest of them.
 func (p *port) latency(ctx context.Context) (newest time.Time, err error) {
-	from, began := p.from(), p.began()
+	from, began := p.from(Latency, Delay), p.began()
 	where := fmt.Sprintf("t.recorded_at > %s AND t.recorded_at <= %s", instant(from), instant(p.at)) + p.recent(from)
 	if p.Order == contract.Revision {
 		where += " AND t.revision = 0"
@@ -356,7 +378,7 @@ func (r *Row) percentiles(counts elapsed.Counts, goal float64) {
 
 // freshness adds how old the newest row is: that of the window, or one before.
 func (p *port) freshness(ctx context.Context, newest time.Time) error {
-	from := p.from()
+	from := p.from(Freshness)
 	r := p.row(Freshness, "s", from)
 	if newest.IsZero() {
 		found, err := p.one(ctx, fmt.Sprintf("SELECT MAX(t.recorded_at) AS newest FROM %s AS t WHERE t.recorded_at <= %s", p.FullName(), instant(p.at))+p.recent(p.at))

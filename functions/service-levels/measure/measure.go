@@ -8,14 +8,16 @@
 // says. It keeps nothing itself. The instant of a measurement is the time of the
 // tick, so that a tick which comes again makes the same events.
 //
-// A port that cannot be measured has rows that say why. Where none can, the
-// warehouse is away: an error that passes.
+// A level that cannot be measured, or not in time, or not for as few bytes as a
+// statement may read, has a row that says why. Where none can, the warehouse is away:
+// an error that passes.
 package measure
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
@@ -23,6 +25,7 @@ import (
 	"github.com/telemesh/telemesh/internal/levels"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/topology"
+	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
 )
 
@@ -30,6 +33,10 @@ import (
 type Config struct {
 	connect.Config
 	Objective float64 `envconfig:"OBJECTIVE" default:"99"` // percent that is to be good; the rest is the error budget
+	// Within bounds a level of a port, and MostBytes what a statement may read where
+	// bytes are billed: 20 GiB.
+	Within    time.Duration `envconfig:"LEVELS_WITHIN" default:"1m"`
+	MostBytes int64         `envconfig:"LEVELS_STATEMENT_BYTES" default:"21474836480"`
 }
 
 // Start makes the function.
@@ -46,10 +53,14 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	meter, err := levels.New(w.Query, all, cfg.Objective)
+	query := func(ctx context.Context, sql string) (*warehouse.Rows, error) {
+		return w.Query(warehouse.WithMostBytes(ctx, cfg.MostBytes), sql)
+	}
+	meter, err := levels.New(query, all, cfg.Objective)
 	if err != nil {
 		return nil, err
 	}
+	meter.Within = cfg.Within
 	return &function.Function{Handler: New(meter)}, nil
 }
 

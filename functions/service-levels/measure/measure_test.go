@@ -1,7 +1,9 @@
 package measure_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,6 +31,7 @@ type rig struct {
 	w       warehouse.Warehouse
 	measure func(event.Event) ([]event.Event, error)
 	store   func(event.Event)
+	fault   func(context.Context, string) error // of a statement; nil: none has one
 }
 
 func newRig(t *testing.T) *rig {
@@ -38,24 +41,32 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	w := duckdbtest.Open(t)
-	meter, err := levels.New(w.Query, all, 99)
+	r := &rig{t: t, w: w}
+	meter, err := levels.New(func(ctx context.Context, sql string) (*warehouse.Rows, error) {
+		if r.fault != nil {
+			if err := r.fault(ctx, sql); err != nil {
+				return nil, err
+			}
+		}
+		return w.Query(ctx, sql)
+	}, all, 99)
 	if err != nil {
 		t.Fatal(err)
 	}
+	meter.Within = 10 * time.Second
 	tables, err := sink.TablesOf(all, "mesh-metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
 	handle, stores := measure.New(meter), sink.New(w, tables, nil)
-	return &rig{t: t, w: w,
-		measure: func(e event.Event) ([]event.Event, error) { return handle(t.Context(), e) },
-		store: func(e event.Event) {
-			t.Helper()
-			if _, err := stores(t.Context(), e); err != nil {
-				t.Fatal(err)
-			}
-		},
+	r.measure = func(e event.Event) ([]event.Event, error) { return handle(t.Context(), e) }
+	r.store = func(e event.Event) {
+		t.Helper()
+		if _, err := stores(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
 	}
+	return r
 }
 
 func tick(at time.Time) event.Event {
@@ -247,6 +258,83 @@ func TestFreshness(t *testing.T) {
 	logged(after.Add(-time.Minute))
 	if row := fresh(); row.Kept == nil || *row.Kept || *row.Good != 0 {
 		t.Errorf("what came a minute ago is not stored: %+v", row)
+	}
+}
+
+// What cannot be measured is measured by the next tick, from where this one began,
+// and keeps nothing else from being measured. A warehouse that is away is an error.
+func TestWhatCannotBeMeasured(t *testing.T) {
+	r := newRig(t)
+	r.readings("d", time.Now().Add(-time.Hour)) // and is late
+	refused := errors.New("the statement reads too much")
+	r.fault = func(_ context.Context, sql string) error {
+		if strings.Contains(sql, "AS took") || strings.Contains(sql, levels.Log) || strings.Contains(sql, "MAX(t.recorded_at)") {
+			return refused
+		}
+		return nil
+	}
+	began := time.Now()
+	events, err := r.measure(tick(began))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := of(t, events, "iot_telemetry.readings")
+	if row := rows["latency"]; row.Error == nil || *row.Error != refused.Error() || row.Kept != nil {
+		t.Errorf("latency: %+v", row)
+	}
+	if row := rows["completeness"]; row.Error != nil || row.Irregular == nil {
+		t.Errorf("completeness: %+v", row)
+	}
+	r.store(events[len(events)-1])
+
+	r.fault = nil
+	if events, err = r.measure(tick(began.Add(time.Minute))); err != nil {
+		t.Fatal(err)
+	}
+	if row := of(t, events, "iot_telemetry.readings")["latency"]; row.Total == nil || *row.Total != 1 || *row.Kept {
+		t.Errorf("latency of the row that was there before: %+v", row)
+	}
+	r.store(events[len(events)-1])
+	if events, err = r.measure(tick(began.Add(2 * time.Minute))); err != nil {
+		t.Fatal(err)
+	}
+	if row := of(t, events, "iot_telemetry.readings")["latency"]; row.Total != nil {
+		t.Errorf("a row is judged twice: %+v", row)
+	}
+
+	r.fault = func(_ context.Context, sql string) error {
+		if strings.Contains(sql, levels.Table+" WHERE measured_at") { // what was measured before
+			return nil
+		}
+		return refused
+	}
+	if events, err := r.measure(tick(began.Add(3 * time.Minute))); !errors.Is(err, refused) || mesh.IsPermanent(err) {
+		t.Errorf("of a warehouse that answers nothing: %d events, %v", len(events), err)
+	}
+}
+
+// A level that takes too long is given up, and the others are measured.
+func TestSlow(t *testing.T) {
+	r := newRig(t)
+	r.fault = func(ctx context.Context, sql string) error {
+		if !strings.Contains(sql, "LAG(seen)") {
+			return nil
+		}
+		if _, bounded := ctx.Deadline(); !bounded {
+			t.Error("a statement may take for ever")
+		}
+		return fmt.Errorf("query: %w", context.DeadlineExceeded)
+	}
+	events, err := r.measure(tick(time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := of(t, events, "iot_telemetry.readings")
+	if row := rows["completeness"]; row.Error == nil || *row.Error != "the warehouse did not answer in 10s" {
+		t.Errorf("completeness: %+v", row)
+	}
+	if row := rows["latency"]; row.Error != nil {
+		t.Errorf("latency: %s", *row.Error)
 	}
 }
 
