@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,9 +26,9 @@ import (
 
 // subscriber is what telemesh subscribe is told.
 type subscriber struct {
-	dir, name, namespace, tenant, project, member string
-	apply                                         bool
-	kubeconfig, context                           string
+	dir, name, trigger, namespace, tenant, project, member string
+	apply                                                  bool
+	kubeconfig, context                                    string
 }
 
 func subscribeCommand() *cobra.Command {
@@ -54,6 +55,7 @@ machine everybody reads all.`,
 	dirFlag(cmd, &s.dir)
 	flags := cmd.Flags()
 	flags.StringVar(&s.name, "as", "", "who reads: of events the Service that they wake")
+	flags.StringVar(&s.trigger, "trigger", "", "of events: name of the Trigger (default: --as); a Service that reads several ports has one for each")
 	flags.StringVar(&s.namespace, "namespace", "", "of events: namespace of the Service (default: where the folder has it, or that of the Broker)")
 	flags.StringVar(&s.tenant, "tenant", "", "of events that say whose they are: those of this tenant alone")
 	flags.StringVar(&s.project, "project", "", "of SQL: Google Cloud project of the port")
@@ -64,11 +66,19 @@ machine everybody reads all.`,
 	return cmd
 }
 
-var readerName = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
+// memberName is who a grant may be to.
+// https://cloud.google.com/bigquery/docs/reference/standard-sql/data-control-language#user_list
+var memberName = regexp.MustCompile(`^((user|group|serviceAccount|domain):[^\s"\\]+|(principal|principalSet)://[^\s"\\]+|specialGroup:[A-Za-z]+)$`)
 
 func (s *subscriber) subscribe(ctx context.Context, out, errs io.Writer, name string) error {
-	if !readerName.MatchString(s.name) {
-		return hint(fmt.Errorf("--as %q: want lower-case words joined by -", s.name), "--as names who reads: of events the Service that they wake")
+	if err := scaffold.CheckName("--as", s.name); err != nil {
+		return hint(err, "--as names who reads: of events the Service that they wake")
+	}
+	if err := scaffold.CheckName("--trigger", cmp.Or(s.trigger, s.name)); err != nil {
+		return err
+	}
+	if s.member != "" && !memberName.MatchString(s.member) {
+		return hint(fmt.Errorf("--member %q: want what it is and its name", s.member), "for example user:ann@example.org, group:…, serviceAccount:… or domain:…")
 	}
 	all, err := readProducts(filepath.Join(s.dir, "products"))
 	if err != nil {
@@ -96,6 +106,9 @@ func (s *subscriber) subscribe(ctx context.Context, out, errs io.Writer, name st
 		}
 		return hint(fmt.Errorf("there is no output port %s", name), "there are %s", strings.Join(names, ", "))
 	}
+	if s.tenant != "" && port.Kind == catalog.Event && port.Port.Tenant == "" {
+		return hint(fmt.Errorf("--tenant: events of %s do not say whose they are: all of them would come", port.Name), "leave out --tenant; a tenantAttribute in the descriptor names the attribute that says it")
+	}
 	text, err := s.text(port, set)
 	if err != nil {
 		return err
@@ -113,8 +126,14 @@ func (s *subscriber) subscribe(ctx context.Context, out, errs io.Writer, name st
 	default:
 		written = text
 	}
-	report, err := scaffold.Subscribe(s.dir, port.Product.Name, port.Name,
+	report, err := scaffold.Subscribe(s.dir, port.Product.Name, port.Name, cmp.Or(s.trigger, s.name),
 		contract.Reader{Name: s.name, Since: time.Now().UTC().Format(time.DateOnly), Version: port.Version}, written)
+	if written != "" {
+		err = hint(err, "a Service that reads several ports has a Trigger for each: --trigger names it")
+	}
+	if service := s.service(port, set); port.Kind == catalog.Event && set.Service(manifest.Ref(service)) == nil {
+		report.Next = append(report.Next, fmt.Sprintf("make Service %s: until it is there what the Trigger brings becomes dead letters", service))
+	}
 	return listWritten(errs, s.dir, report, err)
 }
 
@@ -135,15 +154,19 @@ func (s *subscriber) text(port *catalog.Port, set manifest.Set) (string, error) 
 		return "", hint(fmt.Errorf("no Broker has events of type %s", port.Name), "see `telemesh check --manifests %s`", s.dir)
 	}
 	// Where several have them, the first is the one that they are made on.
-	broker := port.Brokers[0]
-	service := topology.Ref{Namespace: s.namespace, Name: s.name}
-	if at := slices.IndexFunc(set.Services, func(one *manifest.Service) bool { return one.Ref().Name == s.name }); service.Namespace == "" && at >= 0 {
-		service.Namespace = set.Services[at].Ref().Namespace
+	return port.Subscription(cmp.Or(s.trigger, s.name), port.Brokers[0], s.tenant, s.service(port, set)), nil
+}
+
+// service is who is woken by events.
+func (s *subscriber) service(port *catalog.Port, set manifest.Set) topology.Ref {
+	namespace := s.namespace
+	if at := slices.IndexFunc(set.Services, func(one *manifest.Service) bool { return one.Ref().Name == s.name }); namespace == "" && at >= 0 {
+		namespace = set.Services[at].Ref().Namespace
 	}
-	if service.Namespace == "" {
-		service.Namespace = broker.Namespace
+	if namespace == "" && len(port.Brokers) > 0 {
+		namespace = port.Brokers[0].Namespace
 	}
-	return port.Subscription(broker, s.tenant, service), nil
+	return topology.Ref{Namespace: namespace, Name: s.name}
 }
 
 func (s *subscriber) toCluster(ctx context.Context, text string) error {
@@ -155,5 +178,9 @@ func (s *subscriber) toCluster(ctx context.Context, text string) error {
 	if err != nil {
 		return hint(err, otherwise)
 	}
-	return hint(c.ApplyTrigger(ctx, &trigger), "the account of the kubeconfig has to be allowed to patch triggers of namespace %s", trigger.GetNamespace())
+	err = c.ApplyTrigger(ctx, &trigger)
+	if errors.Is(err, cluster.ErrOtherEvents) {
+		return hint(err, "--trigger names another one; or delete it")
+	}
+	return hint(err, "the account of the kubeconfig has to be allowed to patch triggers of namespace %s", trigger.GetNamespace())
 }

@@ -194,7 +194,7 @@ func TestSubscriptionsAreTriggers(t *testing.T) {
 			for _, broker := range port.Brokers {
 				for _, tenant := range []string{"", "o'ffice: \"north\"\n# \\x"} {
 					n++
-					text := port.Subscription(broker, tenant, topology.Ref{Namespace: "other", Name: "my-function"})
+					text := port.Subscription("my-function", broker, tenant, topology.Ref{Namespace: "other", Name: "my-function"})
 					files := fstest.MapFS{"a.yaml": {Data: []byte(text)}}
 					set, err := manifest.Load(manifest.Folder{Name: "copied", FS: files})
 					if err != nil || len(set.Triggers) != 1 {

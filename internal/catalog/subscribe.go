@@ -45,10 +45,10 @@ func (p *Port) SQL(tenant string) string {
 
 const lineLength = 90 // of a query
 
-// Subscription is a Trigger, as YAML, that brings the events of a port to a
+// Subscription is a Trigger of a name, as YAML, that brings the events of a port to a
 // Service from one of the port's Brokers. Where events say whose they are it
 // takes those of the tenant, if one is named; else of all.
-func (p *Port) Subscription(broker topology.Ref, tenant string, service topology.Ref) string {
+func (p *Port) Subscription(trigger string, broker topology.Ref, tenant string, service topology.Ref) string {
 	if p.Kind != Event {
 		return ""
 	}
@@ -63,7 +63,7 @@ func (p *Port) Subscription(broker topology.Ref, tenant string, service topology
 	return fmt.Sprintf(`apiVersion: eventing.knative.dev/v1
 kind: Trigger
 metadata:
-  name: %[3]s
+  name: %[6]s
   namespace: %[1]s
 spec:
   broker: %[2]s
@@ -79,13 +79,13 @@ spec:
         kind: Service
         name: dead-letter-sink
         namespace: platform
-      uri: /%[1]s/%[3]s
+      uri: /%[1]s/%[6]s
   subscriber:
     ref:
       apiVersion: serving.knative.dev/v1
       kind: Service
       name: %[3]s
-%[5]s`, broker.Namespace, broker.Name, service.Name, filter, elsewhere)
+%[5]s`, broker.Namespace, broker.Name, service.Name, filter, elsewhere, trigger)
 }
 
 // Grant is the SQL that opens the port, a view of BigQuery, to a member: user:…,

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -67,14 +69,33 @@ func (c *Cluster) Broker(ctx context.Context, broker, account manifest.Ref) (*Br
 	return b, nil
 }
 
+// ErrOtherEvents says that a Trigger is there already, for other events.
+var ErrOtherEvents = errors.New("it is there, for other events")
+
 // ApplyTrigger makes a Trigger what it is to be, as kubectl apply --server-side
-// does, in the name of telemesh.
+// does, in the name of telemesh. One of that name with other filters stays as it is,
+// which is ErrOtherEvents: who reads its events would lose them.
 func (c *Cluster) ApplyTrigger(ctx context.Context, trigger *unstructured.Unstructured) error {
-	_, err := c.Dynamic.Resource(triggers).Namespace(trigger.GetNamespace()).Apply(ctx, trigger.GetName(), trigger, metav1.ApplyOptions{FieldManager: "telemesh"})
+	all := c.Dynamic.Resource(triggers).Namespace(trigger.GetNamespace())
+	there, err := all.Get(ctx, trigger.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		err = nil
+	case err == nil && !equality.Semantic.DeepEqual(filters(there), filters(trigger)):
+		err = ErrOtherEvents
+	}
+	if err == nil {
+		_, err = all.Apply(ctx, trigger.GetName(), trigger, metav1.ApplyOptions{FieldManager: "telemesh"})
+	}
 	if err != nil {
 		return fmt.Errorf("apply Trigger %s/%s: %w", trigger.GetNamespace(), trigger.GetName(), err)
 	}
 	return nil
+}
+
+func filters(trigger *unstructured.Unstructured) []any {
+	list, _, _ := unstructured.NestedSlice(trigger.Object, "spec", "filters")
+	return list
 }
 
 // Subscribers gives where the Triggers of a namespace lead, by their names; empty:

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -185,9 +187,19 @@ func TestSubscribers(t *testing.T) {
 // A Trigger is applied server-side in the name of telemesh, and no conflict is forced.
 func TestApplyTrigger(t *testing.T) {
 	var asked *http.Request
-	var body map[string]any
+	var body, there map[string]any
 	status := http.StatusOK
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			w.Header().Set("Content-Type", "application/json")
+			if there == nil {
+				w.WriteHeader(http.StatusNotFound)
+				json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: http.StatusNotFound})
+				return
+			}
+			json.NewEncoder(w).Encode(there)
+			return
+		}
 		asked, body = r, nil
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 			t.Error(err)
@@ -201,8 +213,11 @@ func TestApplyTrigger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	reads := func(eventType string) []any {
+		return []any{map[string]any{"exact": map[string]any{"type": eventType}}}
+	}
 	trigger := map[string]any{"apiVersion": "eventing.knative.dev/v1", "kind": "Trigger",
-		"metadata": map[string]any{"name": "alarm", "namespace": "iot"}, "spec": map[string]any{"broker": "iot"}}
+		"metadata": map[string]any{"name": "alarm", "namespace": "iot"}, "spec": map[string]any{"broker": "iot", "filters": reads("a.v1")}}
 	if err := c.ApplyTrigger(t.Context(), &unstructured.Unstructured{Object: trigger}); err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +228,16 @@ func TestApplyTrigger(t *testing.T) {
 	if diff := cmp.Diff(trigger, body); diff != "" {
 		t.Errorf("applied (-want +got):\n%s", diff)
 	}
-	status = http.StatusForbidden
+	// Again, it changes nothing; of other events it is somebody's, and stays.
+	there = maps.Clone(trigger)
+	if err := c.ApplyTrigger(t.Context(), &unstructured.Unstructured{Object: trigger}); err != nil {
+		t.Errorf("ApplyTrigger again = %v", err)
+	}
+	asked, there["spec"] = nil, map[string]any{"broker": "iot", "filters": reads("b.v1")}
+	if err := c.ApplyTrigger(t.Context(), &unstructured.Unstructured{Object: trigger}); !errors.Is(err, ErrOtherEvents) || asked != nil {
+		t.Errorf("ApplyTrigger over one of other events = %v, and asked for %v", err, asked)
+	}
+	there, status = nil, http.StatusForbidden
 	if err := c.ApplyTrigger(t.Context(), &unstructured.Unstructured{Object: trigger}); err == nil || !strings.Contains(err.Error(), "Trigger iot/alarm") {
 		t.Errorf("ApplyTrigger = %v, want an error that names it", err)
 	}

@@ -407,7 +407,7 @@ func (p *Portal) portView(r *http.Request, v access.Viewer, l links, port *catal
 	}
 	if port.Kind == catalog.Event {
 		for _, broker := range port.Brokers {
-			view.YAML = append(view.YAML, subscription{broker, port.Subscription(broker, cmp.Or(tenant, exampleTenant), topology.Ref{Namespace: broker.Namespace, Name: "my-function"})})
+			view.YAML = append(view.YAML, subscription{broker, port.Subscription("my-function", broker, cmp.Or(tenant, exampleTenant), topology.Ref{Namespace: broker.Namespace, Name: "my-function"})})
 		}
 		if l.NoRows {
 			return view, nil

@@ -22,7 +22,7 @@ const (
 // domain makes the namespace and the Broker of a domain where they are missing, and
 // names them wherever Brokers are named.
 func (f *folder) domain(name string) error {
-	if err := checkName("domain", name); err != nil {
+	if err := CheckName("domain", name); err != nil {
 		return err
 	}
 	set, err := f.manifests()

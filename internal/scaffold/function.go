@@ -57,7 +57,7 @@ func (f *folder) function(fn Function) error {
 	d := functionData{Function: fn, Module: modfile.ModulePath(mod)}
 	words := strings.Split(fn.Name, "-")
 	d.Word = words[len(words)-1]
-	if err := errors.Join(checkName("function", fn.Name), checkType(fn.In), checkType(fn.Out)); err != nil {
+	if err := errors.Join(CheckName("function", fn.Name), checkType(fn.In), checkType(fn.Out)); err != nil {
 		return err
 	}
 	switch {

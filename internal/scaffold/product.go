@@ -68,7 +68,7 @@ func NewProduct(p Product) (Report, error) {
 var kept = []string{"main", "temp", "system", "information_schema", "pg_catalog"}
 
 func (f *folder) product(p Product) error {
-	if err := checkName("product", p.Name); err != nil {
+	if err := CheckName("product", p.Name); err != nil {
 		return err
 	}
 	switch schema := strings.ReplaceAll(p.Name, "-", "_"); {

@@ -189,7 +189,8 @@ var kebab = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
 // within its 63 characters.
 const maxName = 40
 
-func checkName(what, name string) error {
+// CheckName says whether something can be called so.
+func CheckName(what, name string) error {
 	switch {
 	case !kebab.MatchString(name) || len(name) > maxName:
 		return fmt.Errorf("%s %q: want lower-case words joined by -, at most %d characters", what, name, maxName)

@@ -215,9 +215,14 @@ func TestAddConsumer(t *testing.T) {
 		if found != 1 {
 			t.Errorf("%s: %d consumers, want one:\n%s", port, found, got)
 		}
-		again, err := addConsumer(got, port, contract.Reader{Name: "report", Since: "2027-01-01", Version: "2.0.0"})
+		again, err := addConsumer(got, port, contract.Reader{Name: "report", Since: "2027-01-01", Version: "1.0.0"})
 		if err != nil || again != got {
 			t.Errorf("%s: recorded twice: %v\n%s", port, err, again)
+		}
+		// Who reads another version now says so by subscribing again.
+		later, err := addConsumer(got, port, contract.Reader{Name: "report", Since: "2027-01-01", Version: "2.0.0"})
+		if want := strings.Replace(got, "{name: report, since: '2026-11-21', version: 1.0.0}", "{name: report, since: '2026-11-21', version: 2.0.0}", 1); err != nil || later != want || want == got {
+			t.Errorf("%s: of another version: %v\n%s", port, err, later)
 		}
 	}
 	if _, err := addConsumer(descriptor, "d", reader); err == nil {

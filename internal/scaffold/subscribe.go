@@ -3,6 +3,8 @@ package scaffold
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -11,16 +13,17 @@ import (
 )
 
 // Subscribe records in the descriptor of a product who reads one of its output
-// ports, and writes the Trigger that brings its events there, if there is one. What
-// is recorded already stays.
-func Subscribe(dir, product, portName string, reader contract.Reader, trigger string) (Report, error) {
+// ports, and writes the Trigger of that name that brings its events there, if there is
+// one. What is recorded already stays, but for the version that is read.
+func Subscribe(dir, product, portName, name string, reader contract.Reader, trigger string) (Report, error) {
 	f, err := open(dir)
 	if err != nil {
 		return Report{}, err
 	}
 	return f.do(func() error {
-		if trigger != "" {
-			if err := f.create("triggers/"+reader.Name+".yaml", []byte(trigger)); err != nil {
+		file := "triggers/" + name + ".yaml"
+		if was, err := os.ReadFile(filepath.Join(f.dir, file)); trigger != "" && (err != nil || string(was) != trigger) {
+			if err := f.create(file, []byte(trigger)); err != nil {
 				return err
 			}
 			if err := f.wake(); err != nil {
@@ -71,9 +74,16 @@ func addConsumer(text, portName string, reader contract.Reader) (string, error) 
 				return "", fmt.Errorf("line %d: write the consumers one to a line", property.Line)
 			}
 			for _, known := range readers.Content {
-				if value(known, "name") == reader.Name {
+				if value(known, "name") != reader.Name {
+					continue
+				}
+				version := at(known, "version")
+				if version == nil || version.Value == reader.Version {
 					return text, nil
 				}
+				before := line(text, version.Line)
+				rest := strings.Replace(before[version.Column-1:], version.Value, reader.Version, 1)
+				return replaceLine(text, version.Line, before[:version.Column-1]+rest), nil
 			}
 			return addItem(text, readers, entry), nil
 		}
