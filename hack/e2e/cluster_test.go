@@ -104,6 +104,11 @@ func deploy() (*deployed, error) {
 	if err := d.showBigQuery(e); err != nil {
 		return nil, err
 	}
+	startTicks, err := d.stopTicks()
+	ends = append(ends, startTicks)
+	if err != nil {
+		return nil, err
+	}
 	return d, d.ready()
 }
 
