@@ -63,7 +63,7 @@ the last tag. Exits 1 if there is any error. Run it before the mesh is applied, 
 			if err != nil {
 				return err
 			}
-			source := check.Source{Manifests: folders, Overlays: overlays, Functions: slices.Sorted(maps.Keys(functions.Table))}
+			source := check.Source{Manifests: folders, Overlays: overlays, Functions: functionsOf(dir)}
 			if dir == "" || folder != "" { // else the products built in are those of another mesh
 				source.Products = manifest.Folder{Name: cmp.Or(folder, "products"), FS: documents}
 			}
@@ -171,6 +171,20 @@ func checkMappings(formats *flatten.Formats, customers []string) (findings []che
 		findings = append(findings, f)
 	}
 	return findings
+}
+
+// functionsOf are the functions that images can be made of: those of the clone that the
+// manifests are of, which the command may be older than, else those built in.
+func functionsOf(dir string) []string {
+	mains, err := filepath.Glob(filepath.Join(dir, "functions", "*", "main.go"))
+	if err != nil || len(mains) == 0 || dir == "" {
+		return slices.Sorted(maps.Keys(functions.Table))
+	}
+	var names []string
+	for _, main := range mains {
+		names = append(names, filepath.Base(filepath.Dir(main)))
+	}
+	return names
 }
 
 func productsFlag(cmd *cobra.Command, dir *string) {

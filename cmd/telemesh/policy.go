@@ -106,6 +106,9 @@ func tell(cmd *cobra.Command, findings []check.Finding) error {
 // policies are those of DIR/config/policies, else those built in.
 func policies(dir string) ([]*policy.Policy, []check.Finding, error) {
 	if dir != "" {
+		if _, err := os.Stat(dir); err != nil {
+			return nil, nil, hint(fmt.Errorf("read policies: %w", err), "--manifests takes a folder with brokers/, triggers/ and config/")
+		}
 		folder := filepath.Join(dir, "config", "policies")
 		if _, err := os.Stat(folder); err == nil {
 			return policy.Load(folder, os.DirFS(folder))

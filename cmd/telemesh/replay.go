@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -219,6 +220,10 @@ func (in *instance) replayTo(ctx context.Context, to asEvents, feeds []*feed.Fee
 	if in.config.Manifests.Broker(manifest.Ref{Namespace: namespace, Name: name}) == nil {
 		return hint(fmt.Errorf("--broker %s: there is no such Broker", to.broker), "there are %s", in.brokers())
 	}
+	if !in.taken(manifest.Ref{Namespace: namespace, Name: name}, to.eventType) {
+		return hint(fmt.Errorf("--type %s: no Trigger of Broker %s takes such events but the log's", to.eventType, to.broker),
+			"correct the type; `telemesh new product` makes a table that such events fill")
+	}
 	url := "http://" + manifest.IngressHost + "/" + to.broker
 	events := 0
 	for _, f := range feeds {
@@ -247,6 +252,14 @@ func (in *instance) replayTo(ctx context.Context, to asEvents, feeds []*feed.Fee
 		return hint(fmt.Errorf("%s dead-lettered", counted(failed, "event")), "see `telemesh deadletters list --data %s`", in.dir)
 	}
 	return nil
+}
+
+// taken says whether somebody takes events of a type on a Broker, to do more than to
+// keep whatever comes.
+func (in *instance) taken(broker manifest.Ref, eventType string) bool {
+	return slices.ContainsFunc(in.config.Manifests.Triggers, func(t *manifest.Trigger) bool {
+		return t.BrokerOf() == broker && t.Annotations[manifest.Keeps] != "everything" && t.Reads(eventType)
+	})
 }
 
 const (

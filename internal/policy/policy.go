@@ -26,6 +26,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"path/filepath"
@@ -62,7 +63,7 @@ type Policy struct {
 
 // Exception is an object that a policy does not hold for, for now.
 type Exception struct {
-	Object string // as findings name it, without its kind
+	Object string // as findings name it, with its kind or without
 	Reason string
 	Until  time.Time // the last day
 
@@ -170,11 +171,11 @@ type example struct {
 	Finds string    `yaml:"finds"`
 }
 
-// Load reads the policies of a folder, *.yaml, by their names; folder is its name in
+// Load reads the policies of a folder, *.yaml and *.yml, by their names; folder is its name in
 // messages. What is wrong with a policy is a finding, and that policy is not among
 // those that are given.
 func Load(folder string, files fs.FS) ([]*Policy, []check.Finding, error) {
-	names, err := fs.Glob(files, "*.yaml")
+	names, err := fs.Glob(files, "*.y*ml")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -211,8 +212,13 @@ func (r *reader) at(field string) check.Where {
 	return check.Where{File: r.file, Line: lineOf(&r.root, field)}
 }
 
+// name is that of the file, and so of the policy.
+func (r *reader) name() string {
+	return strings.TrimSuffix(filepath.Base(r.file), filepath.Ext(r.file))
+}
+
 func (r *reader) find(where check.Where, problem, do string) {
-	r.findings = append(r.findings, check.Finding{Where: where, Object: "policy " + strings.TrimSuffix(filepath.Base(r.file), ".yaml"), Severity: check.Error,
+	r.findings = append(r.findings, check.Finding{Where: where, Object: "policy " + r.name(), Severity: check.Error,
 		Rule: "policy-invalid", Problem: problem, Why: "A policy that cannot be read finds nothing.", Do: do})
 }
 
@@ -226,12 +232,23 @@ func (r *reader) read(text []byte) *Policy {
 	var d document
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
-	if err := errors.Join(decoder.Decode(&d), yaml.Unmarshal(text, &r.root)); err != nil {
+	if err := yaml.Unmarshal(text, &r.root); err != nil {
 		r.notYAML(err)
 		return nil
 	}
+	switch err := decoder.Decode(&d); {
+	case err == io.EOF:
+		r.find(r.at(""), "the file is empty", "write a policy, or remove it")
+		return nil
+	case err != nil:
+		r.notYAML(err)
+		return nil
+	case decoder.Decode(&document{}) != io.EOF:
+		r.find(r.at(""), "the file has more than one document", "write each policy into a file of its own")
+		return nil
+	}
 	p := &Policy{Name: d.Name, Severity: check.Severity(d.Severity), Why: d.Why, Fix: d.Fix, For: d.For, At: d.At, where: r.at("must")}
-	if want := strings.TrimSuffix(filepath.Base(r.file), ".yaml"); d.Name != want || !policyName.MatchString(d.Name) {
+	if want := r.name(); d.Name != want || !policyName.MatchString(d.Name) {
 		r.fault("name", "make it that of the file, in lower-case words joined by -", "is %q", d.Name)
 	}
 	if p.Severity != check.Error && p.Severity != check.Warning {
@@ -418,5 +435,9 @@ func (p *Policy) find(s *scope) (string, error) {
 	if holds, err := value[bool](&p.must, s); err != nil || holds {
 		return "", err
 	}
-	return value[string](&p.message, s)
+	problem, err := value[string](&p.message, s)
+	if err == nil && problem == "" {
+		err = errors.New("message: is empty")
+	}
+	return problem, err
 }

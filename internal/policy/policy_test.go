@@ -216,7 +216,7 @@ func load(t *testing.T, text string) ([]*policy.Policy, []check.Finding) {
 // found again, and the exception as well. One that nothing needs is found.
 func TestExceptions(t *testing.T) {
 	all, faults := load(t, ports+`exceptions:
-  - {object: dev.telemesh.analytics.joined.v1, reason: 'why not', until: 2026-11-30}
+  - {object: port dev.telemesh.analytics.joined.v1, reason: 'why not', until: 2026-11-30}
   - {object: customers.customers, reason: 'why not', until: 2026-11-30}
   - {object: not.there, reason: 'why not', until: 2026-11-30}
 `)
@@ -241,7 +241,7 @@ func TestExceptions(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{
 		"products/iot-analytics/product.odps.yaml: - name: dev.telemesh.analytics.joined.v1: port dev.telemesh.analytics.joined.v1: is a port of events",
-		"p/ports.yaml:12: exception of dev.telemesh.analytics.joined.v1: ended on 2026-11-30",
+		"p/ports.yaml:12: exception of port dev.telemesh.analytics.joined.v1: ended on 2026-11-30",
 		unneeded,
 		"p/ports.yaml:14: exception of not.there: ended on 2026-11-30",
 	}, at("2026-12-02T00:00:00Z")); diff != "" {
@@ -266,6 +266,9 @@ func TestFaultsOfPolicies(t *testing.T) {
 		{", finds: is a port of events", "", "p/ports.yaml:8: policy ports: cases: are not enough"},
 		{"cases:", "exceptions: [{object: x, reason: y, until: soon}]\ncases:", `p/ports.yaml:8: policy ports: exceptions[0].until: is "soon"`},
 		{"cases:", "exceptions: [{object: x, until: 2026-12-01}]\ncases:", "p/ports.yaml:8: policy ports: exceptions[0]: has no object or no reason"},
+		{"name: ports", "name: ports\n---\nname: more", "p/ports.yaml:1: policy ports: the file has more than one document"},
+		{ports, "# nothing\n", "p/ports.yaml:1: policy ports: the file is empty"},
+		{"name: ports", "name: [", "p/ports.yaml:2: policy ports: did not find expected ',' or ']'"},
 		{"cases:", "exceptions: [{objekt: x}]\ncases:", "p/ports.yaml:8: policy ports: field objekt not found in an exception"},
 	} {
 		all, faults := load(t, strings.Replace(ports, test.old, test.new, 1))
@@ -275,10 +278,19 @@ func TestFaultsOfPolicies(t *testing.T) {
 	}
 }
 
+// A policy is not left out for how its file is called.
+func TestNamesOfFiles(t *testing.T) {
+	all, faults, err := policy.Load("p", fstest.MapFS{"ports.yml": {Data: []byte(ports)}, "README.md": {Data: []byte("#")}})
+	if err != nil || len(faults) > 0 || len(all) != 1 {
+		t.Errorf("Load = %d policies, %v, %v, want one", len(all), faults, err)
+	}
+}
+
 func TestCases(t *testing.T) {
 	for _, test := range []struct{ old, new, want string }{
 		{"type: event}", "type: view}", `finds nothing, wants "is a port of events"`},
 		{"type: table}", "type: event}", `finds "is a port of events", wants nothing`},
+		{"\"'is a port of events'\"", "port.name", "message: is empty"},
 		{"finds: is", "finds: was", `finds "is a port of events", wants "was a port of events"`},
 		{"port.type != 'event'", "mesh.products[0].name == port.name", "must: index out of bounds: 0"},
 	} {

@@ -49,13 +49,13 @@ func (m *Model) check(p *Policy, now time.Time) []check.Finding {
 	met := map[string]bool{} // objects that are as they must be
 	for _, o := range m.objects[p.For] {
 		problem, err := p.find(&o.scope)
-		excepted := slices.ContainsFunc(p.Exceptions, func(e Exception) bool { return e.Object == o.name && !e.ended(now) })
+		excepted := slices.ContainsFunc(p.Exceptions, func(e Exception) bool { return e.of(o) && !e.ended(now) })
 		switch {
 		case err != nil:
 			find(p.where, o.title, "the policy "+p.Name+" cannot be held against it: "+err.Error(),
 				"ask with has(…) or .?… for what may be missing, and show it by a case")
 		case problem == "":
-			met[o.name] = true
+			met[o.name], met[o.title] = true, true
 		case !excepted:
 			find(o.where(p.At), o.title, problem, p.Fix)
 		}
@@ -70,6 +70,8 @@ func (m *Model) check(p *Policy, now time.Time) []check.Finding {
 	}
 	return all
 }
+
+func (e Exception) of(o object) bool { return e.Object == o.name || e.Object == o.title }
 
 // ended says whether the last day of an exception is over, everywhere.
 func (e Exception) ended(now time.Time) bool { return !now.Before(e.Until.AddDate(0, 0, 2)) }
