@@ -418,13 +418,16 @@ func writePort(w io.Writer, port *catalog.Port, p *catalog.PortText, now catalog
 		table.Flush()
 	}
 	if len(p.Levels) > 0 {
-		fmt.Fprintln(table, "\nSERVICE LEVEL\tPROMISED\tMEANING")
+		fmt.Fprintln(table, "\nSERVICE LEVEL\tPROMISED\tMEASURED\tMEANING")
 		for _, l := range p.Levels {
 			promised := "unlimited"
-			if l.Seconds != nil {
+			switch {
+			case l.Seconds != nil:
 				promised = (time.Duration(*l.Seconds) * time.Second).String()
+			case l.Percent != nil:
+				promised = percent(*l.Percent)
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\n", l.Property, promised, l.Purpose)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", l.Property, promised, measuredOf(&l), l.Purpose)
 		}
 		table.Flush()
 	}
@@ -441,6 +444,13 @@ func writePort(w io.Writer, port *catalog.Port, p *catalog.PortText, now catalog
 			fmt.Fprintf(table, "%s\t%s\t%s\n", c.Name, c.By, c.How)
 		}
 	}
+	if len(p.Reads) > 0 {
+		table.Flush()
+		fmt.Fprintf(table, "\nREAD BY\tWAY\tREADS IN %d DAYS\n", catalog.UsageDays)
+		for _, r := range p.Reads {
+			fmt.Fprintf(table, "%s\t%s\t%d\n", r.Consumer, r.By, r.Reads)
+		}
+	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
@@ -449,6 +459,37 @@ func writePort(w io.Writer, port *catalog.Port, p *catalog.PortText, now catalog
 		return err
 	}
 	return nil
+}
+
+func percent(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) + "%" }
+
+// measuredOf is the last measurement of a level.
+func measuredOf(l *catalog.LevelText) string {
+	m := l.Last
+	switch {
+	case m == nil:
+		return "not measured"
+	case m.Actual == nil:
+		return "nothing to measure, " + m.At.Format(time.RFC3339)
+	}
+	text := ""
+	switch {
+	case m.Kept == nil:
+	case *m.Kept:
+		text = "kept: "
+	default:
+		text = "missed: "
+	}
+	if l.Percent != nil {
+		text += percent(*m.Actual)
+	} else {
+		text += time.Duration(*m.Actual * float64(time.Second)).Round(time.Millisecond).String()
+	}
+	text += ", " + m.At.Format(time.RFC3339)
+	if m.BudgetLeft != nil {
+		text += ", " + percent(*m.BudgetLeft) + " of the error budget left"
+	}
+	return text
 }
 
 func lastOf(r *catalog.ResultText) string {

@@ -49,6 +49,7 @@ type PortText struct {
 	Makers    []string       `json:"makers,omitempty"`    // of the events
 	Stored    []string       `json:"stored,omitempty"`    // tables that keep the events
 	Consumers []ConsumerText `json:"consumers,omitempty"`
+	Reads     []ReadsText    `json:"reads,omitempty"`
 	Query     string         `json:"query,omitempty"`
 }
 
@@ -64,11 +65,29 @@ type ColumnText struct {
 	MadeOf         []string `json:"made_of,omitempty"`
 }
 
-// LevelText is a service level.
+// LevelText is a service level with its last measurement. What is promised is in
+// seconds or in percent; neither: it is unlimited.
 type LevelText struct {
-	Property string   `json:"property"`
-	Seconds  *float64 `json:"seconds"` // promised; null: unlimited
-	Purpose  string   `json:"purpose"`
+	Property string        `json:"property"`
+	Seconds  *float64      `json:"seconds,omitempty"`
+	Percent  *float64      `json:"percent,omitempty"`
+	Purpose  string        `json:"purpose"`
+	Last     *MeasuredText `json:"last,omitempty"`
+}
+
+// MeasuredText is what was measured last of a level.
+type MeasuredText struct {
+	At         time.Time `json:"at"`
+	Actual     *float64  `json:"actual,omitempty"` // in seconds or in percent, as is promised
+	Kept       *bool     `json:"kept,omitempty"`
+	BudgetLeft *float64  `json:"budget_left,omitempty"` // percent of the error budget
+}
+
+// ReadsText is how often a consumer read a port in the last four weeks.
+type ReadsText struct {
+	Consumer string `json:"consumer"`
+	By       string `json:"by"` // portal or cli
+	Reads    int64  `json:"reads"`
 }
 
 // RuleText is a quality rule with its last verdict.
@@ -100,6 +119,8 @@ type ConsumerText struct {
 type KnownNow struct {
 	Facts    map[*Port]Facts
 	Verdicts map[string]Verdicts
+	Measured map[string]map[string]Measured
+	Usage    map[string][]Usage
 	At       time.Time
 }
 
@@ -119,9 +140,9 @@ func (l *Live) Now(ctx context.Context, v access.Viewer, ports []*Port) (KnownNo
 			errs = append(errs, fmt.Errorf("%s: %w", p.Name, err))
 		}
 	}
-	history := l.History(ctx, v)
-	k.Verdicts = history.Value
-	return k, errors.Join(append(errs, history.Err)...)
+	history, measured, usage := l.History(ctx, v), l.Measured(ctx, v), l.Usage(ctx, v)
+	k.Verdicts, k.Measured, k.Usage = history.Value, measured.Value, usage.Value
+	return k, errors.Join(append(errs, history.Err, measured.Err, usage.Err)...)
 }
 
 // Text is the product with its ports, in all detail or as a list has them.
@@ -154,12 +175,12 @@ func (p *Port) Text(now KnownNow, detail bool) PortText {
 		}
 	}
 	if detail {
-		p.detail(&t, now.Verdicts[p.Name])
+		p.detail(&t, now)
 	}
 	return t
 }
 
-func (p *Port) detail(t *PortText, verdicts Verdicts) {
+func (p *Port) detail(t *PortText, now KnownNow) {
 	for _, c := range p.Columns {
 		column := ColumnText{Name: c.Name, Type: string(c.Type), Key: c.Key, Required: c.Required, Unit: c.Unit, Classification: c.Classification, Purpose: c.Purpose}
 		for _, from := range c.Made.From {
@@ -169,15 +190,21 @@ func (p *Port) detail(t *PortText, verdicts Verdicts) {
 	}
 	for _, l := range p.Levels() {
 		level := LevelText{Property: l.Property, Purpose: l.Purpose}
-		if l.Value > 0 {
+		switch {
+		case l.Value > 0:
 			seconds := l.Value.Seconds()
 			level.Seconds = &seconds
+		case l.Percent > 0:
+			level.Percent = &l.Percent
+		}
+		if m, ok := now.Measured[p.Name][MeasuredAs(l.Property)]; ok {
+			level.Last = &MeasuredText{m.At.UTC(), m.Actual, m.Kept, m.Left}
 		}
 		t.Levels = append(t.Levels, level)
 	}
 	for _, r := range p.Rules() {
 		rule := RuleText{ID: r.ID, Purpose: r.Purpose, Dimension: r.Dimension, Column: r.Column, Wanted: r.Wanted()}
-		if of := verdicts[r.ID]; len(of) > 0 {
+		if of := now.Verdicts[p.Name][r.ID]; len(of) > 0 {
 			rule.Last = &ResultText{At: of[0].At.UTC(), Counted: of[0].Number, Kept: of[0].Kept, Error: of[0].Err}
 		}
 		t.Rules = append(t.Rules, rule)
@@ -197,6 +224,9 @@ func (p *Port) detail(t *PortText, verdicts Verdicts) {
 	}
 	for _, c := range p.Consumers {
 		t.Consumers = append(t.Consumers, ConsumerText{By: c.By, Name: c.Name, How: c.Note})
+	}
+	for _, u := range now.Usage[p.Name] {
+		t.Reads = append(t.Reads, ReadsText{u.Consumer, u.Kind, u.Reads})
 	}
 	t.Query = p.SQL("")
 }

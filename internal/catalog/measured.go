@@ -20,6 +20,14 @@ type Measured struct {
 	Left   *float64 // percent of the error budget
 }
 
+// MeasuredAs is the level by which a property of a contract is measured.
+func MeasuredAs(property string) string {
+	if property == "frequency" { // ODCS's word
+		return levels.Freshness
+	}
+	return property
+}
+
 // measuredDays is how far back measurements are looked for.
 const measuredDays = 2
 
@@ -82,7 +90,7 @@ func (l *Live) Usage(ctx context.Context, v access.Viewer) Known[map[string][]Us
 		return Known[map[string][]Usage]{Err: fmt.Errorf("reads of all tenants: %w", access.ErrForbidden)}
 	}
 	return known[map[string][]Usage](l.ask(ctx, v, "usage", func(ctx context.Context) (any, error) {
-		rows, err := l.data.Query(ctx, v, fmt.Sprintf("SELECT port, kind, consumer, CAST(SUM(reads) AS INT64) AS n FROM {mesh_metrics.reads} AS t WHERE hour >= %s GROUP BY port, kind, consumer ORDER BY n DESC, consumer",
+		rows, err := l.data.Query(ctx, v, fmt.Sprintf("SELECT port, kind, consumer, CAST(SUM(reads) AS INT64) AS n FROM {mesh_metrics.reads} AS t WHERE hour >= %s GROUP BY port, kind, consumer ORDER BY n DESC, consumer, kind",
 			literal.Time(mesh.At(l.now().AddDate(0, 0, -UsageDays)))))
 		if err != nil {
 			return nil, err

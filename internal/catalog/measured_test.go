@@ -3,6 +3,7 @@ package catalog_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,6 +47,28 @@ func TestMeasuredAndRead(t *testing.T) {
 	if u := read.Value["iot_telemetry.readings"]; read.Err != nil || len(u) != 1 || u[0] != (catalog.Usage{Kind: "portal", Consumer: "analyst", Reads: 3}) {
 		t.Errorf("read: %+v, %v", u, read.Err)
 	}
+	port := shipped(t).Port("iot_telemetry.readings")
+	known, err := live.Now(t.Context(), analyst, []*catalog.Port{port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := port.Text(known, true)
+	if want := []catalog.ReadsText{{Consumer: "analyst", By: "portal", Reads: 3}}; !slices.Equal(text.Reads, want) {
+		t.Errorf("reads as text: %+v, want %+v", text.Reads, want)
+	}
+	for _, level := range text.Levels {
+		switch l := level.Last; level.Property {
+		case "latency":
+			if *level.Seconds != 10 || l == nil || *l.Actual != 1.5 || !*l.Kept || *l.BudgetLeft != 40 {
+				t.Errorf("latency as text: %+v, measured %+v", level, l)
+			}
+		case "completeness":
+			if level.Seconds != nil || *level.Percent != 95 || l != nil {
+				t.Errorf("completeness as text: %+v", level)
+			}
+		}
+	}
+
 	if err := live.Measured(t.Context(), tenant).Err; !errors.Is(err, access.ErrForbidden) {
 		t.Errorf("a tenant is told of service levels: %v", err)
 	}

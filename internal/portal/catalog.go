@@ -314,14 +314,6 @@ type shownLevel struct {
 	Purpose                    string
 }
 
-// levelOf is the level by which a property of a contract is measured.
-func levelOf(property string) string {
-	if property == "frequency" {
-		return levels.Freshness
-	}
-	return property
-}
-
 // measured shows what was measured over the rows of all tenants, if anything was.
 func (l *shownLevel) measured(m catalog.Measured) {
 	if m.Actual == nil {
@@ -416,7 +408,7 @@ func (p *Portal) portView(r *http.Request, v access.Viewer, l links, port *catal
 	}
 	view.SQL = port.SQL(tenant)
 	view.Node = l.catalog.Lineage.Node(port.Name)
-	if v.SeesAll() && !l.NoRows {
+	if v.SeesAll() && !l.NoRows && !l.Files { // whoever reads a file need not know which tenants there are
 		view.Usage = p.inventory.live.Usage(r.Context(), v).Value[port.Name]
 	}
 	if port.Kind == catalog.Table {
@@ -428,7 +420,7 @@ func (p *Portal) portView(r *http.Request, v access.Viewer, l links, port *catal
 		if v.SeesAll() && !l.NoRows {
 			measured := p.inventory.live.Measured(r.Context(), v).Value[port.Name]
 			for i := range view.Levels {
-				view.Levels[i].measured(measured[levelOf(view.Levels[i].Property)])
+				view.Levels[i].measured(measured[catalog.MeasuredAs(view.Levels[i].Property)])
 			}
 		}
 		view.Brought = p.brought(port.Table)

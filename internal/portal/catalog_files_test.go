@@ -2,6 +2,7 @@ package portal
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
@@ -12,8 +13,10 @@ import (
 
 	"golang.org/x/net/html"
 
+	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/products"
 )
 
@@ -59,6 +62,15 @@ func TestCatalogOfFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, _ := stored(t, time.Now())
+	tables, err := sink.TablesOf(list, "mesh-metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := mesh.NewEvent(mesh.PortRead, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_metadata.placements","kind":"portal","consumer":"tenant/%s","report":"r","reads":3,"hour":%q}]}`,
+		own, time.Now().UTC().Truncate(time.Hour).Format(time.RFC3339)))
+	if _, err := sink.New(w, tables, nil)(t.Context(), read); err != nil {
+		t.Fatal(err)
+	}
 	ports := 0
 	for _, p := range list {
 		ports += len(p.Ports)
@@ -103,7 +115,7 @@ func TestCatalogOfFiles(t *testing.T) {
 						t.Errorf("%s leads to %s, and nothing there has that name", name, link)
 					}
 				}
-				for _, word := range append(foreignWords[1:], own+"-building", own+"-device", own+"-customer") {
+				for _, word := range append(foreignWords[1:], own+"-building", own+"-device", own+"-customer", "tenant/"+own) {
 					if strings.Contains(p.text, word) {
 						t.Errorf("%s says %s, which stands in a row", name, word)
 					}
