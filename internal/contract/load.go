@@ -143,6 +143,9 @@ var logical = map[Type]string{
 	String: "string", Float64: "number", Int64: "integer", Bool: "boolean", Timestamp: "timestamp", JSON: "object",
 }
 
+// ofDuckDB are schemas that DuckDB has for what is its own.
+var ofDuckDB = []string{"information_schema", "main", "pg_catalog", "system", "temp"}
+
 var (
 	identifier = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 	attribute  = regexp.MustCompile(`^[a-z0-9]{1,20}$`) // of a CloudEvent
@@ -179,6 +182,8 @@ func (l *loader) loadProduct(file string) (Product, error) {
 		return p, fieldError(file, "name", d.Name, "lower-case words joined by -")
 	case p.Schema == "telemesh" || strings.HasSuffix(p.Schema, InternalSuffix):
 		return p, fieldError(file, "name", d.Name, "a name that is neither telemesh nor ends in -internal: its datasets would be those of the platform or of another product")
+	case slices.Contains(ofDuckDB, p.Schema):
+		return p, fieldError(file, "name", d.Name, "another name: DuckDB has schemas of its own that are called "+strings.Join(ofDuckDB, ", "))
 	case !isVersion(d.Version):
 		return p, fieldError(file, "version", d.Version, "a version as 1.0.0")
 	case d.Domain == "":

@@ -64,9 +64,6 @@ func NewProduct(p Product) (Report, error) {
 	return f.do(func() error { return f.product(p) })
 }
 
-// kept are the schemas that DuckDB has for itself.
-var kept = []string{"main", "temp", "system", "information_schema", "pg_catalog"}
-
 func (f *folder) product(p Product) error {
 	if err := CheckName("product", p.Name); err != nil {
 		return err
@@ -74,8 +71,8 @@ func (f *folder) product(p Product) error {
 	switch schema := strings.ReplaceAll(p.Name, "-", "_"); {
 	case p.Name == "telemesh" || strings.HasSuffix(p.Name, "-internal"):
 		return fmt.Errorf("product %q: its dataset would be that of the platform or of another product", p.Name)
-	case slices.Contains(reserved, schema) || slices.Contains(kept, schema):
-		return fmt.Errorf("product %q: call it something else: %s is a word of SQL, or kept by a warehouse, and no schema can be called so", p.Name, schema)
+	case slices.Contains(reserved, schema):
+		return fmt.Errorf("product %q: call it something else: %s is a word of SQL, and no name of a schema without quotes", p.Name, schema)
 	}
 	if f.has("products/" + p.Name) {
 		return fmt.Errorf("%s is there already", filepath.Join(f.dir, "products", p.Name))

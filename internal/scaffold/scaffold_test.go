@@ -297,7 +297,7 @@ func TestErrorsLeaveNothingBehind(t *testing.T) {
 		"leave it out, or call it":          with(func(p *Product) { p.Columns += ", event_id string" }),
 		"it is a word of sql":               with(func(p *Product) { p.Columns += ", order int64" }),
 		"select is a word of sql":           with(func(p *Product) { p.Name = "select" }),
-		"or kept by a warehouse":            with(func(p *Product) { p.Name = "pg-catalog" }),
+		"duckdb has schemas of its own":     with(func(p *Product) { p.Name = "pg-catalog" }),
 		"yaml takes it for no text":         with(func(p *Product) { p.Name = "y" }),
 		"its dataset would be that":         with(func(p *Product) { p.Name = "orders-internal" }),
 		"at most 40 characters":             with(func(p *Product) { p.Name = strings.Repeat("a", 41) }),
