@@ -61,6 +61,8 @@ const (
 	first    = time.Hour      // that the first one does
 	day      = 24 * time.Hour // of completeness
 	settle   = 15 * time.Minute
+	skew     = time.Second // of the clocks of a Broker and of the warehouse
+	carried  = time.Minute // that an event takes from one Broker to another, at most
 )
 
 // Row is a row of Table, one level of one port at one measurement. Members are
@@ -402,15 +404,17 @@ func (p *port) freshness(ctx context.Context, newest time.Time) error {
 		for _, t := range p.Events {
 			types = append(types, literal.Text(t))
 		}
-		// What came in the window, before the time that a row may take.
-		until := p.at.Add(-p.Freshness)
-		came, err := p.one(ctx, fmt.Sprintf("SELECT MAX(e.received_at) AS came FROM %s AS e WHERE e.type IN (%s) AND e.received_at > %s AND e.received_at <= %s",
-			Log, strings.Join(types, ", "), instant(from.Add(-p.Freshness)), instant(until)))
+		// What came in the window, before the time that a row may take. An event that a
+		// Trigger brought to another Broker came when the first one accepted it.
+		since, until := from.Add(-p.Freshness), p.at.Add(-p.Freshness)
+		came, err := p.one(ctx, fmt.Sprintf(`SELECT MAX(f.came) AS came FROM (
+  SELECT MIN(e.received_at) AS came FROM %s AS e WHERE e.type IN (%s) AND e.received_at > %s AND e.received_at <= %s GROUP BY e.source, e.event_id
+) AS f WHERE f.came > %s`, Log, strings.Join(types, ", "), instant(since.Add(-carried)), instant(until), instant(since)))
 		if err != nil {
 			return err
 		}
 		if !came.IsZero() {
-			r.verdict(!came.After(newest))
+			r.verdict(!came.Add(-skew).After(newest))
 		}
 	}
 	p.rows = append(p.rows, r)

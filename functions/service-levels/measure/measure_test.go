@@ -242,20 +242,25 @@ func TestFreshness(t *testing.T) {
 	if row := fresh(); row.Kept != nil || *row.Actual < 590 || *row.Actual > 610 {
 		t.Errorf("nothing came: %+v", row)
 	}
-	logged := func(at time.Time) {
+	logged := func(broker, id string, at time.Time) {
 		t.Helper()
-		e := mesh.NewEvent(mesh.TelemetryEnriched, "/test", nil, at.String())
+		e := mesh.NewEvent(mesh.TelemetryEnriched, "/test", nil, id)
 		e.SetTime(at)
 		e.SetExtension(eventlog.ExtArrival, at.UTC().Format(time.RFC3339Nano))
-		if _, err := sink.NewLog(r.w, nil)(function.WithPath(t.Context(), "/iot/iot"), e); err != nil {
+		if _, err := sink.NewLog(r.w, nil)(function.WithPath(t.Context(), broker), e); err != nil {
 			t.Fatal(err)
 		}
 	}
-	logged(after.Add(-5 * time.Second)) // it may still be on its way
-	if row := fresh(); row.Kept != nil {
+	logged("/iot/iot", "stored", now)
+	logged("/analytics/analytics", "stored", now.Add(5*time.Second)) // a Trigger brought it there
+	if row := fresh(); row.Kept == nil || !*row.Kept {
+		t.Errorf("what came is stored, and has come to another Broker since: %+v", row)
+	}
+	logged("/iot/iot", "new", after.Add(-5*time.Second)) // it may still be on its way
+	if row := fresh(); row.Kept == nil || !*row.Kept {
 		t.Errorf("what has just come is judged: %+v", row)
 	}
-	logged(after.Add(-time.Minute))
+	logged("/iot/iot", "late", after.Add(-time.Minute))
 	if row := fresh(); row.Kept == nil || *row.Kept || *row.Good != 0 {
 		t.Errorf("what came a minute ago is not stored: %+v", row)
 	}
