@@ -82,10 +82,12 @@ func (f *folder) platform() error {
 	if err != nil {
 		return err
 	}
+	ours := []string{platform + "/"} // what objects of this mesh are called by, from the beginning
 	for _, p := range list {
 		if p.Domain != platform {
 			continue
 		}
+		ours = append(ours, p.Schema+".", p.Name)
 		folder, err := fs.Sub(products.FS, p.Name)
 		if err != nil {
 			return err
@@ -103,11 +105,59 @@ func (f *folder) platform() error {
 			return err
 		}
 	}
+	if err := f.policies(ours); err != nil {
+		return err
+	}
 	f.Next = []string{
 		"make a product: telemesh new product NAME --domain DOMAIN --kind source --dir " + f.dir,
 		"run it: telemesh up --manifests " + f.dir + " --products " + filepath.Join(f.dir, "products"),
 	}
 	return nil
+}
+
+// policies makes the policies that are built in those of the mesh, for its teams to
+// change, without the exceptions of what is not there.
+func (f *folder) policies(ours []string) error {
+	names, err := fs.Glob(config.Policies, "*.yaml")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		text, err := fs.ReadFile(config.Policies, name)
+		if err != nil {
+			return err
+		}
+		alone, err := ofOurs(string(text), ours)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := f.create("config/policies/"+name, []byte(alone)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ofOurs is a policy without exceptions of objects that are called otherwise.
+func ofOurs(text string, ours []string) (string, error) {
+	nodes, err := documents(text)
+	if err != nil {
+		return "", err
+	}
+	list := at(nodes[0], "exceptions")
+	if list == nil {
+		return text, nil
+	}
+	var gone [][2]int // lines, from and to
+	for _, e := range list.Content {
+		if !slices.ContainsFunc(ours, func(begin string) bool { return strings.HasPrefix(value(e, "object"), begin) }) {
+			gone = append(gone, [2]int{e.Line, lastLine(e)})
+		}
+	}
+	if len(gone) == len(list.Content) {
+		gone = slices.Insert(gone, 0, [2]int{list.Line - 1, list.Line - 1}) // exceptions:
+	}
+	return without(text, gone), nil
 }
 
 // ofPlatform is a manifest of the platform where there is no other domain: without
@@ -151,11 +201,7 @@ func ofPlatform(text string) (string, error) {
 			gone = append(gone, [2]int{token.Line, lastLine(token)})
 		}
 	}
-	lines := strings.SplitAfter(text, "\n")
-	for _, g := range slices.Backward(gone) {
-		lines = slices.Delete(lines, g[0]-1, g[1])
-	}
-	return strings.Join(lines, ""), nil
+	return without(text, gone), nil
 }
 
 // ref is NAMESPACE/NAME at the end of a path.

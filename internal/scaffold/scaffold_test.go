@@ -11,7 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/internal/contract"
+	"github.com/telemesh/telemesh/internal/policy"
 )
 
 func TestInfer(t *testing.T) {
@@ -323,6 +325,35 @@ func TestPackageNames(t *testing.T) {
 	}
 	if !isPackageName("join") {
 		t.Error("no package can be called join")
+	}
+}
+
+// A mesh has policies of its own, which say nothing of what it has not.
+func TestPoliciesOfMesh(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "mesh")
+	if _, err := NewMesh(dir); err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(dir, "config", "policies")
+	all, faults, err := policy.Load(folder, os.DirFS(folder))
+	if err != nil || len(faults) > 0 {
+		t.Fatal(faults, err)
+	}
+	builtIn, _, err := policy.Load("", config.Policies)
+	if err != nil || len(all) != len(builtIn) {
+		t.Fatalf("%d policies, %v, want %d", len(all), err, len(builtIn))
+	}
+	var excepted []string
+	for i, p := range all {
+		if len(p.Cases) != len(builtIn[i].Cases) || p.Why != builtIn[i].Why {
+			t.Errorf("policy %s is another one than that built in", p.Name)
+		}
+		for _, e := range p.Exceptions {
+			excepted = append(excepted, p.Name+" "+e.Object)
+		}
+	}
+	if diff := cmp.Diff([]string{"confidential-rows-have-a-tenant event_log.events", "service-stays-inside platform/portal"}, excepted); diff != "" {
+		t.Errorf("exceptions (-want +got)\n%s", diff)
 	}
 }
 

@@ -78,6 +78,15 @@ func replaceLine(text string, n int, lines ...string) string {
 	return strings.Join(all[:n-1], "") + strings.Join(lines, "\n") + "\n" + strings.Join(all[n:], "")
 }
 
+// without leaves out lines, which are told from and to, in their order.
+func without(text string, gone [][2]int) string {
+	lines := strings.SplitAfter(text, "\n")
+	for _, g := range slices.Backward(gone) {
+		lines = slices.Delete(lines, g[0]-1, g[1])
+	}
+	return strings.Join(lines, "")
+}
+
 func line(text string, n int) string { return strings.Split(text, "\n")[n-1] }
 
 // addItem adds an element to a list that has one to a line, with its indent before each
