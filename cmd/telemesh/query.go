@@ -31,7 +31,6 @@ import (
 	"github.com/telemesh/telemesh/internal/warehouse"
 	"github.com/telemesh/telemesh/internal/warehouse/connect"
 	"github.com/telemesh/telemesh/internal/warehouse/remote"
-	"github.com/telemesh/telemesh/products"
 )
 
 func queryCommand() *cobra.Command {
@@ -45,8 +44,8 @@ func queryCommand() *cobra.Command {
 		Long: `Runs one statement that only reads, in DuckDB's SQL, also while the mesh runs on
 the same folder; in GoogleSQL, if --warehouse names BigQuery. Tables:
 iot_telemetry.readings, iot_analytics.readings, iot_metadata.placements,
-iot_actions.actions, customers.customers, event_log.events,
-mesh_metrics.quality_results; views of iot_analytics: co2_evolution,
+iot_actions.actions, customers.customers, event_log.events; quality_results,
+service_levels and reads of mesh_metrics; views of iot_analytics: co2_evolution,
 co2_with_actions, actions_timeline, actions_placed, readings_hourly.`,
 		Example: `  telemesh query 'SELECT room, avg(value) FROM iot_analytics.readings WHERE metric = '\''co2'\'' GROUP BY room'
   telemesh query --format csv 'FROM iot_metadata.placements' > placements.csv`,
@@ -108,8 +107,10 @@ func (p *warehouseAt) with(ctx context.Context, do func(warehouse.Warehouse) err
 const reported = 2 * time.Second
 
 // countRead reports which output ports a statement read, to the mesh that runs on
-// the folder. Where none runs there is nobody to tell, and BigQuery has a log of
-// its own; a report that is not taken is no reason to fail.
+// the folder: tables and views of all schemas but internal ones, since the products
+// of the mesh may be others than those built in. Where none runs there is nobody to
+// tell, and BigQuery has a log of its own; a report that is not taken is no reason to
+// fail.
 func (p *warehouseAt) countRead(ctx context.Context, w warehouse.Warehouse, sql string) {
 	if p.warehouse != "" {
 		return
@@ -120,16 +121,10 @@ func (p *warehouseAt) countRead(ctx context.Context, w warehouse.Warehouse, sql 
 	}
 	ctx, cancel := context.WithTimeout(ctx, reported)
 	defer cancel()
-	all, err := contract.Load(products.FS)
-	if err != nil {
-		return
-	}
 	var ports []string
 	for _, name := range lineage.Named(ctx, w.Query, sql) {
-		for _, product := range all {
-			if slices.ContainsFunc(product.Ports, func(port contract.Port) bool { return port.Name == name }) {
-				ports = append(ports, name)
-			}
+		if schema, _, ok := strings.Cut(name, "."); ok && !strings.HasSuffix(schema, contract.InternalSuffix) && !slices.Contains(ofDuckDB, schema) {
+			ports = append(ports, name)
 		}
 	}
 	counter := usage.New("telemesh", func(ctx context.Context, e event.Event) error {
@@ -140,6 +135,9 @@ func (p *warehouseAt) countRead(ctx context.Context, w warehouse.Warehouse, sql 
 		slog.Debug("read not counted", "error", err)
 	}
 }
+
+// ofDuckDB are schemas that are in every database.
+var ofDuckDB = []string{"information_schema", "main", "pg_catalog"}
 
 // hint says what to do where the warehouse that --warehouse names is not there,
 // or refuses.

@@ -8,6 +8,7 @@ import (
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/levels"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/usage"
 	"github.com/telemesh/telemesh/internal/warehouse/literal"
 )
 
@@ -37,6 +38,9 @@ const measuredDays = 2
 func (l *Live) Measured(ctx context.Context, v access.Viewer) Known[map[string]map[string]Measured] {
 	if !v.SeesAll() {
 		return Known[map[string]map[string]Measured]{Err: fmt.Errorf("service levels of all tenants' rows: %w", access.ErrForbidden)}
+	}
+	if !l.data.Has(levels.Table) {
+		return Known[map[string]map[string]Measured]{}
 	}
 	return known[map[string]map[string]Measured](l.ask(ctx, v, "levels", func(ctx context.Context) (any, error) {
 		rows, err := l.data.Query(ctx, v, fmt.Sprintf(`SELECT port, level, measured_at, actual, unit, kept, budget_left FROM (
@@ -89,9 +93,12 @@ func (l *Live) Usage(ctx context.Context, v access.Viewer) Known[map[string][]Us
 	if !v.SeesAll() {
 		return Known[map[string][]Usage]{Err: fmt.Errorf("reads of all tenants: %w", access.ErrForbidden)}
 	}
+	if !l.data.Has(usage.Table) {
+		return Known[map[string][]Usage]{}
+	}
 	return known[map[string][]Usage](l.ask(ctx, v, "usage", func(ctx context.Context) (any, error) {
-		rows, err := l.data.Query(ctx, v, fmt.Sprintf("SELECT port, kind, consumer, CAST(SUM(reads) AS INT64) AS n FROM {mesh_metrics.reads} AS t WHERE hour >= %s GROUP BY port, kind, consumer ORDER BY n DESC, consumer, kind",
-			literal.Time(mesh.At(l.now().AddDate(0, 0, -UsageDays)))))
+		rows, err := l.data.Query(ctx, v, fmt.Sprintf("SELECT port, kind, consumer, CAST(SUM(reads) AS INT64) AS n FROM {%s} AS t WHERE hour >= %s GROUP BY port, kind, consumer ORDER BY n DESC, consumer, kind",
+			usage.Table, literal.Time(mesh.At(l.now().AddDate(0, 0, -UsageDays)))))
 		if err != nil {
 			return nil, err
 		}

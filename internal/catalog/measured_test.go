@@ -12,6 +12,7 @@ import (
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
 	"github.com/telemesh/telemesh/internal/access"
 	"github.com/telemesh/telemesh/internal/catalog"
+	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/warehouse/duckdb/duckdbtest"
 )
@@ -67,6 +68,17 @@ func TestMeasuredAndRead(t *testing.T) {
 				t.Errorf("completeness as text: %+v", level)
 			}
 		}
+	}
+
+	// A mesh without the product knows nothing of it, which is no fault.
+	var others []contract.Product
+	for _, p := range all {
+		if p.Name != "mesh-metrics" {
+			others = append(others, p)
+		}
+	}
+	if known, err := catalog.NewLive(access.New(w, others), time.Now).Now(t.Context(), analyst, nil); err != nil || known.Measured != nil || known.Usage != nil || known.Verdicts != nil {
+		t.Errorf("without mesh-metrics: %+v, %v", known, err)
 	}
 
 	if err := live.Measured(t.Context(), tenant).Err; !errors.Is(err, access.ErrForbidden) {

@@ -88,6 +88,9 @@ func (l *Live) History(ctx context.Context, v access.Viewer) Known[map[string]Ve
 	if !v.SeesAll() {
 		return Known[map[string]Verdicts]{Err: fmt.Errorf("quality of all tenants' rows: %w", access.ErrForbidden)}
 	}
+	if !l.data.Has(quality.Table) { // the product is not among those of this mesh
+		return Known[map[string]Verdicts]{}
+	}
 	return known[map[string]Verdicts](l.ask(ctx, v, "quality", func(ctx context.Context) (any, error) {
 		since := l.now().AddDate(0, 0, -verdictDays)
 		rows, err := l.data.Query(ctx, v, fmt.Sprintf(`SELECT port, rule, checked_at, counted, kept, error, window_from FROM (

@@ -24,6 +24,9 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
+// Table has the reports.
+const Table = "mesh_metrics.reads"
+
 // Kind is a way to the data.
 type Kind string
 
