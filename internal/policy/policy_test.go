@@ -142,6 +142,8 @@ func TestMistakes(t *testing.T) {
 			`products/customers/product.odps.yaml: description: Customers: port customers.customers: says of itself "Customers", which is no sentence`},
 		{"personal-data-is-classified", "products/customers/customers.odcs.yaml", []string{"      - name: sector\n", "      - name: phone\n        logicalType: string\n        physicalType: STRING\n        classification: public\n        description: Phone.\n      - name: sector\n"},
 			"products/customers/customers.odcs.yaml: classification: public: column customers.customers.phone: is public, and its name is that of what is about a person or a tenant"},
+		{"product-domain", "brokers/crm.yaml", []string{"  namespace: crm\n", "  namespace: sales\n"},
+			"products/customers/product.odps.yaml: domain: crm: product customers: is of domain crm, which has no Broker"},
 		{"event-name", "config/telemetry-flatten.yaml", []string{"dev.telemesh.telemetry.rejected.v1", "telemetry.rejected"},
 			"config/telemetry-flatten.yaml: telemesh.dev/emits: dev.telemesh.telemetry.flattened.v1,telemetry.rejected: events telemetry.rejected: is no type as dev.telemesh.placements.changed.v1"},
 		{"service-is-confined", "config/tenant-enrich.yaml", []string{"readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"},

@@ -144,7 +144,7 @@ func (f *folder) table(d data) error {
 		return err
 	}
 	f.Next = append(f.Next,
-		"a row is known by "+strings.Join(d.Key, ", ")+": another one with the same takes its place; else name the key by --key",
+		"a row is known by "+strings.Join(d.Key, ", ")+", and another one with the same takes its place: primaryKey of the contract says so",
 		"read "+filepath.Join(f.dir, folder)+" and say there what the columns mean, how they are classified and who may read them",
 		fmt.Sprintf("send events of type %s to Broker %s/%s", d.Event, d.Broker, d.Namespace),
 	)
