@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -165,8 +166,13 @@ func checkMappings(formats *flatten.Formats, customers []string) (findings []che
 			Object: "mapping", Severity: check.Error, Rule: "mapping-wrong", Problem: err.Error(),
 			Why: "What devices and customers are is read by it, and would be read otherwise than its examples say.", Do: "correct the mapping, or the example",
 		}
-		if file, problem, ok := strings.Cut(f.Problem, ": "); ok {
-			f.File, f.Problem = file, problem
+		if place, problem, ok := strings.Cut(f.Problem, ": "); ok {
+			f.File, f.Problem = place, problem
+			if file, line, ok := strings.Cut(place, ":"); ok {
+				if n, err := strconv.Atoi(line); err == nil {
+					f.File, f.Line = file, n
+				}
+			}
 		}
 		findings = append(findings, f)
 	}
