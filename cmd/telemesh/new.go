@@ -87,7 +87,7 @@ to read instead stands in FILE.duckdb.sql), events by a table as above.`,
 	flags.StringVar(&p.Owner, "owner", "", "team that owns it (default: DOMAIN-team)")
 	flags.StringVar(&p.Purpose, "purpose", "", "what it is for, in a sentence")
 	flags.StringVar(&p.Event, "event", "", "type of the events that bring its rows (default: dev.telemesh.NAME.received.v1)")
-	flags.StringVar(&p.Like, "like", "", "file, folder or pattern of samples of the data of such events, JSON")
+	flags.StringVar(&p.Like, "like", "", "file, folder or pattern of samples of the data of such events, JSON or NDJSON")
 	flags.StringVar(&p.Columns, "columns", "", "NAME TYPE [key] [required], …; types: string, float64, int64, bool, timestamp, json")
 	flags.StringVar(&p.RowsAt, "rows", "", "JSON Pointer to the list of rows in such data, as /readings (default: the data are one row; of --columns: /rows)")
 	flags.StringVar(&p.Key, "key", "", "columns that tell one row from another, separated by commas")

@@ -2,9 +2,9 @@ package scaffold
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -319,22 +319,57 @@ func quoteFlow(s string) string {
 	return s
 }
 
-// samples reads the files of a pattern or a folder.
+// samples reads the files of a pattern or a folder. A file has one sample, several one
+// behind the other, as NDJSON, or a list of them.
 func samples(pattern string) (map[string][]byte, error) {
+	patterns := []string{pattern}
 	if info, err := os.Stat(pattern); err == nil && info.IsDir() {
-		pattern = filepath.Join(pattern, "*.json")
-	}
-	names, err := filepath.Glob(pattern)
-	if err != nil || len(names) == 0 {
-		return nil, cmp.Or(err, fmt.Errorf("there is no file %s", pattern))
+		patterns = []string{filepath.Join(pattern, "*.json"), filepath.Join(pattern, "*.ndjson"), filepath.Join(pattern, "*.jsonl")}
 	}
 	out := map[string][]byte{}
-	for _, name := range names {
-		if out[name], err = os.ReadFile(name); err != nil {
+	for _, p := range patterns {
+		names, err := filepath.Glob(p)
+		if err != nil {
 			return nil, err
 		}
+		for _, name := range names {
+			if err := read(name, out); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("there is no file %s, or nothing in it", pattern)
 	}
 	return out, nil
+}
+
+// read adds the samples of a file, by its name and their place in it.
+func read(name string, to map[string][]byte) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	d := jsontext.NewDecoder(bytes.NewBuffer(text))
+	for i := 0; ; i++ {
+		value, err := d.ReadValue()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s is no JSON: %w", name, err)
+		}
+		list := []jsontext.Value{value.Clone()}
+		if value.Kind() == '[' {
+			list = nil
+			if err := json.Unmarshal(value, &list); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		for j, sample := range list {
+			to[fmt.Sprintf("%s, sample %d.%d", name, i+1, j+1)] = sample
+		}
+	}
 }
 
 func sortedKeys(m map[string][]byte) []string {

@@ -70,6 +70,30 @@ func TestElements(t *testing.T) {
 	}
 }
 
+func TestSamples(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"a.json": `{"n": 1}`, "b.ndjson": "{\"n\": 2}\n{\"n\": 3}\n", "c.json": `[{"n": 4}, {"n": 5}]`, "d.txt": "no JSON"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for pattern, want := range map[string]string{
+		dir:                            `{"n": 1} {"n": 2} {"n": 3} {"n": 4} {"n": 5}`,
+		filepath.Join(dir, "b.ndjson"): `{"n": 2} {"n": 3}`,
+		filepath.Join(dir, "*.txt"):    "",
+		filepath.Join(dir, "e*"):       "",
+	} {
+		got, err := samples(pattern)
+		var texts []string
+		for _, name := range sortedKeys(got) {
+			texts = append(texts, string(got[name]))
+		}
+		if strings.Join(texts, " ") != want || (err == nil) != (want != "") {
+			t.Errorf("samples(%s) = %s, %v, want %s", pattern, texts, err, want)
+		}
+	}
+}
+
 // Rows that have the same key are one row. What samples do not show to be a key is none.
 func TestKeys(t *testing.T) {
 	for _, test := range []struct {
