@@ -97,7 +97,7 @@ func (l *Live) Usage(ctx context.Context, v access.Viewer) Known[map[string][]Us
 		return Known[map[string][]Usage]{}
 	}
 	return known[map[string][]Usage](l.ask(ctx, v, "usage", func(ctx context.Context) (any, error) {
-		rows, err := l.data.Query(ctx, v, fmt.Sprintf("SELECT port, kind, consumer, CAST(SUM(reads) AS INT64) AS n FROM {%s} AS t WHERE hour >= %s GROUP BY port, kind, consumer ORDER BY n DESC, consumer, kind",
+		rows, err := l.data.Query(ctx, v, fmt.Sprintf("SELECT port, kind, consumer, CAST(SUM(times) AS INT64) AS n FROM {%s} AS t WHERE hour >= %s GROUP BY port, kind, consumer ORDER BY n DESC, consumer, kind",
 			usage.Table, literal.Time(mesh.At(l.now().AddDate(0, 0, -UsageDays)))))
 		if err != nil {
 			return nil, err

@@ -36,7 +36,7 @@ func TestMeasuredAndRead(t *testing.T) {
 		at := now.Add(time.Duration(i-2) * time.Hour).Format(time.RFC3339)
 		store(mesh.NewEvent(mesh.LevelsMeasured, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_telemetry.readings","level":"latency","product":"iot-telemetry","contract_version":"1.0.0",
 			"unit":"s","target":10,"actual":%d.5,"kept":%t,"objective":99,"budget_left":40,"window_from":%q,"window_to":%[3]q,"measured_at":%[3]q}]}`, i, kept, at), at))
-		store(mesh.NewEvent(mesh.PortRead, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_telemetry.readings","kind":"portal","consumer":"analyst","report":%q,"reads":%d,"hour":%[1]q}]}`, at, i+1), at))
+		store(mesh.NewEvent(mesh.PortRead, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_telemetry.readings","kind":"portal","consumer":"analyst","report":%q,"times":%d,"hour":%[1]q}]}`, at, i+1), at))
 	}
 	live := catalog.NewLive(access.New(w, all), time.Now)
 	analyst, tenant := access.Viewer{Role: access.Analyst}, access.Viewer{Role: access.Tenant, Tenants: []string{"school"}}

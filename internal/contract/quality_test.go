@@ -57,7 +57,7 @@ func TestQueriesOfRules(t *testing.T) {
 		{"mesh_metrics.quality_results", 0, []cells{{"rule": text("a"), "kept": warehouse.Bool(true)}, {"rule": text("b"), "error": text("no answer")}}, []cells{{"rule": text("c")}}},
 		{"mesh_metrics.service_levels", 0, []cells{{"level": text("a"), "good": warehouse.Int(2), "total": warehouse.Int(2)}, {"level": text("b")}},
 			[]cells{{"level": text("c"), "good": warehouse.Int(3), "total": warehouse.Int(2)}}},
-		{"mesh_metrics.reads", 0, []cells{{"report": text("a")}}, []cells{{"report": text("b"), "reads": warehouse.Int(0)}}},
+		{"mesh_metrics.reads", 0, []cells{{"report": text("a")}}, []cells{{"report": text("b"), "times": warehouse.Int(0)}}},
 	} {
 		db := duckdbtest.Open(t)
 		table := find(t, test.table)

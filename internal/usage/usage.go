@@ -119,7 +119,7 @@ type row struct {
 	Kind     Kind         `json:"kind"`
 	Consumer string       `json:"consumer"`
 	Report   string       `json:"report"`
-	Reads    int64        `json:"reads"`
+	Times    int64        `json:"times"`
 	Hour     mesh.Instant `json:"hour"`
 }
 

@@ -63,7 +63,7 @@ func TestReadsAreRows(t *testing.T) {
 	plain := access.New(w, all)
 	data := plain.CountedBy(func(v access.Viewer, ports []string) { counter.Count(usage.Portal, v.Consumer(), ports...) })
 
-	analyst, school := access.Viewer{ID: "anna", Name: "anna", Role: access.Analyst}, access.Viewer{ID: "tim", Name: "tim", Role: access.Tenant, Tenants: []string{"school"}}
+	analyst, school := access.Viewer{ID: "anna", Name: "anna", Role: access.Analyst}, access.Viewer{ID: "bert", Name: "bert", Role: access.Tenant, Tenants: []string{"school"}}
 	query := func(d *access.Data, v access.Viewer, sql string) {
 		t.Helper()
 		if _, err := d.Query(t.Context(), v, sql); err != nil {
@@ -96,11 +96,11 @@ func TestReadsAreRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = "admin iot_actions.actions 2, analyst iot_analytics.co2_evolution 1, analyst iot_telemetry.readings 1, tenant/school iot_analytics.readings 2"
-	if got := first(t, w, "SELECT string_agg(consumer || ' ' || port || ' ' || reads, ', ' ORDER BY consumer, port) FROM mesh_metrics.reads"); got != want {
+	if got := first(t, w, "SELECT string_agg(consumer || ' ' || port || ' ' || times, ', ' ORDER BY consumer, port) FROM mesh_metrics.reads"); got != want {
 		t.Errorf("reads: %v, want %s", got, want)
 	}
 	for _, e := range reports {
-		for _, person := range []string{"anna", "tim"} {
+		for _, person := range []string{"anna", "bert"} {
 			if bytes.Contains(e.Data(), []byte(person)) {
 				t.Errorf("a report names %s: %s", person, e.Data())
 			}
@@ -135,11 +135,11 @@ func TestReportAgain(t *testing.T) {
 	}
 	var data struct {
 		Rows []struct {
-			Reads int64
+			Times int64
 			Hour  mesh.Instant
 		}
 	}
-	if err := json.Unmarshal(sent[2].Data(), &data); err != nil || len(data.Rows) != 1 || data.Rows[0].Reads != 1 || data.Rows[0].Hour.String() != "2026-03-01T10:00:00Z" {
+	if err := json.Unmarshal(sent[2].Data(), &data); err != nil || len(data.Rows) != 1 || data.Rows[0].Times != 1 || data.Rows[0].Hour.String() != "2026-03-01T10:00:00Z" {
 		t.Errorf("%s, %v", sent[2].Data(), err)
 	}
 	var none *usage.Counter

@@ -70,5 +70,9 @@ func runAir(t *testing.T, w warehouse.Warehouse) {
 		if news, err := a.News(t.Context(), air.Selection{Where: air.Where{Room: &room}, Metric: "co2"}, time.Unix(0, 0), noon); err != nil || news.Readings != 1 {
 			t.Errorf("News() = %+v, %v", news, err)
 		}
+		held, err := a.Held(t.Context(), air.Selection{Where: air.Where{Room: &room}, Metric: "co2", From: noon.Add(-time.Hour)}, time.Now())
+		if err != nil || held.Older != 1 {
+			t.Errorf("Held() = %+v, %v", held, err)
+		}
 	}
 }

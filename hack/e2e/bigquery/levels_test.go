@@ -66,7 +66,7 @@ func levelsOf(t *testing.T, w warehouse.Warehouse, all []contract.Product, began
 	e.SetExtension(mesh.ExtTenant, "school")
 	store("iot-telemetry", e)
 	hour := began.Truncate(time.Hour).Format(time.RFC3339)
-	store("mesh-metrics", mesh.NewEvent(mesh.PortRead, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_telemetry.readings","kind":"portal","consumer":"analyst","report":"r","reads":3,"hour":%q}]}`, hour), "2"))
+	store("mesh-metrics", mesh.NewEvent(mesh.PortRead, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_telemetry.readings","kind":"portal","consumer":"analyst","report":"r","times":3,"hour":%q}]}`, hour), "2"))
 	store("mesh-metrics", mesh.NewEvent(mesh.QualityChecked, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_telemetry.readings","rule":"reading_id.pattern","product":"iot-telemetry","contract_version":"1.0.0",
 		"column_name":"reading_id","metric":"invalidValues","counted":2,"wanted":"0","kept":false,"took_ms":1,"checked_at":%q}]}`, began.Format(time.RFC3339)), "3"))
 
