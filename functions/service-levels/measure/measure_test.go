@@ -1,14 +1,18 @@
 package measure_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/telemesh/telemesh/internal/usage"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
@@ -58,7 +62,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handle, stores := measure.New(meter), sink.New(w, tables, nil)
+	handle, stores := measure.New(meter, nil, nil), sink.New(w, tables, nil)
 	r.measure = func(e event.Event) ([]event.Event, error) { return handle(t.Context(), e) }
 	r.store = func(e event.Event) {
 		t.Helper()
@@ -349,5 +353,40 @@ func TestTicksAlone(t *testing.T) {
 	e.SetType("dev.telemesh.telemetry.received.v1")
 	if _, err := r.measure(e); !mesh.IsPermanent(err) {
 		t.Errorf("an event that is no tick: %v", err)
+	}
+}
+
+// A log of jobs that cannot be read is told, and levels are measured.
+func TestJobsAway(t *testing.T) {
+	all, err := contract.Load(products.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := duckdbtest.Open(t)
+	meter, err := levels.New(w.Query, all, 99)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := usage.NewJobs("service-levels", w.Query, all, "my-project", "region-eu") // DuckDB has no such log
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told bytes.Buffer
+	events, err := measure.New(meter, jobs, slog.New(slog.NewTextHandler(&told, nil)))(t.Context(), tick(time.Now()))
+	if err != nil || types(events) != "measured" {
+		t.Errorf("made %s, %v", types(events), err)
+	}
+	if !strings.Contains(told.String(), "my-project.region-eu.INFORMATION_SCHEMA.JOBS") {
+		t.Errorf("told %s", &told)
+	}
+}
+
+func TestJobsTakeBigQuery(t *testing.T) {
+	for url, region := range map[string]string{"http://warehouse": "region-eu", "bigquery://my-project?location=EU": "EU"} {
+		t.Setenv("WAREHOUSE_URL", url)
+		t.Setenv("BIGQUERY_JOBS", region)
+		if _, err := measure.Start(function.Ports{Warehouse: duckdbtest.Open(t), Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "BIGQUERY_JOBS") {
+			t.Errorf("WAREHOUSE_URL %s, BIGQUERY_JOBS %s: %v", url, region, err)
+		}
 	}
 }

@@ -126,6 +126,60 @@ func New(project string) (*Catalog, error) {
 	)
 }
 
+// AddJobs makes INFORMATION_SCHEMA.JOBS of the project in a region known: of its columns
+// those that statements use, as the documentation has them.
+// https://cloud.google.com/bigquery/docs/information-schema-jobs
+func (c *Catalog) AddJobs(region string) error {
+	text, err := c.types.GetString()
+	if err != nil {
+		return err
+	}
+	record := func(names ...string) (googlesql.Googlesql_TypeNode, error) {
+		var fields []*googlesql.StructField
+		for _, name := range names {
+			fields = append(fields, &googlesql.StructField{Name: name, Type_: text})
+		}
+		return c.types.MakeStructType2(fields)
+	}
+	failure, err := record("reason", "location", "debug_info", "message")
+	if err != nil {
+		return err
+	}
+	referenced, err := record("project_id", "dataset_id", "table_id")
+	if err != nil {
+		return err
+	}
+	if referenced, err = c.types.MakeArrayType2(referenced); err != nil {
+		return err
+	}
+	instant, err := c.types.GetTimestamp()
+	if err != nil {
+		return err
+	}
+	flag, err := c.types.GetBool()
+	if err != nil {
+		return err
+	}
+	path := c.project + "." + region + ".INFORMATION_SCHEMA.JOBS"
+	table, err := googlesql.NewSimpleTable(path, 0)
+	if err != nil {
+		return err
+	}
+	c.keep = append(c.keep, table)
+	for name, of := range map[string]googlesql.Googlesql_TypeNode{"creation_time": instant, "end_time": instant, "job_id": text, "job_type": text, "statement_type": text,
+		"state": text, "user_email": text, "cache_hit": flag, "error_result": failure, "referenced_tables": referenced} {
+		column, err := googlesql.NewSimpleColumn(path, name, of, false, true)
+		if err != nil {
+			return err
+		}
+		c.keep = append(c.keep, column)
+		if err := table.AddColumn2(column, false); err != nil {
+			return err
+		}
+	}
+	return c.root.AddTable2(path, table)
+}
+
 // AddTable makes a table, dataset.name, known.
 func (c *Catalog) AddTable(dataset, name string, columns []contract.Column) error {
 	table, err := googlesql.NewSimpleTable(name, 0)

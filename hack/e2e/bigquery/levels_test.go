@@ -77,7 +77,7 @@ func levelsOf(t *testing.T, w warehouse.Warehouse, all []contract.Product, began
 	for i := range 2 { // the second one reads what the first one found
 		tick := mesh.NewEvent(topology.TickType, "/test", nil, fmt.Sprint("tick", i))
 		tick.SetTime(time.Now())
-		events, err := measure.New(meter)(t.Context(), tick)
+		events, err := measure.New(meter, nil, nil)(t.Context(), tick)
 		if err != nil {
 			t.Fatal(err)
 		}

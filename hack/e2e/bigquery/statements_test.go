@@ -60,6 +60,8 @@ var duckDBOnly = map[string]string{
 	"internal/warehouse/bigquery/schema": "analyse.Of makes its catalog of them",
 	"internal/users":                     "the database of users is no warehouse",
 	"internal/audit":                     "the database of users is no warehouse",
+	"internal/quality/qualitytest":       "its suite runs them on both",
+	"internal/lineage/tables.go":         "DuckDB says what its own SQL reads",
 	"internal/cloud":                     "TestStatementsOfTheWarehouse records them on the wire",
 	"internal/prove":                     "the proof runs on a data folder: its as-of join is DuckDB's",
 	"internal/database":                  "the database of users is no warehouse",
@@ -85,6 +87,9 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := catalog.AddJobs("region-eu"); err != nil {
+		t.Fatal(err)
+	}
 	w := &recording{Warehouse: duckdbtest.Open(t), shapes: map[string][]string{}}
 	runMesh(t, w)
 	runRepair(t, w)
@@ -94,6 +99,8 @@ func TestStatementsAreGoogleSQL(t *testing.T) {
 	runDeadLetters(t, w)
 	runAir(t, w)
 	runCatalog(t, w)
+	levelsOf(t, w, all, time.Now().UTC().Truncate(time.Second))
+	runJobs(t, w, all)
 	runPages(t, &recording{Warehouse: duckdbtest.Open(t), shapes: w.shapes}, all)
 
 	statements := 0
@@ -291,13 +298,17 @@ const perShape = 3
 var literal = regexp.MustCompile(`'[^']*'|\b[0-9]+\b`)
 
 func (r *recording) Query(ctx context.Context, sql string) (*warehouse.Rows, error) {
+	r.keep(sql)
+	return r.Warehouse.Query(ctx, sql)
+}
+
+func (r *recording) keep(sql string) {
 	shape := literal.ReplaceAllString(sql, "?")
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if same := r.shapes[shape]; len(same) < perShape && !slices.Contains(same, sql) {
 		r.shapes[shape] = append(same, sql)
 	}
-	r.mu.Unlock()
-	return r.Warehouse.Query(ctx, sql)
 }
 
 // runMesh lets the functions follow what some devices, tenants and people do, in
@@ -639,7 +650,7 @@ func statements(file *ast.File) (all []statement) {
 
 var (
 	beginsStatement = regexp.MustCompile(`^\s*(SELECT|WITH)\s`)
-	verb            = regexp.MustCompile(`%(\[[0-9]+\])?[sdqv]|\{[a-z_.]*\}`) // braces: package access puts rows there
+	verb            = regexp.MustCompile(`\{?%(\[[0-9]+\])?[sdqv]\}?|\{[a-z_.]*\}`) // braces: package access puts rows there
 )
 
 // add takes the literals of a sum of strings.

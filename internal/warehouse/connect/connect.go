@@ -75,6 +75,13 @@ func (c Config) Open(handed warehouse.Warehouse, client *http.Client) (warehouse
 	return nil, fmt.Errorf("warehouse %q: %s", c.URL, forms)
 }
 
+// Project is the Google Cloud project that BigQuery is of. A warehouse that is not
+// BigQuery is an error.
+func (c Config) Project() (string, error) {
+	config, err := bigquery.ParseURL(c.URL)
+	return config.Project, err
+}
+
 func (c Config) openBigQuery() (warehouse.Warehouse, error) {
 	config, err := bigquery.ParseURL(c.URL)
 	if err != nil {
