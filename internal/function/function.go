@@ -34,7 +34,8 @@ type Function struct {
 	HTTP    http.Handler // what is no event; nil: nothing else is served
 	// Run is what a source does, from its start on: it fetches what wakes
 	// nobody. It returns once ctx is done, after it has handed over what it took;
-	// if it returns before that, the process ends. nil: it is no source.
+	// if it returns before that, the process ends. What answers, too, may have something to
+	// do by itself. nil: nothing.
 	Run   func(ctx context.Context) error
 	Close func(context.Context) error // ends what Start began, after the last request and after Run; nil: nothing
 }

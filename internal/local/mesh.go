@@ -147,6 +147,7 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	for _, t := range m.triggers {
 		m.running.Go(func() { t.run(deliveries, reading) })
 	}
+	m.runServices()
 	return m, nil
 }
 

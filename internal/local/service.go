@@ -162,6 +162,22 @@ func (m *Mesh) Service(namespace, name string) http.Handler {
 	})
 }
 
+// runServices runs what Services do besides answering, until the mesh closes.
+func (m *Mesh) runServices() {
+	ctx, stop := context.WithCancel(context.Background())
+	m.sources.stops = append(m.sources.stops, stop)
+	for _, s := range m.services {
+		if s.function == nil || s.function.Run == nil {
+			continue
+		}
+		m.sources.running.Go(func() {
+			if err := s.function.Run(ctx); err != nil || ctx.Err() == nil {
+				s.log.Error("what the Service does by itself has ended", "error", err)
+			}
+		})
+	}
+}
+
 func (s *service) close(ctx context.Context) error {
 	if s.function == nil || s.function.Close == nil {
 		return nil

@@ -3,9 +3,12 @@ package local
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,6 +123,48 @@ func TestSources(t *testing.T) {
 	}
 	if first := <-begun; first != "needy at there" {
 		t.Errorf("begun: %s, want needy at there", first)
+	}
+}
+
+// What a Service does besides answering begins with the mesh and ends before its
+// functions do; what it hands over then is not lost.
+func TestServiceRuns(t *testing.T) {
+	var got inbox
+	functions := handlers(map[string]function.Handler{"sink": got.handle})
+	var closed atomic.Bool
+	functions["counter"] = func(ports function.Ports) (*function.Function, error) {
+		closed.Store(false)
+		sink := os.Getenv("K_SINK")
+		post := func(ctx context.Context, id string) error {
+			return function.Post(context.WithoutCancel(ctx), ports.Client, sink, newEvent(id, "a", "x"))
+		}
+		return &function.Function{
+			HTTP: http.NotFoundHandler(),
+			Run: func(ctx context.Context) error {
+				if err := post(ctx, "first"); err != nil {
+					return err
+				}
+				<-ctx.Done()
+				if closed.Load() {
+					t.Error("the function is closed before what it does has ended")
+				}
+				return post(ctx, "last")
+			},
+			Close: func(context.Context) error { closed.Store(true); return nil },
+		}, nil
+	}
+	const toBroker = "env: [{name: K_SINK, value: http://broker-ingress.knative-eventing.svc.cluster.local/iot/iot}, "
+	cfg := Config{Dir: t.TempDir(), Functions: functions, Manifests: manifests(t, brokerYAML+serviceYAML("sink")+triggerYAML("sink", "a", toService("sink"), "")+
+		strings.Replace(serviceYAML("counter"), "env: [", toBroker, 1))}
+	m := open(t, cfg)
+	if err := m.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	idle(t, open(t, cfg))
+	ids := got.ids()
+	slices.Sort(ids)
+	if ids = slices.Compact(ids); !slices.Equal(ids, []string{"first", "last"}) {
+		t.Errorf("handed over %v", ids)
 	}
 }
 
