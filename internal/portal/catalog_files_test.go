@@ -66,7 +66,7 @@ func TestCatalogOfFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := mesh.NewEvent(mesh.PortRead, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_metadata.placements","kind":"portal","consumer":"tenant/%s","report":"r","reads":3,"hour":%q}]}`,
+	read := mesh.NewEvent(mesh.PortRead, "/test", fmt.Appendf(nil, `{"rows":[{"port":"iot_metadata.placements","kind":"portal","consumer":"tenant/%s","report":"r","times":3,"hour":%q}]}`,
 		own, time.Now().UTC().Truncate(time.Hour).Format(time.RFC3339)))
 	if _, err := sink.New(w, tables, nil)(t.Context(), read); err != nil {
 		t.Fatal(err)
