@@ -152,8 +152,8 @@ func TestWhoReadsInBigQuery(t *testing.T) {
 	second := report("11:15:00")
 	ten := []read{
 		{"iot_metadata.placements", "bigquery", "iot-analytics", 1, "2026-03-01T10:00:00Z"},
-		{"iot_telemetry.readings", "bigquery", "person", 1, "2026-03-01T10:00:00Z"},
 		{"iot_telemetry.readings", "bigquery", "iot-analytics", 1, "2026-03-01T10:00:00Z"},
+		{"iot_telemetry.readings", "bigquery", "person", 1, "2026-03-01T10:00:00Z"},
 	}
 	if diff := cmp.Diff(append(nine, ten...), rows(second)); diff != "" {
 		t.Errorf("at a quarter past eleven (-want +got):\n%s", diff)
