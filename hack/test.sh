@@ -70,10 +70,11 @@ step "go test -race"
 go test -race -short -timeout 20m ./...
 
 step "go test of what takes long"
-# Killed processes, and random histories one step after the other: there the race
-# detector would see nothing, and take four times as long.
-go test -timeout 20m ./internal/disorder
-go test -timeout 20m -run Killed ./cmd/telemesh
+# Killed processes, random histories one step after the other, weeks of a fleet, and
+# other programs' work: there the race detector would see nothing, and take four
+# times as long.
+go test -timeout 20m ./internal/disorder ./internal/scaffold ./functions/telemetry-judge/...
+go test -timeout 20m -run 'Killed|Demo' ./cmd/telemesh
 
 step "go test against the BigQuery emulator"
 if [ -n "$emulator" ]; then

@@ -357,6 +357,9 @@ func TestPortalInBrowser(t *testing.T) {
 // Who starts the demo sees at once what an action did: the fleet has days enough
 // behind it that the action is compared with.
 func TestDemoTellsWhatAnActionDid(t *testing.T) {
+	if testing.Short() {
+		t.Skip("four weeks of a fleet go through the mesh")
+	}
 	data := filepath.Join(t.TempDir(), "data")
 	addresses := started(t, command(t.Context(), t, up(data, "--simulate", "--demo")...))
 	b := newBrowser(t, addresses["portal"])
