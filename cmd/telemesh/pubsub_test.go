@@ -54,7 +54,7 @@ func TestKilledPullerLosesNothing(t *testing.T) {
 	var some []*pubsubpb.PubsubMessage
 	base := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 	for i := range messages {
-		data := fmt.Appendf(nil, `{"device_id":"d%d","time":%q,"metrics":{"co2":%d}}`, i%devices, base.Add(time.Duration(i)*time.Second).Format(time.RFC3339), i)
+		data := fmt.Appendf(nil, `{"device_id":"d%d","time":%q,"metrics":{"pulses":%d}}`, i%devices, base.Add(time.Duration(i)*time.Second).Format(time.RFC3339), i)
 		if some = append(some, &pubsubpb.PubsubMessage{Data: data}); len(some) == 1000 {
 			server.Publish(t, some...)
 			some = nil
