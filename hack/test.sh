@@ -61,7 +61,18 @@ fi
 # tests on a cluster are hack/e2e.sh's; here they skip.
 if [ -n "$emulator" ]; then
   emulated=$(mktemp)
-  (cd hack/e2e && E2E_HOST= exec go test -timeout 20m ./...) >"$emulated" 2>&1 &
+  (
+    cd hack/e2e
+    export E2E_HOST=
+    # The emulator's analyser has 2 GiB in a process, gives none of it back, and ends
+    # with slices out of range, or never: what asks most of it has a process of its own.
+    much='^Test(Portal|Project|Transactions|Quality|Query|Statements|Dashboards|Conformance|PortsAnd|Windesheim|WhoSees)'
+    failed=0
+    go test -timeout 20m $(go list ./... | grep -v '/bigquery$') || failed=1
+    go test -timeout 20m -skip "$much" ./bigquery || failed=1
+    go test -timeout 20m -run "$much" ./bigquery || failed=1
+    exit "$failed"
+  ) >"$emulated" 2>&1 &
   beside=$!
   trap 'kill "$beside" 2>/dev/null || true; rm -f "$emulated"' EXIT
 fi
@@ -85,5 +96,5 @@ if [ -n "$emulator" ]; then
 else
   (cd hack/e2e && go test $without)
   echo "the others are skipped: the emulator is not compiled, which takes about 5 minutes once"
-  echo "hint: (cd hack/e2e && go test ./...), then hack/test.sh runs them, too; so it does with CI=1"
+  echo "hint: (cd hack/e2e && go test -run '^$' ./...), then hack/test.sh runs them, too; so it does with CI=1"
 fi

@@ -76,7 +76,8 @@ func reading(device string, at mesh.Instant, value float64) warehouse.Row {
 	return cells{
 		warehouse.String(mesh.ReadingID(device, "co2", at)), warehouse.String("tenant-a"), warehouse.String(device), warehouse.String("co2"),
 		warehouse.Float(value), warehouse.Null, warehouse.Null, warehouse.String("ppm"), warehouse.Instant(at), warehouse.Instant(at + 1e6),
-		warehouse.Null, warehouse.Int(0), warehouse.Int(1), warehouse.Null, warehouse.String("/devices"), warehouse.String("m1"), warehouse.Null,
+		warehouse.Null, warehouse.Int(0), warehouse.Int(1), warehouse.Null, warehouse.Null,
+		warehouse.String("/devices"), warehouse.String("m1"), warehouse.Null,
 	}
 }
 

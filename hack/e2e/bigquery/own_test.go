@@ -37,7 +37,7 @@ func TestProductsWithoutCode(t *testing.T) {
 		}
 	}
 	for _, p := range []scaffold.Product{
-		{Name: "transactions", Kind: "source", Like: "../../../internal/scaffold/testdata"},
+		{Name: "transactions", Kind: "source", Like: "../../../internal/scaffold/testdata", Key: "x_hash"},
 		{Name: "transaction-sizes", Kind: "consumer", In: []string{"transactions.transactions"}, View: view + ".sql"},
 	} {
 		p.Dir, p.Domain = dir, "finance"
