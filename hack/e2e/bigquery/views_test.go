@@ -42,6 +42,12 @@ func TestPortsAndViewsShowTheSame(t *testing.T) {
 	duck := duckdbtest.Open(t)
 	runMesh(t, duck)
 	appendEdges(t, duck)
+	for _, name := range metrics {
+		table := tableOf(t, name)
+		if _, err := duck.Append(t.Context(), batch(name, "metrics", rowOf(table, filled(table)))); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	cloud := openProducts(t, emulator.Start(t), all)
 	for _, p := range all {
