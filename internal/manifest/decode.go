@@ -69,12 +69,12 @@ func refused(w Where, object, format string, args ...any) error {
 // LineOf is the line of a field of a YAML document, given as Knative writes it,
 // spec.filters[0].exact, or that of its parent where it is not there. In a list of
 // properties, as the standards of data products have them, a name leads to the one
-// with that property.
+// with that property. Of a document that is none, or nil, it is 1.
 func LineOf(document *yaml.Node, field string) int {
-	if document.Kind == yaml.DocumentNode {
+	if document != nil && document.Kind == yaml.DocumentNode {
 		document = document.Content[0]
 	}
-	return lineOf(document, field)
+	return max(1, lineOf(document, field))
 }
 
 // lineOf descends as far as the path leads. Names of annotations hold dots,

@@ -84,7 +84,7 @@ func (b *builder) in(file, part string) func(string) check.Where {
 			}
 			b.files[file] = root
 		}
-		return check.Where{File: filepath.Join(b.documents.Folder, file), Line: lineOf(root, strings.Trim(part+"."+field, "."))}
+		return check.Where{File: filepath.Join(b.documents.Folder, file), Line: manifest.LineOf(root, strings.Trim(part+"."+field, "."))}
 	}
 }
 

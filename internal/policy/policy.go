@@ -44,6 +44,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/telemesh/telemesh/internal/check"
+	"github.com/telemesh/telemesh/internal/manifest"
 )
 
 // Policy is a rule about objects of one kind.
@@ -209,7 +210,7 @@ type reader struct {
 }
 
 func (r *reader) at(field string) check.Where {
-	return check.Where{File: r.file, Line: lineOf(&r.root, field)}
+	return check.Where{File: r.file, Line: manifest.LineOf(&r.root, field)}
 }
 
 // name is that of the file, and so of the policy.
