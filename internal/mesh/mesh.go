@@ -28,6 +28,7 @@ const (
 	CustomersRejected   = "dev.telemesh.customers.rejected.v1"   // RejectedRows
 	AnalyticsJoined     = "dev.telemesh.analytics.joined.v1"     // JoinedReadings of one tenant
 	AnalyticsWithdrawn  = "dev.telemesh.analytics.withdrawn.v1"  // JoinedReadings that are no tenant's any more
+	CO2Classified       = "dev.telemesh.co2.classified.v1"       // Classification: the air of a room has come to another level
 	AnalyticsOutdated   = "dev.telemesh.analytics.outdated.v1"   // JoinedReadings stored after metadata that they do not know of
 	QualityChecked      = "dev.telemesh.quality.checked.v1"      // rows of mesh_metrics.quality_results: what the rules of an output port counted
 	LevelsMeasured      = "dev.telemesh.slo.measured.v1"         // rows of mesh_metrics.service_levels: how output ports keep their service levels
@@ -35,6 +36,12 @@ const (
 	LevelRestored       = "dev.telemesh.slo.restored.v1"         // levels.Change: it keeps it again
 	PortRead            = "dev.telemesh.port.read.v1"            // rows of mesh_metrics.reads: who read which output port how often
 	RedriveRequested    = "dev.telemesh.redrive.requested.v1"    // Redrive: dead letters to be delivered again
+)
+
+// Event types of examples/transactions.
+const (
+	TransactionsReceived   = "dev.telemesh.transactions.received.v1"   // a payment, as its feed has it
+	TransactionsClassified = "dev.telemesh.transactions.classified.v1" // Classification: how large it is
 )
 
 // Extension attributes that Telemesh sets on events.
@@ -54,6 +61,14 @@ const (
 	// tables their sum: it only grows, and who knows a higher one knows all that
 	// who knows a lower one does. A decimal number.
 	ExtVersion = "metadataversion"
+	// ExtLabel is the label that a rule gave all records of a classified event,
+	// ExtSeverityText and ExtSeverityNumber how severe that is (CloudEvents severity
+	// extension; names and numbers are those of Severities). ExtPreviousSeverity is the
+	// number of the level before, where a level changed and the one before is known.
+	ExtLabel            = "label"
+	ExtSeverityText     = "severitytext"
+	ExtSeverityNumber   = "severitynumber"
+	ExtPreviousSeverity = "previousseverity"
 	// ExtWithdrawn is "true" on telemetry.unassigned of which a reading was a
 	// tenant's before a correction, or might have been.
 	ExtWithdrawn = "withdrawn"

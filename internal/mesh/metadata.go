@@ -151,7 +151,7 @@ type Question struct {
 }
 
 // Encode gives data of the types above as JSON.
-func Encode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive | Question](data T) []byte {
+func Encode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive | Question | Classification](data T) []byte {
 	b, err := json.Marshal(data)
 	if err != nil { // the types above hold nothing that JSON lacks, but for a float that is not finite
 		panic(fmt.Sprintf("encode %T: %v", data, err))
@@ -161,7 +161,7 @@ func Encode[T Placements | Actions | Customers | RejectedRows | Repaired | Redri
 
 // Decode reads data of the types above. The member that names the rows has to
 // be there.
-func Decode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive | Question](data []byte) (T, error) {
+func Decode[T Placements | Actions | Customers | RejectedRows | Repaired | Redrive | Question | Classification](data []byte) (T, error) {
 	var out T
 	if err := json.Unmarshal(data, &out); err != nil {
 		return out, fmt.Errorf("decode %T: %w", out, err)
@@ -186,6 +186,10 @@ func Decode[T Placements | Actions | Customers | RejectedRows | Repaired | Redri
 	case Repaired:
 		if rows.Moves == nil {
 			return out, fmt.Errorf(`decode repaired: no member "moves"`)
+		}
+	case Classification:
+		if rows.Classified == nil {
+			return out, fmt.Errorf(`decode classification: no member "classified"`)
 		}
 	case Redrive:
 		if rows.Letters == nil {
