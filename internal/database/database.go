@@ -1,7 +1,8 @@
-// Package database opens the SQL database of the portal's users, sessions and
-// audit log: SQLite in a file, or PostgreSQL where several pods share it.
+// Package database opens SQL databases: SQLite in a file, or PostgreSQL where several
+// pods share it. That of the portal's users, sessions and audit log has its tables
+// here; another program brings those that it has, and may keep them beside these.
 //
-// Both have the same tables and take the same statements, with parameters as
+// Both kinds have the same tables and take the same statements, with parameters as
 // $1. An instant is a BIGINT of microseconds since 1970, a list JSON in a TEXT.
 // Where the two differ, in how rows are kept from being changed, migrations/
 // has a file for each.
@@ -29,7 +30,18 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// DB is an open database with the tables of this program.
+// Tables are those of one program.
+type Tables struct {
+	Of    string // what they hold, for errors: "users"
+	Steps fs.FS  // migrations/VERSION_NAME.sql and, of one kind of database alone, migrations/VERSION_NAME.KIND.sql
+	// Done is the table that says which steps were taken. Each program that keeps
+	// tables in one database has its own.
+	Done string
+}
+
+var users = Tables{Of: "users", Steps: migrations, Done: "migrations"}
+
+// DB is an open database with the tables of a program.
 type DB struct {
 	*sql.DB
 	kind string // sqlite or postgres, as files of migrations/ say it
@@ -47,20 +59,23 @@ var ErrAddress = errors.New("no database of a kind that is known: want sqlite:PA
 // ErrNewer is that of a database which a later version of this program has made.
 var ErrNewer = errors.New("made by a later version of telemesh")
 
-// Open opens the database at sqlite:PATH or postgres://…, and brings its tables
-// to what this program needs. Several processes may do so at once. A file that
+// Open is OpenTables of the portal's users.
+func Open(ctx context.Context, address string) (*DB, error) { return OpenTables(ctx, address, users) }
+
+// OpenTables opens the database at sqlite:PATH or postgres://…, and brings its tables
+// to what a program needs. Several processes may do so at once. A file that
 // is not there is made, and is its owner's alone.
-func Open(ctx context.Context, address string) (*DB, error) {
+func OpenTables(ctx context.Context, address string, t Tables) (*DB, error) {
 	db, err := dial(address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open the database of %s: %w", t.Of, err)
 	}
-	steps, err := steps(db.kind)
+	steps, err := t.steps(db.kind)
 	if err == nil {
-		err = db.migrate(ctx, steps)
+		err = db.migrate(ctx, t.Done, steps)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the %s database of users: %w", db.kind, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open the %s database of %s: %w", db.kind, t.Of, err), db.Close())
 	}
 	return db, nil
 }
@@ -69,7 +84,7 @@ func Open(ctx context.Context, address string) (*DB, error) {
 func dial(address string) (*DB, error) {
 	if file, ok := strings.CutPrefix(address, sqlite+":"); ok && file != "" {
 		if err := create(file); err != nil {
-			return nil, fmt.Errorf("open the database of users: %w", err)
+			return nil, err
 		}
 		// Others write at the same time: wait for them, and let a transaction take
 		// the lock when it begins, so that none has to give up in its middle.
@@ -122,10 +137,9 @@ type step struct {
 	text    string
 }
 
-// steps reads migrations/VERSION_NAME.sql, and of VERSION_NAME.KIND.sql those of
-// a kind, in order.
-func steps(kind string) ([]step, error) {
-	names, err := fs.Glob(migrations, "migrations/*.sql")
+// steps reads the migrations of a kind, in order.
+func (t Tables) steps(kind string) ([]step, error) {
+	names, err := fs.Glob(t.Steps, "migrations/*.sql")
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +155,7 @@ func steps(kind string) ([]step, error) {
 		if err != nil || version != len(all)+1 {
 			return nil, fmt.Errorf("%s is not version %d", name, len(all)+1)
 		}
-		text, err := migrations.ReadFile(name)
+		text, err := fs.ReadFile(t.Steps, name)
 		if err != nil {
 			return nil, err
 		}
@@ -153,20 +167,20 @@ func steps(kind string) ([]step, error) {
 // migrating is the number of the lock of PostgreSQL under which tables change.
 const migrating = 0x74656c656d657368
 
-// migrate takes the steps that are still to be taken, in one transaction, and
-// under a lock: in SQLite a transaction has it from its start.
-func (db *DB) migrate(ctx context.Context, steps []step) error {
+// migrate takes the steps that are still to be taken, of which the table done tells, in
+// one transaction, and under a lock: in SQLite a transaction has it from its start.
+func (db *DB) migrate(ctx context.Context, done string, steps []step) error {
 	return db.Tx(ctx, func(tx *sql.Tx) error {
 		if db.kind == postgres {
 			if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrating); err != nil {
 				return err
 			}
 		}
-		if _, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, at BIGINT NOT NULL)"); err != nil {
+		if _, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS "+done+" (version BIGINT PRIMARY KEY, at BIGINT NOT NULL)"); err != nil {
 			return err
 		}
 		var version int
-		if err := tx.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM migrations").Scan(&version); err != nil {
+		if err := tx.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM "+done).Scan(&version); err != nil {
 			return err
 		}
 		if version > len(steps) {
@@ -176,7 +190,7 @@ func (db *DB) migrate(ctx context.Context, steps []step) error {
 			if _, err := tx.ExecContext(ctx, s.text); err != nil {
 				return fmt.Errorf("migrate to version %d: %w", s.version, err)
 			}
-			if _, err := tx.ExecContext(ctx, "INSERT INTO migrations (version, at) VALUES ($1, $2)", s.version, time.Now().UnixMicro()); err != nil {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO "+done+" (version, at) VALUES ($1, $2)", s.version, time.Now().UnixMicro()); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -141,13 +142,13 @@ func dialed(t *testing.T, address string) *DB {
 
 func TestMigratesFromEachVersion(t *testing.T) {
 	databasetest.Each(t, func(t *testing.T, address string) {
-		all, err := steps(dialed(t, address).kind)
+		all, err := users.steps(dialed(t, address).kind)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for version := range all {
 			address := databasetest.Another(t, address)
-			if err := dialed(t, address).migrate(t.Context(), all[:version]); err != nil {
+			if err := dialed(t, address).migrate(t.Context(), users.Done, all[:version]); err != nil {
 				t.Fatalf("to version %d: %v", version, err)
 			}
 			db, err := Open(t.Context(), address)
@@ -199,11 +200,35 @@ func TestRefusesALaterVersion(t *testing.T) {
 	})
 }
 
+// Programs that share a database have their tables at versions of their own.
+func TestProgramsShareADatabase(t *testing.T) {
+	databasetest.Each(t, func(t *testing.T, address string) {
+		other := Tables{Of: "things", Done: "thing_migrations", Steps: fstest.MapFS{"migrations/0001_things.sql": {Data: []byte("CREATE TABLE things (x BIGINT)")}}}
+		for range 2 {
+			for _, tables := range []Tables{users, other} {
+				db, err := OpenTables(t.Context(), address, tables)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer db.Close()
+				for _, table := range []string{"users", "things"} {
+					if tables.Of == "users" && table == "things" {
+						continue
+					}
+					if _, err := db.Exec("SELECT * FROM " + table); err != nil {
+						t.Errorf("%s beside %s: %v", table, tables.Of, err)
+					}
+				}
+			}
+		}
+	})
+}
+
 // A step that fails leaves nothing behind.
 func TestMigratesWholeOrNotAtAll(t *testing.T) {
 	databasetest.Each(t, func(t *testing.T, address string) {
 		db := dialed(t, address)
-		err := db.migrate(t.Context(), []step{{1, "CREATE TABLE kept (x BIGINT)"}, {2, "CREATE TABLE other (x BIGINT); SELECT nothing FROM nowhere"}})
+		err := db.migrate(t.Context(), users.Done, []step{{1, "CREATE TABLE kept (x BIGINT)"}, {2, "CREATE TABLE other (x BIGINT); SELECT nothing FROM nowhere"}})
 		if err == nil || !strings.Contains(err.Error(), "version 2") {
 			t.Fatalf("migrate = %v", err)
 		}
