@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -66,43 +65,6 @@ func TestScripts(t *testing.T) {
 		}
 		return false, fmt.Errorf("there is no condition %q", cond)
 	}})
-}
-
-// What the README tells a reader to type works, in an empty folder.
-func TestReadme(t *testing.T) {
-	readme, err := os.ReadFile(filepath.Join(dataset.Root(t), "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var session string
-	for _, block := range strings.Split(string(readme), "\n```sh\n")[1:] {
-		commands, _, closed := strings.Cut(block, "```")
-		if !closed {
-			t.Fatal("a block of shell commands in README.md does not end")
-		}
-		session += commands
-	}
-	if session == "" {
-		t.Fatal("README.md has no block of shell commands")
-	}
-	bin := t.TempDir()
-	wrapper := "#!/bin/sh\n" + asMain + "=1 exec " + executable(t) + ` "$@"` + "\n"
-	if err := os.WriteFile(filepath.Join(bin, "telemesh"), []byte(wrapper), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("sh", "-eux")
-	cmd.Dir = t.TempDir()
-	cmd.Stdin = strings.NewReader(session)
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("the README's commands: %v\n%s", err, out)
-	}
-	for _, want := range []string{"dead-lettered          0", "linden-school", "ok: ", "from linden-school to harbour-offices", "holds: every row", "2800000000  XL", "name: audit\n"} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("the README's commands do not print %q:\n%s", want, out)
-		}
-	}
 }
 
 func executable(t testing.TB) string {
