@@ -14,6 +14,7 @@ import (
 	assignment "github.com/telemesh/telemesh/functions/assignment-port/port"
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	"github.com/telemesh/telemesh/functions/dead-letter-sink/letters"
+	"github.com/telemesh/telemesh/functions/display/show"
 	mqtt "github.com/telemesh/telemesh/functions/mqtt-source/source"
 	"github.com/telemesh/telemesh/functions/output-port/port"
 	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
@@ -37,6 +38,7 @@ var Table = map[string]function.Start{
 	"assignment-port":   assignment.Start,
 	"customer-source":   customer.Start,
 	"dead-letter-sink":  letters.Start,
+	"display":           show.Start,
 	"mqtt-source":       mqtt.Start,
 	"output-port":       port.Start,
 	"portal":            portal.Start,

@@ -18,10 +18,10 @@ import (
 
 func upCommand() *cobra.Command {
 	var (
-		o                              options
-		s                              sheets
-		simulated                      bool
-		ingestOn, brokerOn, mqttOn, on string
+		o                                         options
+		s                                         sheets
+		simulated                                 bool
+		ingestOn, brokerOn, mqttOn, displayOn, on string
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -87,24 +87,39 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			if err != nil {
 				return err
 			}
+			display := &server{}
+			if ref, ok := in.display(); ok && displayOn != "" {
+				if display, err = serveOn(displayOn, in.mesh.Service(ref.Namespace, ref.Name)); err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, display.stop()) }()
+			}
 			if err := in.mesh.StartSources(); err != nil {
 				return err
 			}
-			page, err := serveOn(on, in.mesh.Service("platform", "portal"))
-			if err != nil {
-				return err
+			page := &server{}
+			if in.config.Manifests.Service(portalService) != nil {
+				if page, err = serveOn(on, in.mesh.Service(portalService.Namespace, portalService.Name)); err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, page.stop()) }()
+				fmt.Fprintf(out, "portal   http://%s/\n", page.address)
+				if onlyHere(on) != nil {
+					fmt.Fprintln(out, "warning  others reach the portal, and by plain http: who is on the way reads passwords and cookies; put https before it")
+				}
+				if err := in.welcome(ctx, out, "http://"+page.address, o.demo, simulated); err != nil {
+					return err
+				}
 			}
-			defer func() { err = errors.Join(err, page.stop()) }()
 			data, err := filepath.Abs(o.data)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(out, "portal   http://%s/\n", page.address)
-			if onlyHere(on) != nil {
-				fmt.Fprintln(out, "warning  others reach the portal, and by plain http: who is on the way reads passwords and cookies; put https before it")
-			}
-			if err := in.welcome(ctx, out, "http://"+page.address, o.demo, simulated); err != nil {
-				return err
+			if display.address != "" {
+				fmt.Fprintf(out, "display  http://%s/                    events as they come\n", display.address)
+				if onlyHere(displayOn) != nil {
+					fmt.Fprintln(out, "warning  others reach the display, which asks nobody who he is")
+				}
 			}
 			if ingestOn != "" {
 				fmt.Fprintf(out, "ingest   http://%s/                    POST device messages\n", ingest.address)
@@ -128,6 +143,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			case err = <-page.ended:
 			case err = <-ingest.ended:
 			case err = <-broker.ended:
+			case err = <-display.ended:
 			case <-ctx.Done():
 				if simulated {
 					err = <-ended
@@ -147,12 +163,23 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 	cmd.Flags().StringVar(&on, "portal", "127.0.0.1:8080", "address of the portal")
 	cmd.Flags().StringVar(&brokerOn, "brokers", "127.0.0.1:8081", "address of the brokers' ingress")
 	cmd.Flags().StringVar(&ingestOn, "ingest", "127.0.0.1:8082", "address of the ingest endpoint")
+	cmd.Flags().StringVar(&displayOn, "display", "127.0.0.1:8083", "address of the page that shows events, where the manifests have a Service of function display; empty: none")
 	cmd.Flags().StringVar(&mqttOn, "mqtt", "127.0.0.1:1883", "address of the MQTT broker, which only this machine may reach; empty: none")
 	return cmd
 }
 
 // ingestService takes the messages of devices.
 var ingestService = manifest.Ref{Namespace: "iot", Name: "telemetry-ingest"}
+
+// display is the Service that shows events; false: there is none.
+func (in *instance) display() (manifest.Ref, bool) {
+	services := in.config.Manifests.Services
+	at := slices.IndexFunc(services, func(s *manifest.Service) bool { return s.Function() == "display" })
+	if at < 0 {
+		return manifest.Ref{}, false
+	}
+	return services[at].Ref(), true
+}
 
 // urlOf is where a server is reached; empty: it does not run.
 func urlOf(s *server) string {
