@@ -14,13 +14,11 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/cel-go/cel"
-	celenv "github.com/google/cel-go/common/env"
-	"github.com/google/cel-go/common/operators"
-	"github.com/google/cel-go/common/stdlib"
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
-	"github.com/google/cel-go/ext"
+
+	"github.com/telemesh/telemesh/internal/formula"
 )
 
 // maxCost bounds the steps that the expressions of a mapping take for one
@@ -59,7 +57,7 @@ func (e *expression) causeAt(line int, err error) error {
 
 // is says that v is not what e should give.
 func (e *expression) is(v ref.Val, want string) error {
-	return e.cause(fmt.Errorf("gives %s, not %s", called(v), want))
+	return e.cause(fmt.Errorf("gives %s, not %s", formula.Called(v), want))
 }
 
 type expressionError struct {
@@ -91,7 +89,7 @@ func (e *expression) compile() error {
 		return e.cause(fmt.Errorf("gives %s: it has to be %s", cel.FormatCELType(ast.OutputType()), kindNames(e.kinds)))
 	}
 	e.ast = ast
-	if e.program, err = env.Program(ast, cel.CostLimit(maxCost), cel.CostTracking(sizes{}), cel.EvalOptions(cel.OptOptimize)); err != nil {
+	if e.program, err = env.Program(ast, cel.CostLimit(maxCost), cel.CostTracking(formula.Sizes{}), cel.EvalOptions(cel.OptOptimize)); err != nil {
 		return e.cause(err)
 	}
 	return nil
@@ -108,87 +106,17 @@ func kindNames(kinds []types.Kind) string {
 	return strings.Join(names, ", ")
 }
 
-// environment is what expressions may use: CEL's own functions, its extensions
-// for optional values, strings, numbers, base64, lists (flatten, slice) and
-// local names, and two of ours. Not among them are those whose cost CEL learns
-// too late, such as lists.range.
-//
-// CEL does not mix int and double, and the numbers of a payload are doubles:
-// here 10 * payload.t is a double, as in JavaScript.
+// environment is what formulas may use, and what only messages have.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
-	mixing := []string{operators.Add, operators.Subtract, operators.Multiply, operators.Divide}
-	subset := celenv.NewLibrarySubset()
-	var arithmetic []cel.EnvOption
-	for _, f := range stdlib.Functions() {
-		if !slices.Contains(mixing, f.Name()) {
-			continue
-		}
-		subset.AddExcludedFunctions(celenv.NewFunction(f.Name()))
-		var options []cel.FunctionOpt
-		for _, o := range f.OverloadDecls() {
-			options = append(options, cel.Overload(o.ID(), o.ArgTypes(), o.ResultType()))
-		}
-		for _, t := range []*cel.Type{cel.IntType, cel.UintType} {
-			options = append(options,
-				cel.Overload(f.Name()+t.String()+"_double", []*cel.Type{t, cel.DoubleType}, cel.DoubleType),
-				cel.Overload(f.Name()+"double_"+t.String(), []*cel.Type{cel.DoubleType, t}, cel.DoubleType))
-		}
-		options = append(options, cel.SingletonBinaryBinding(calculate(f.Name())))
-		arithmetic = append(arithmetic, cel.Function(f.Name(), options...))
-	}
-	options := append([]cel.EnvOption{
-		cel.StdLib(cel.StdLibSubset(subset)),
-		cel.OptionalTypes(), ext.Strings(), ext.Math(), ext.Encoders(), ext.Lists(ext.ListsVersion(1)), ext.Bindings(),
-		cel.CrossTypeNumericComparisons(true), cel.DefaultUTCTimeZone(true),
+	return formula.Environment(
 		cel.Variable("payload", cel.DynType),
 		cel.Variable("attributes", cel.MapType(cel.StringType, cel.StringType)),
 		cel.Variable("received_at", cel.TimestampType),
 		cel.Function("hex.decode", cel.Overload("hex_decode_string", []*cel.Type{cel.StringType}, cel.BytesType, cel.UnaryBinding(decodeHex))),
 		cel.Function("number", cel.MemberOverload("bytes_number_int_string",
 			[]*cel.Type{cel.BytesType, cel.IntType, cel.StringType}, cel.DoubleType, cel.FunctionBinding(numberOf))),
-	}, arithmetic...)
-	return cel.NewCustomEnv(options...)
+	)
 })
-
-// calculate is an operator of CEL for two numbers of different types too.
-func calculate(operator string) func(a, b ref.Val) ref.Val {
-	return func(a, b ref.Val) ref.Val {
-		if isNumber(a) && isNumber(b) && a.Type() != b.Type() && (a.Type() == types.DoubleType || b.Type() == types.DoubleType) {
-			a, b = a.ConvertToType(types.DoubleType), b.ConvertToType(types.DoubleType)
-		}
-		var result ref.Val
-		if a.Type() == b.Type() || isTime(a) || isTime(b) {
-			result = operate(operator, a, b)
-		}
-		if result == nil {
-			return types.NewErr("%s %s %s cannot be calculated", called(a), strings.Trim(operator, "_"), called(b))
-		}
-		return result
-	}
-}
-
-// operate gives nil where the type of a has no such operator.
-func operate(operator string, a, b ref.Val) ref.Val {
-	switch operator {
-	case operators.Add:
-		if a, ok := a.(traits.Adder); ok {
-			return a.Add(b)
-		}
-	case operators.Subtract:
-		if a, ok := a.(traits.Subtractor); ok {
-			return a.Subtract(b)
-		}
-	case operators.Multiply:
-		if a, ok := a.(traits.Multiplier); ok {
-			return a.Multiply(b)
-		}
-	case operators.Divide:
-		if a, ok := a.(traits.Divider); ok {
-			return a.Divide(b)
-		}
-	}
-	return nil
-}
 
 func decodeHex(v ref.Val) ref.Val {
 	b, err := hex.DecodeString(string(v.(types.String)))
@@ -232,28 +160,6 @@ func numberOf(args ...ref.Val) ref.Val {
 		return types.Double(math.Float32frombits(uint32(u)))
 	}
 	return types.Double(math.Float64frombits(u))
-}
-
-// sizes counts what functions of the extensions and lists take; what it does
-// not count is counted by CEL.
-type sizes struct{}
-
-func (sizes) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
-	if strings.HasPrefix(function, "_") || strings.HasPrefix(function, "@") || function == "matches" {
-		return nil
-	}
-	cost := uint64(1)
-	for _, v := range append(slices.Clone(args), result) {
-		switch v := v.(type) {
-		case types.String:
-			cost += uint64(len(v)) / 10
-		case types.Bytes:
-			cost += uint64(len(v)) / 10
-		case traits.Lister:
-			cost += uint64(v.Size().(types.Int))
-		}
-	}
-	return &cost
 }
 
 // scope is what an expression sees of a message.
@@ -300,7 +206,7 @@ func (s *scope) evaluate(e *expression) (ref.Val, error) {
 		}
 		return nil, e.causeAt(line, errors.New(abridged(err.Error())))
 	}
-	return unwrap(v), nil
+	return formula.Unwrap(v), nil
 }
 
 // maxCause, in bytes, of what CEL says: it may repeat a text of the message.
@@ -440,20 +346,6 @@ func (o *jsonObject) Equal(other ref.Val) ref.Val      { return o.plain().Equal(
 func (o *jsonObject) Type() ref.Type                   { return types.MapType }
 func (o *jsonObject) Value() any                       { return o }
 
-// unwrap gives what an optional value has; none is null.
-func unwrap(v ref.Val) ref.Val {
-	for {
-		o, ok := v.(*types.Optional)
-		if !ok {
-			return v
-		}
-		if !o.HasValue() {
-			return types.NullValue
-		}
-		v = o.GetValue()
-	}
-}
-
 // members calls f with each member of map v, in the order of the names. An
 // optional value that is none is no member.
 func members(e *expression, v ref.Val, f func(name string, v ref.Val) error) error {
@@ -473,7 +365,7 @@ func members(e *expression, v ref.Val, f func(name string, v ref.Val) error) err
 		if o, ok := value.(*types.Optional); ok && !o.HasValue() {
 			continue
 		}
-		all = append(all, member{string(name), unwrap(value)})
+		all = append(all, member{string(name), formula.Unwrap(value)})
 	}
 	slices.SortFunc(all, func(a, b member) int { return cmp.Compare(a.name, b.name) })
 	for _, m := range all {
@@ -482,22 +374,6 @@ func members(e *expression, v ref.Val, f func(name string, v ref.Val) error) err
 		}
 	}
 	return nil
-}
-
-func isNumber(v ref.Val) bool {
-	switch v.(type) {
-	case types.Double, types.Int, types.Uint:
-		return true
-	}
-	return false
-}
-
-func isTime(v ref.Val) bool {
-	switch v.(type) {
-	case types.Timestamp, types.Duration:
-		return true
-	}
-	return false
 }
 
 func isFinite(v ref.Val) bool {
@@ -555,36 +431,11 @@ func (s *scope) appendJSON(e *expression, b []byte, v ref.Val) ([]byte, error) {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			if b, err = s.appendJSON(e, b, unwrap(v.Get(types.Int(i)))); err != nil {
+			if b, err = s.appendJSON(e, b, formula.Unwrap(v.Get(types.Int(i)))); err != nil {
 				return b, err
 			}
 		}
 		return append(b, ']'), nil
 	}
-	return b, e.cause(fmt.Errorf("%s is no JSON: make a number, a boolean or a string of it", called(v)))
-}
-
-// called names the type of a value as people who write mappings do.
-func called(v ref.Val) string {
-	switch v.(type) {
-	case types.Null:
-		return "null"
-	case types.Bool:
-		return "a boolean"
-	case types.Double, types.Int, types.Uint:
-		return "a number"
-	case types.String:
-		return "a string"
-	case types.Bytes:
-		return "bytes"
-	case types.Timestamp:
-		return "a timestamp"
-	case types.Duration:
-		return "a duration"
-	case traits.Mapper:
-		return "a map"
-	case traits.Lister:
-		return "a list"
-	}
-	return "a " + v.Type().TypeName()
+	return b, e.cause(fmt.Errorf("%s is no JSON: make a number, a boolean or a string of it", formula.Called(v)))
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/cel-go/common/types/traits"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/telemesh/telemesh/internal/formula"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -413,13 +414,13 @@ func (s *scope) metric(e *expression, v ref.Val) error {
 	}
 	field := func(name string) ref.Val {
 		if v, ok := m.Find(types.String(name)); ok {
-			return unwrap(v)
+			return formula.Unwrap(v)
 		}
 		return types.NullValue
 	}
 	name, ok := field("metric").(types.String)
 	if !ok {
-		return e.cause(fmt.Errorf(`"metric" is %s, not a string`, called(field("metric"))))
+		return e.cause(fmt.Errorf(`"metric" is %s, not a string`, formula.Called(field("metric"))))
 	}
 	switch unit := field("unit").(type) {
 	case types.String:
@@ -427,7 +428,7 @@ func (s *scope) metric(e *expression, v ref.Val) error {
 	case types.Null:
 		return s.put(e, []byte(name), field("value"))
 	default:
-		return e.cause(fmt.Errorf(`"unit" of %s is %s, not a string`, quote(string(name)), called(unit)))
+		return e.cause(fmt.Errorf(`"unit" of %s is %s, not a string`, quote(string(name)), formula.Called(unit)))
 	}
 }
 
@@ -442,14 +443,14 @@ func (s *scope) put(e *expression, name []byte, v ref.Val) error {
 		return p.member(v.i, name)
 	case traits.Mapper:
 		if value, ok := v.Find(types.String("value")); ok && len(p.path) > 0 && v.Size() == types.Int(2) {
-			if unit, ok := v.Find(types.String("unit")); ok && unit.Type() == types.StringType && isNumber(unwrap(value)) {
-				return s.scalar(e, unwrap(value), ucum(string(unit.(types.String))))
+			if unit, ok := v.Find(types.String("unit")); ok && unit.Type() == types.StringType && formula.IsNumber(formula.Unwrap(value)) {
+				return s.scalar(e, formula.Unwrap(value), ucum(string(unit.(types.String))))
 			}
 		}
 		return members(e, v, func(name string, v ref.Val) error { return s.put(e, []byte(name), v) })
 	case traits.Lister:
 		for i := range int(v.Size().(types.Int)) {
-			if err := s.put(e, strconv.AppendInt(nil, int64(i), 10), unwrap(v.Get(types.Int(i)))); err != nil {
+			if err := s.put(e, strconv.AppendInt(nil, int64(i), 10), formula.Unwrap(v.Get(types.Int(i)))); err != nil {
 				return err
 			}
 		}
@@ -487,7 +488,7 @@ func (s *scope) scalar(e *expression, v ref.Val, unit string) error {
 	case types.String:
 		r.Kind, r.ValueString = mesh.Text, string(v)
 	default:
-		return e.cause(fmt.Errorf("%s is %s, which is no value of a metric: make a number, a boolean or a string of it", quote(p.path), called(v)))
+		return e.cause(fmt.Errorf("%s is %s, which is no value of a metric: make a number, a boolean or a string of it", quote(p.path), formula.Called(v)))
 	}
 	if len(p.path) == 0 {
 		p.skipped++
