@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 
+	"github.com/telemesh/telemesh/functions/alert/notify"
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
 	analyticsrepair "github.com/telemesh/telemesh/functions/analytics-repair/repair"
 	assignment "github.com/telemesh/telemesh/functions/assignment-port/port"
@@ -33,6 +34,7 @@ import (
 
 // Table is the functions by the folder of their main.
 var Table = map[string]function.Start{
+	"alert":             notify.Start,
 	"analytics-join":    join.Start,
 	"analytics-repair":  analyticsrepair.Start,
 	"assignment-port":   assignment.Start,

@@ -68,7 +68,7 @@ func Open(ctx context.Context, address string) (*DB, error) { return OpenTables(
 func OpenTables(ctx context.Context, address string, t Tables) (*DB, error) {
 	db, err := dial(address)
 	if err != nil {
-		return nil, fmt.Errorf("open the database of %s: %w", t.Of, err)
+		return nil, err
 	}
 	steps, err := t.steps(db.kind)
 	if err == nil {
@@ -84,7 +84,7 @@ func OpenTables(ctx context.Context, address string, t Tables) (*DB, error) {
 func dial(address string) (*DB, error) {
 	if file, ok := strings.CutPrefix(address, sqlite+":"); ok && file != "" {
 		if err := create(file); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("make the database: %w", err)
 		}
 		// Others write at the same time: wait for them, and let a transaction take
 		// the lock when it begins, so that none has to give up in its middle.
