@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -205,8 +206,15 @@ func TestNetworkPoliciesOpenWhatFunctionsNeed(t *testing.T) {
 		if w.Ref() == deadLetters { // brings letters to Services of all namespaces
 			need("services")
 		}
-		if slices.Contains(w.Missing, "DATABASE_URL") {
+		asks := func(name string) bool {
+			s := set.Service(w.Ref())
+			return s != nil && slices.ContainsFunc(s.Spec.Template.Spec.Containers[0].Env, func(v corev1.EnvVar) bool { return v.Name == name })
+		}
+		if asks("DATABASE_URL") {
 			need("database")
+		}
+		if asks("ALERT_ROUTES") {
+			need("alerts")
 		}
 		for name, value := range w.Env {
 			if name == "WAKE" || name != "K_SINK" && strings.Contains(value, ".svc.cluster.local/") {
