@@ -16,6 +16,7 @@ require (
 	github.com/cloudevents/sdk-go/sql/v2 v2.0.0-20240712172937-3ce6b2f1f011
 	github.com/cloudevents/sdk-go/v2 v2.16.2
 	github.com/cloudspannerecosystem/memefish v0.8.1
+	github.com/coder/websocket v1.8.14
 	github.com/coreos/go-oidc/v3 v3.14.0
 	github.com/duckdb/duckdb-go-bindings v0.10504.0
 	github.com/eclipse/paho.golang v0.23.0
