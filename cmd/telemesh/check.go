@@ -81,7 +81,7 @@ the last tag. Exits 1 if there is any error. Run it before the mesh is applied, 
 			if crm != "" {
 				customers = append(customers, crm)
 			}
-			policies, err := byPolicies(dir, folder, documents)
+			policies, err := byPolicies(dir, source.Products)
 			if err != nil {
 				return err
 			}

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/internal/check"
+	"github.com/telemesh/telemesh/internal/manifest"
 	"github.com/telemesh/telemesh/internal/policy"
 )
 
@@ -117,12 +116,11 @@ func policies(dir string) ([]*policy.Policy, []check.Finding, error) {
 	return policy.Load("config/policies", config.Policies)
 }
 
-// byPolicies holds a mesh against its policies, as check.Run takes it; folder is that
-// of the documents of its products.
-func byPolicies(dir, folder string, documents fs.FS) (func(check.Mesh) []check.Finding, error) {
+// byPolicies holds a mesh against its policies, as check.Run takes it.
+func byPolicies(dir string, documents manifest.Folder) (func(check.Mesh) []check.Finding, error) {
 	all, faults, err := policies(dir)
 	if err != nil {
 		return nil, err
 	}
-	return policy.Finder(all, faults, policy.Products{Folder: cmp.Or(folder, "products"), FS: documents}, time.Now()), nil
+	return policy.Finder(all, faults, policy.Products{Folder: documents.Name, FS: documents.FS}, time.Now()), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -89,7 +90,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			}
 			display := &server{}
 			if ref, ok := in.display(); ok && displayOn != "" {
-				if display, err = serveOn(displayOn, in.mesh.Service(ref.Namespace, ref.Name)); err != nil {
+				if display, err = serveOn(displayOn, endWith(ctx, in.mesh.Service(ref.Namespace, ref.Name))); err != nil {
 					return err
 				}
 				defer func() { err = errors.Join(err, display.stop()) }()
@@ -179,6 +180,17 @@ func (in *instance) display() (manifest.Ref, bool) {
 		return manifest.Ref{}, false
 	}
 	return services[at].Ref(), true
+}
+
+// endWith ends requests with ctx: a page that is watched has one that does not end by
+// itself.
+func endWith(ctx context.Context, handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		both, cancel := context.WithCancel(r.Context())
+		defer context.AfterFunc(ctx, cancel)()
+		defer cancel()
+		handler.ServeHTTP(w, r.WithContext(both))
+	})
 }
 
 // urlOf is where a server is reached; empty: it does not run.

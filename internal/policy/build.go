@@ -27,6 +27,7 @@ type Model struct {
 }
 
 // Products are the documents of data products, and their folder's name in messages.
+// Without FS there are none.
 type Products struct {
 	Folder string
 	FS     fs.FS
@@ -34,9 +35,12 @@ type Products struct {
 
 // New makes the model of a mesh of its manifests and the documents of its products.
 func New(set manifest.Set, documents Products) (*Model, error) {
-	products, err := contract.Load(documents.FS)
-	if err != nil {
-		return nil, err
+	var products []contract.Product
+	if documents.FS != nil {
+		var err error
+		if products, err = contract.Load(documents.FS); err != nil {
+			return nil, err
+		}
 	}
 	graph, err := set.Topology()
 	if err != nil {

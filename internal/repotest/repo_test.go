@@ -51,6 +51,34 @@ func manifests(t *testing.T) manifest.Set {
 	return set
 }
 
+// examples are the meshes of examples/, each by itself, by their folder.
+func examples(t *testing.T) map[string][]manifest.Folder {
+	t.Helper()
+	root := filepath.Join(dataset.Root(t), "examples")
+	all := map[string][]manifest.Folder{}
+	for _, name := range folders(t, root) {
+		all[path.Join("examples", name)] = manifest.Dir(filepath.Join(root, name))
+	}
+	if len(all) == 0 {
+		t.Errorf("there are no examples")
+	}
+	return all
+}
+
+// meshes are the mesh and each of the examples.
+func meshes(t *testing.T) []manifest.Set {
+	t.Helper()
+	all := []manifest.Set{manifests(t)}
+	for name, folders := range examples(t) {
+		set, err := manifest.Load(folders...)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		all = append(all, set)
+	}
+	return all
+}
+
 // folders gives the names of the folders in dir, but for what tests have there.
 func folders(t *testing.T, dir string) []string {
 	t.Helper()
@@ -72,7 +100,7 @@ func TestTopLevel(t *testing.T) {
 	if err != nil {
 		t.Skipf("git ls-files: %v", err)
 	}
-	want := []string{".ci", ".gitignore", ".ko.yaml", "README.md", "brokers", "cmd", "config", "docs", "functions",
+	want := []string{".ci", ".gitignore", ".ko.yaml", "README.md", "brokers", "cmd", "config", "docs", "examples", "functions",
 		"go.mod", "go.sum", "hack", "internal", "ko.yaml", "products", "triggers"}
 	got := map[string]bool{}
 	for _, file := range strings.Fields(string(out)) {
@@ -93,7 +121,8 @@ func TestTopLevel(t *testing.T) {
 }
 
 // A function is a folder, a main, a handler package of one word, an entry of
-// the table and the image of at least one Service or Deployment.
+// the table and the image of at least one Service or Deployment, of the mesh or of an
+// example.
 func TestFunctionIsWholeEverywhere(t *testing.T) {
 	root := filepath.Join(dataset.Root(t), "functions")
 	names := folders(t, root)
@@ -106,16 +135,18 @@ func TestFunctionIsWholeEverywhere(t *testing.T) {
 		t.Errorf("functions.Table (-folders +table):\n%s", diff)
 	}
 	images := map[string]bool{}
-	for _, w := range manifests(t).Workloads() {
-		images[w.Function()] = true
-		if !slices.Contains(names, w.Function()) {
-			t.Errorf("%s: %s runs an image that is no folder of functions/", w.Where, w.Object())
+	for _, set := range meshes(t) {
+		for _, w := range set.Workloads() {
+			images[w.Function()] = true
+			if !slices.Contains(names, w.Function()) {
+				t.Errorf("%s: %s runs an image that is no folder of functions/", w.Where, w.Object())
+			}
 		}
 	}
 	word := regexp.MustCompile(`^[a-z]+$`)
 	for _, name := range names {
 		if !images[name] {
-			t.Errorf("function %s: no Service and no Deployment of config/ and config/sources/ runs it", name)
+			t.Errorf("function %s: no Service and no Deployment of config/, config/sources/ and examples/ runs it", name)
 		}
 		main, err := os.ReadFile(filepath.Join(root, name, "main.go"))
 		if err != nil {
@@ -139,7 +170,13 @@ func TestFunctionIsWholeEverywhere(t *testing.T) {
 // stands with its Service, and is called as that or begins so. Of Triggers of one name
 // in several domains the file has the namespace, too.
 func TestManifestFiles(t *testing.T) {
-	set := manifests(t)
+	for _, set := range meshes(t) {
+		standsWhereItShould(t, set)
+	}
+}
+
+func standsWhereItShould(t *testing.T, set manifest.Set) {
+	t.Helper()
 	files := map[string]string{}
 	named := func(w manifest.Where, name, namespace string) {
 		if base := strings.TrimSuffix(path.Base(w.File), ".yaml"); base != name && base != name+"-"+namespace {
@@ -214,6 +251,25 @@ func TestMeshFitsTogether(t *testing.T) {
 	}
 }
 
+// An example is a mesh by itself, which anybody may begin with.
+func TestExamplesFitTogether(t *testing.T) {
+	for name, folders := range examples(t) {
+		mesh := check.Read(check.Source{Manifests: folders, Functions: slices.Sorted(maps.Keys(functions.Table))})
+		for _, finding := range check.Run(mesh) {
+			t.Error(finding)
+		}
+		text, err := os.ReadFile(filepath.Join(dataset.Root(t), name, "README.md"))
+		if command := "telemesh up --manifests " + name; err != nil || !strings.Contains(string(text), command) {
+			t.Errorf("%s/README.md: %v: it does not say `%s`", name, err, command)
+		}
+		for _, trigger := range mesh.Manifests.Triggers {
+			if d := trigger.Spec.Delivery; d == nil || d.Retry == nil || d.BackoffPolicy == nil || d.BackoffDelay == nil {
+				t.Errorf("%s: Trigger %s: delivery lacks one of retry, backoffPolicy and backoffDelay", trigger.Where, trigger.Ref())
+			}
+		}
+	}
+}
+
 // A Trigger's delivery replaces its Broker's but for the dead letter sink: what it does
 // not say is Knative's default, which is not to try again.
 func TestTriggersSayHowTheyDeliver(t *testing.T) {
@@ -262,7 +318,13 @@ func TestTriggersSayHowTheyDeliver(t *testing.T) {
 
 // What a pod may, what it takes of its node, and how it is known to be well.
 func TestPods(t *testing.T) {
-	set := manifests(t)
+	for _, set := range meshes(t) {
+		confined(t, set)
+	}
+}
+
+func confined(t *testing.T, set manifest.Set) {
+	t.Helper()
 	pod := func(w *manifest.Workload, spec corev1.PodSpec) {
 		if len(spec.Containers) != 1 {
 			t.Errorf("%s: %s has %d containers", w.Where, w.Object(), len(spec.Containers))
@@ -534,7 +596,7 @@ func isDirective(doc *ast.CommentGroup) bool { return strings.TrimSpace(doc.Text
 func TestImagesAreMains(t *testing.T) {
 	root := dataset.Root(t)
 	images := regexp.MustCompile(`ko://(\S+)`)
-	for _, dir := range []string{"config", "triggers", "brokers"} {
+	for _, dir := range []string{"config", "triggers", "brokers", "examples"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(file string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(file, ".yaml") {
 				return err
