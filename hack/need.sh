@@ -55,3 +55,13 @@ need_chromium() {
   fi
   echo "without Chromium the portal's pages are not looked at in a browser; on Debian: apt-get install chromium" >&2
 }
+
+# need_dbus sees that tests find a D-Bus daemon, or says that they run without.
+need_dbus() {
+  ! command -v dbus-daemon >/dev/null || return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing dbus: micro:bits are tested over it" >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dbus >/dev/null && return
+  fi
+  echo "without dbus-daemon nothing of Bluetooth is tested; on Debian and Ubuntu: apt-get install dbus" >&2
+}

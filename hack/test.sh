@@ -9,6 +9,7 @@ need_build
 need_node
 need_postgres
 need_chromium
+need_dbus
 export CGO_ENABLED=1
 
 step() { printf '\n== %s\n' "$1"; }

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"strings"
@@ -13,17 +14,27 @@ import (
 // https://lancaster-university.github.io/microbit-docs/resources/bluetooth/bluetooth_profile.html
 // The characteristic is the attribute of that name, else the last level of the
 // topic: its UUID in any case, with or without dashes.
+//
+// What the UART sends is text, and what it means is up to the program on the
+// micro:bit: here it is a number with its name, as MakeCode's "uart write value"
+// sends it, or a JSON object of them. A text has neither device nor time of its
+// own: a micro:bit knows neither.
 var microBit = reader{
 	format: "microbit",
 	sent: func(m *mesh.Message) bool {
 		_, said, _ := characteristic(m)
-		return said != "" && strings.HasSuffix(said, microBitBase)
+		return strings.HasSuffix(said, microBitBase) || said == uartText
 	},
-	raw: (*Parser).readMicroBit,
+	raw:  (*Parser).readMicroBit,
+	read: (*Parser).readMicroBitJSON,
 }
 
-// microBitBase ends the UUIDs of the micro:bit's own services.
-const microBitBase = "251d470aa062fa1922dfa9a8"
+// microBitBase ends the UUIDs of the micro:bit's own services. Its UART is Nordic
+// Semiconductor's, of which this is the characteristic that notifies.
+const (
+	microBitBase = "251d470aa062fa1922dfa9a8"
+	uartText     = "6e400002b5a3f393e0a9e50e24dcca9e"
+)
 
 // frame is what a characteristic holds: numbers of that many bytes each, least
 // significant byte first.
@@ -79,9 +90,12 @@ func characteristic(m *mesh.Message) (said, folded string, inTopic bool) {
 // by their length. The device is what the transport says, the levels of the
 // topic before the characteristic among it; a frame has no time.
 func (p *Parser) readMicroBit() (isJSON bool, err error) {
-	p.due++
 	b := p.m.Payload
 	said, folded, inTopic := characteristic(p.m)
+	if folded == uartText {
+		return p.readMicroBitText()
+	}
+	p.due++
 	f, known := frame{}, false
 	if uuid, ok := strings.CutSuffix(folded, microBitBase); ok {
 		if f, known = frames[uuid]; !known {
@@ -111,14 +125,7 @@ func (p *Parser) readMicroBit() (isJSON bool, err error) {
 	case len(b) != want:
 		return false, fault(-1, "%s of the micro:bit: a frame of %d bytes, it should have %d", f.name, len(b), want)
 	}
-	device := ""
-	if inTopic {
-		device = cmp.Or(p.m.DeviceID, strings.TrimSuffix(strings.TrimSuffix(p.m.Attributes[topic], said), "/"))
-	}
-	if err := p.device(device); err != nil {
-		return false, err
-	}
-	if err := p.untimed(); err != nil {
+	if err := p.microBitDevice(said, inTopic); err != nil {
 		return false, err
 	}
 	for i, metric := range f.metrics {
@@ -138,4 +145,55 @@ func (p *Parser) readMicroBit() (isJSON bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// microBitDevice takes device and time from what the transport says.
+func (p *Parser) microBitDevice(said string, inTopic bool) error {
+	device := ""
+	if inTopic {
+		device = cmp.Or(p.m.DeviceID, strings.TrimSuffix(strings.TrimSuffix(p.m.Attributes[topic], said), "/"))
+	}
+	if err := p.device(device); err != nil {
+		return err
+	}
+	return p.untimed()
+}
+
+// readMicroBitText reads a text of the UART, with or without the '#' or the end
+// of the line that ends it. One that is empty measures nothing.
+func (p *Parser) readMicroBitText() (isJSON bool, err error) {
+	text := bytes.TrimSpace(p.m.Payload)
+	text = bytes.TrimSpace(bytes.TrimSuffix(text, []byte("#")))
+	if len(text) == 0 {
+		return false, nil
+	}
+	if opensJSON(text) {
+		return true, nil
+	}
+	p.due++
+	name, number, _ := strings.Cut(string(text), ":")
+	metric, value := strings.TrimSpace(name), strings.TrimSpace(number)
+	if metric == "" || !isCSVNumber(value) {
+		return false, fault(-1, "a text of the UART is NAME:NUMBER or a JSON object, not %s", quote(string(text)))
+	}
+	said, _, inTopic := characteristic(p.m)
+	if err := p.microBitDevice(said, inTopic); err != nil {
+		return false, err
+	}
+	var r mesh.Reading
+	if !setNumber(&r, []byte(strings.TrimPrefix(value, "+"))) {
+		p.skipped++
+		return false, nil
+	}
+	return false, p.putReading(r, metric, "", "")
+}
+
+// readMicroBitJSON reads an object that the UART sent: each member is a metric.
+func (p *Parser) readMicroBitJSON(i int32) error {
+	p.due++
+	said, _, inTopic := characteristic(p.m)
+	if err := p.microBitDevice(said, inTopic); err != nil {
+		return err
+	}
+	return p.members(i)
 }
