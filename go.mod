@@ -20,6 +20,8 @@ require (
 	github.com/coreos/go-oidc/v3 v3.14.0
 	github.com/duckdb/duckdb-go-bindings v0.10504.0
 	github.com/eclipse/paho.golang v0.23.0
+	github.com/emersion/go-sasl v0.0.0-20241020182733-b788ff22d5a6
+	github.com/emersion/go-smtp v0.25.1
 	github.com/fxamacker/cbor/v2 v2.9.0
 	github.com/getkin/kin-openapi v0.152.0
 	github.com/go-jose/go-jose/v4 v4.1.4

@@ -156,9 +156,11 @@ func (n *Notifier) claim(ctx context.Context, chosen, value string) (d delivery,
 	now := n.now()
 	d.lease = uuid.NewString()
 	var text string
+	// What was due when it was chosen may have been tried meanwhile: all is asked of the row
+	// once more, when this transaction has it.
 	err = n.db.Tx(ctx, func(tx *sql.Tx) error {
 		err := tx.QueryRowContext(ctx, `UPDATE alert_deliveries SET lease = $2, leased_until = $3, attempts = attempts + 1, changed_at = $1
-			WHERE state = 'pending' AND leased_until <= $1 AND id = (
+			WHERE state = 'pending' AND next_at <= $1 AND leased_until <= $1 AND id = (
 				SELECT id FROM alert_deliveries d WHERE state = 'pending' AND next_at <= $1 AND leased_until <= $1 AND `+chosen+`
 				AND NOT EXISTS (SELECT 1 FROM alert_deliveries e WHERE e.alert = d.alert AND e.seq < d.seq AND e.state = 'pending')
 				ORDER BY next_at, seq, id LIMIT 1)
