@@ -25,7 +25,8 @@ const MaxIdentity = 1 << 10
 const AttributeSender = "sender"
 
 // FromEvent makes a CloudEvent the message it carries, with the identity of the
-// event. Its other attributes stay with it. The error says what keeps it from
+// event. The extension deviceid names its device; its other attributes stay with
+// it. The error says what keeps it from
 // being a CloudEvent, or which bound it breaks.
 func FromEvent(e *event.Event, now Instant) (Message, error) {
 	if err := e.Validate(); err != nil {
@@ -39,6 +40,9 @@ func FromEvent(e *event.Event, now Instant) (Message, error) {
 		text, err := types.Format(value) // the canonical form of the CloudEvents type system
 		if err != nil {
 			return Message{}, fmt.Errorf("CloudEvent: extension %s: %w", name, err)
+		}
+		if name == "deviceid" { // device_id can be no name of an extension
+			name = "device_id"
 		}
 		m.Describe(name, text)
 	}

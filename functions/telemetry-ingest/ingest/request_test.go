@@ -53,6 +53,8 @@ func TestQueryAndPathDescribeMessages(t *testing.T) {
 			[]said{{Format: "senml-json", Attributes: map[string]string{"type": "t", "subject": "own", "site": "north"}}}},
 		{"the path's format goes before a CloudEvent's", "/v1/tts", "application/cloudevents+json", ce,
 			[]said{{Format: "ttn-v3", Attributes: map[string]string{"type": "t", "subject": "own"}}}},
+		{"a CloudEvent's device", "/?device_id=other", "application/cloudevents+json", strings.Replace(ce, `"subject"`, `"deviceid":"own","subject"`, 1),
+			[]said{{Format: "senml-json", DeviceID: "own", Attributes: map[string]string{"type": "t", "subject": "own"}}}},
 		{"events of a batch", "/?site=north", "application/cloudevents-batch+json", "[" + ce + "," + ce + "]",
 			[]said{{Format: "senml-json", Attributes: map[string]string{"type": "t", "subject": "own", "site": "north"}}, {Format: "senml-json", Attributes: map[string]string{"type": "t", "subject": "own", "site": "north"}}}},
 	} {
