@@ -1,5 +1,5 @@
-// Package batch fills telemetry.received events with the messages that a
-// source takes, and hands them to the broker.
+// Package batch fills events with the messages that a source takes, and hands
+// them to the broker: telemetry.received events, or those that the source makes.
 //
 // An event has at most BATCH_MAX_MESSAGES messages and about BATCH_MAX_BYTES
 // bytes of them. It is handed over when it is full, or when its first message
@@ -58,11 +58,13 @@ const maxPosts = 128
 
 var errClosed = errors.New("the batcher is closed")
 
-// Batcher fills events. Its methods may be called from several goroutines.
-type Batcher struct {
-	cfg    Config
-	source string
-	post   func(context.Context, event.Event) error
+// Batcher fills events with messages. Its methods may be called from several
+// goroutines.
+type Batcher[M any] struct {
+	cfg   Config
+	weigh func(*M) int
+	event func(key string, messages []M) (event.Event, error)
+	post  func(context.Context, event.Event) error
 
 	ctx     context.Context // of the posts: they belong to several callers
 	abandon context.CancelFunc
@@ -71,20 +73,20 @@ type Batcher struct {
 
 	mu     sync.Mutex
 	closed bool
-	lanes  map[string]*lane // by key; those with something in them
+	lanes  map[string]*lane[M] // by key; those with something in them
 }
 
 // lane is what waits of one key. Of the key "" nothing waits to be posted.
-type lane struct {
+type lane[M any] struct {
 	key     string
-	filling *group
-	full    []*group // in order, behind the one that is posted
+	filling *group[M]
+	full    []*group[M] // in order, behind the one that is posted
 	posting bool
 }
 
 // group is the messages of one event.
-type group struct {
-	messages []mesh.Message
+type group[M any] struct {
+	messages []M
 	done     []func(error)
 	bytes    int
 	timer    *time.Timer
@@ -93,17 +95,23 @@ type group struct {
 	err      error // once settled
 }
 
-// New makes a batcher of a source's messages. post returns once the broker has
-// accepted the event.
-func New(cfg Config, name string, post func(context.Context, event.Event) error) *Batcher {
-	b := &Batcher{cfg: cfg, source: mesh.Source(name), post: post, slots: make(chan struct{}, maxPosts), lanes: map[string]*lane{}}
+// New makes a batcher of a source's device messages. post returns once the broker
+// has accepted the event.
+func New(cfg Config, name string, post func(context.Context, event.Event) error) *Batcher[mesh.Message] {
+	return Of(cfg, weight, received(mesh.Source(name)), post)
+}
+
+// Of makes a batcher of any messages. weigh gives what counts of one towards
+// MaxBytes, event makes the event of those of a key.
+func Of[M any](cfg Config, weigh func(*M) int, event func(key string, messages []M) (event.Event, error), post func(context.Context, event.Event) error) *Batcher[M] {
+	b := &Batcher[M]{cfg: cfg, weigh: weigh, event: event, post: post, slots: make(chan struct{}, maxPosts), lanes: map[string]*lane[M]{}}
 	b.ctx, b.abandon = context.WithCancel(context.Background())
 	return b
 }
 
 // Add returns when the broker has accepted all messages, or not one of them,
 // or when ctx ends: they may be accepted still.
-func (b *Batcher) Add(ctx context.Context, messages []mesh.Message) error {
+func (b *Batcher[M]) Add(ctx context.Context, messages []M) error {
 	groups, err := b.put("", messages, nil)
 	if err != nil {
 		return err
@@ -128,14 +136,14 @@ func (b *Batcher) Add(ctx context.Context, messages []mesh.Message) error {
 // until then. Who takes no more of a key from the first such call on, until what
 // failed comes again, keeps its order. done must not wait for anything: it holds
 // up its key.
-func (b *Batcher) Go(key string, m mesh.Message, done func(error)) {
-	if _, err := b.put(key, []mesh.Message{m}, done); err != nil {
+func (b *Batcher[M]) Go(key string, m M, done func(error)) {
+	if _, err := b.put(key, []M{m}, done); err != nil {
 		go done(err)
 	}
 }
 
 // put gives the groups that the messages are in.
-func (b *Batcher) put(key string, messages []mesh.Message, done func(error)) ([]*group, error) {
+func (b *Batcher[M]) put(key string, messages []M, done func(error)) ([]*group[M], error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -143,18 +151,18 @@ func (b *Batcher) put(key string, messages []mesh.Message, done func(error)) ([]
 	}
 	l := b.lanes[key]
 	if l == nil {
-		l = &lane{key: key}
+		l = &lane[M]{key: key}
 		b.lanes[key] = l
 	}
-	var groups []*group
+	var groups []*group[M]
 	for i := range messages {
 		m := &messages[i]
-		size := weight(m)
+		size := b.weigh(m)
 		if l.filling != nil && l.filling.bytes+size > b.cfg.MaxBytes {
 			b.flush(l)
 		}
 		if l.filling == nil {
-			l.filling = &group{settled: make(chan struct{}), messages: make([]mesh.Message, 0, min(b.cfg.MaxMessages, len(messages)-i))}
+			l.filling = &group[M]{settled: make(chan struct{}), messages: make([]M, 0, min(b.cfg.MaxMessages, len(messages)-i))}
 		}
 		g := l.filling
 		if len(groups) == 0 || groups[len(groups)-1] != g {
@@ -186,7 +194,7 @@ func weight(m *mesh.Message) int {
 }
 
 // linger ends the waiting of g, if it has not been flushed.
-func (b *Batcher) linger(l *lane, g *group) {
+func (b *Batcher[M]) linger(l *lane[M], g *group[M]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
@@ -200,7 +208,7 @@ func (b *Batcher) linger(l *lane, g *group) {
 }
 
 // flush hands over what fills l; b.mu is held.
-func (b *Batcher) flush(l *lane) {
+func (b *Batcher[M]) flush(l *lane[M]) {
 	g := l.filling
 	l.filling = nil
 	if g.timer != nil {
@@ -218,7 +226,7 @@ func (b *Batcher) flush(l *lane) {
 }
 
 // follow hands over the groups of l until none is left.
-func (b *Batcher) follow(l *lane) {
+func (b *Batcher[M]) follow(l *lane[M]) {
 	for {
 		b.mu.Lock()
 		if len(l.full) == 0 && l.filling != nil && l.filling.lingered {
@@ -241,7 +249,7 @@ func (b *Batcher) follow(l *lane) {
 }
 
 // failBehind fails what waits in l.
-func (b *Batcher) failBehind(l *lane, cause error) {
+func (b *Batcher[M]) failBehind(l *lane[M], cause error) {
 	b.mu.Lock()
 	behind := l.full
 	if g := l.filling; g != nil {
@@ -258,16 +266,16 @@ func (b *Batcher) failBehind(l *lane, cause error) {
 }
 
 // drop forgets l if nothing is in it; b.mu is held.
-func (b *Batcher) drop(l *lane) {
+func (b *Batcher[M]) drop(l *lane[M]) {
 	if l.filling == nil && !l.posting {
 		delete(b.lanes, l.key)
 	}
 }
 
 // settle hands g over and tells who waits for it.
-func (b *Batcher) settle(key string, g *group) { g.tell(b.hand(key, g.messages)) }
+func (b *Batcher[M]) settle(key string, g *group[M]) { g.tell(b.hand(key, g.messages)) }
 
-func (g *group) tell(err error) {
+func (g *group[M]) tell(err error) {
 	g.err = err
 	close(g.settled)
 	for _, done := range g.done {
@@ -275,7 +283,7 @@ func (g *group) tell(err error) {
 	}
 }
 
-func (b *Batcher) hand(key string, messages []mesh.Message) error {
+func (b *Batcher[M]) hand(key string, messages []M) error {
 	select {
 	case b.slots <- struct{}{}:
 		defer func() { <-b.slots }()
@@ -284,23 +292,29 @@ func (b *Batcher) hand(key string, messages []mesh.Message) error {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, postTimeout)
 	defer cancel()
-	return b.post(ctx, b.received(key, messages))
+	e, err := b.event(key, messages)
+	if err != nil {
+		return err
+	}
+	return b.post(ctx, e)
 }
 
-// received makes the event of messages. The receive time is part of its id: a
-// device that sends the same bytes twice, without a time in them, has measured
-// twice.
-func (b *Batcher) received(key string, messages []mesh.Message) event.Event {
-	id := make([]string, 0, 3*len(messages))
-	for i := range messages {
-		m := &messages[i]
-		id = append(id, m.Source, m.ID, strconv.FormatInt(int64(m.ReceivedAt), 10))
+// received makes the event of device messages. The receive time is part of its
+// id: a device that sends the same bytes twice, without a time in them, has
+// measured twice.
+func received(source string) func(key string, messages []mesh.Message) (event.Event, error) {
+	return func(key string, messages []mesh.Message) (event.Event, error) {
+		id := make([]string, 0, 3*len(messages))
+		for i := range messages {
+			m := &messages[i]
+			id = append(id, m.Source, m.ID, strconv.FormatInt(int64(m.ReceivedAt), 10))
+		}
+		e := mesh.NewEvent(mesh.TelemetryReceived, source, mesh.EncodeMessages(messages), id...)
+		if key != "" {
+			e.SetExtension(mesh.ExtPartitionKey, partitionKey(key))
+		}
+		return e, nil
 	}
-	e := mesh.NewEvent(mesh.TelemetryReceived, b.source, mesh.EncodeMessages(messages), id...)
-	if key != "" {
-		e.SetExtension(mesh.ExtPartitionKey, partitionKey(key))
-	}
-	return e
 }
 
 // partitionKey is key, or its hash where no header could carry it or none
@@ -317,7 +331,7 @@ func partitionKey(key string) string {
 // Close hands over what still waits and returns when the broker has it. When
 // ctx ends before, what has not been accepted fails. Messages that come later
 // fail.
-func (b *Batcher) Close(ctx context.Context) error {
+func (b *Batcher[M]) Close(ctx context.Context) error {
 	b.mu.Lock()
 	b.closed = true
 	for _, l := range b.lanes {

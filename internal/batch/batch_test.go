@@ -73,7 +73,7 @@ func message(payload int) mesh.Message {
 	return mesh.Message{ID: fmt.Sprint(payload), Source: "/x", ReceivedAt: mesh.Instant(payload), Payload: fmt.Append(nil, payload)}
 }
 
-func newBatcher(b *broker, cfg batch.Config) *batch.Batcher {
+func newBatcher(b *broker, cfg batch.Config) *batch.Batcher[mesh.Message] {
 	if cfg.MaxMessages == 0 {
 		cfg.MaxMessages = 500
 	}
@@ -85,7 +85,7 @@ func newBatcher(b *broker, cfg batch.Config) *batch.Batcher {
 }
 
 // run runs f in a bubble that ends only when no goroutine is left in it.
-func run(t *testing.T, b *broker, cfg batch.Config, f func(t *testing.T, batcher *batch.Batcher)) {
+func run(t *testing.T, b *broker, cfg batch.Config, f func(t *testing.T, batcher *batch.Batcher[mesh.Message])) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b.t = t
@@ -104,7 +104,7 @@ func TestKeyKeepsItsOrder(t *testing.T) {
 		b := &broker{takes: 20 * time.Millisecond}
 		var mu sync.Mutex
 		told := map[string][]int{}
-		run(t, b, cfg, func(t *testing.T, batcher *batch.Batcher) {
+		run(t, b, cfg, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 			for i := range 300 {
 				key := fmt.Sprint("k", i%3)
 				batcher.Go(key, message(i), func(err error) {
@@ -147,7 +147,7 @@ func TestKeyKeepsItsOrder(t *testing.T) {
 // messages have waited long enough: a slow broker gets few events.
 func TestKeyFillsWhileItsEventIsPosted(t *testing.T) {
 	b := &broker{takes: time.Second}
-	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		for i := range 10 {
 			batcher.Go("k", message(i), func(error) {})
 			time.Sleep(100 * time.Millisecond)
@@ -160,7 +160,7 @@ func TestKeyFillsWhileItsEventIsPosted(t *testing.T) {
 
 func TestKeysDoNotWaitForEachOther(t *testing.T) {
 	b := &broker{takes: time.Second}
-	run(t, b, batch.Config{MaxMessages: 1}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{MaxMessages: 1}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		began := time.Now()
 		for i := range 300 {
 			batcher.Go(fmt.Sprint("k", i), message(i), func(error) {})
@@ -192,7 +192,7 @@ func TestMessagesShareEvents(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := &broker{}
-			run(t, b, test.cfg, func(t *testing.T, batcher *batch.Batcher) {
+			run(t, b, test.cfg, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 				for i := 10; i < 15; i++ {
 					batcher.Go(test.key, message(i), func(error) {})
 				}
@@ -208,7 +208,7 @@ func TestMessagesShareEvents(t *testing.T) {
 // them made an event that no broker takes.
 func TestAttributesCount(t *testing.T) {
 	b := &broker{}
-	run(t, b, batch.Config{MaxBytes: 1000}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{MaxBytes: 1000}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		for i := range 3 {
 			m := message(i)
 			m.Attributes = map[string]string{"a": strings.Repeat("x", 600)}
@@ -222,7 +222,7 @@ func TestAttributesCount(t *testing.T) {
 
 func TestFirstMessageLingers(t *testing.T) {
 	b := &broker{}
-	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		began := time.Now()
 		var calls sync.WaitGroup
 		for i := range 3 {
@@ -244,7 +244,7 @@ func TestFirstMessageLingers(t *testing.T) {
 // seen to. Received at another time they are others.
 func TestSameMessagesMakeTheSameEvent(t *testing.T) {
 	b := &broker{}
-	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		later := message(1)
 		later.ReceivedAt++
 		for _, second := range []mesh.Message{message(1), message(1), later, message(2)} {
@@ -269,7 +269,7 @@ func TestFailureFailsItsMessagesAlone(t *testing.T) {
 	b := &broker{fails: "2"}
 	var mu sync.Mutex
 	var failed []int
-	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		for i := range 6 {
 			key := ""
 			if i >= 4 {
@@ -302,7 +302,7 @@ func TestFailureFailsItsMessagesAlone(t *testing.T) {
 func TestFailureFailsWhatWaitsOfItsKey(t *testing.T) {
 	b := &broker{fails: "2", takes: time.Second}
 	var failed []int
-	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		for i := range 7 {
 			batcher.Go("k", message(i), func(err error) {
 				switch {
@@ -331,7 +331,7 @@ func TestFailureFailsWhatWaitsOfItsKey(t *testing.T) {
 // Of what was added at once, a part may be accepted; the whole is not.
 func TestAddTellsOfAnyFailure(t *testing.T) {
 	b := &broker{fails: "2"}
-	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{MaxMessages: 2}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		if err := batcher.Add(t.Context(), []mesh.Message{message(0), message(1), message(2), message(3), message(4)}); !errors.Is(err, errAway) {
 			t.Errorf("Add = %v, want %v", err, errAway)
 		}
@@ -343,7 +343,7 @@ func TestAddTellsOfAnyFailure(t *testing.T) {
 
 func TestAddEndsWithItsContext(t *testing.T) {
 	b := &broker{takes: time.Second}
-	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
 		if err := batcher.Add(ctx, []mesh.Message{message(1)}); !errors.Is(err, context.DeadlineExceeded) {
@@ -405,7 +405,7 @@ func TestCloseGivesUp(t *testing.T) {
 
 func TestHandOverIsBounded(t *testing.T) {
 	b := &broker{takes: time.Hour}
-	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher) {
+	run(t, b, batch.Config{}, func(t *testing.T, batcher *batch.Batcher[mesh.Message]) {
 		began := time.Now()
 		err := batcher.Add(t.Context(), []mesh.Message{message(1)})
 		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != 30*time.Second+50*time.Millisecond {

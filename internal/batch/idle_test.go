@@ -30,7 +30,7 @@ func TestIdleKeysAreForgotten(t *testing.T) {
 	})
 }
 
-func waiting(b *Batcher) int {
+func waiting(b *Batcher[mesh.Message]) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.lanes)

@@ -3,18 +3,13 @@ package source
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
-	"net/http"
 	"sync"
 	"time"
-
-	"github.com/cloudevents/sdk-go/v2/event"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/telemesh/telemesh/internal/batch"
 	"github.com/telemesh/telemesh/internal/device"
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/handover"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -45,14 +40,13 @@ type Publish struct {
 	Payload     []byte
 }
 
-// weight is what p takes of the memory while it is in flight. What is heavier
-// than all of it waits for all.
-func (p *Publish) weight() int64 {
+// weight is what p takes of the memory while it is in flight.
+func (p *Publish) weight() int {
 	n := len(p.Topic) + len(p.ContentType) + len(p.Payload)
 	for _, property := range p.Properties {
 		n += len(property[0]) + len(property[1])
 	}
-	return int64(min(max(n, 1), maxBytes))
+	return n
 }
 
 var (
@@ -60,7 +54,7 @@ var (
 	// told when it is accepted.
 	ErrAgain = errors.New("it has come again")
 	// ErrClosed says that the broker has not accepted it while there was time.
-	ErrClosed = errors.New("the intake is closed")
+	ErrClosed = handover.ErrClosed
 )
 
 // Intake makes messages of received PUBLISH packets and brings them to the
@@ -68,23 +62,15 @@ var (
 type Intake struct {
 	topics topics
 	source string
-	events batch.Config
-	post   func(context.Context, event.Event) error
-	slots  chan struct{}
-	memory *semaphore.Weighted // bytes in flight
-	open   context.Context     // until nothing is taken any more
-	stop   context.CancelFunc
-	trying context.Context // until nothing is handed over again
-	giveUp context.CancelFunc
+	flight *handover.Handover[mesh.Message]
 
 	ask func(topic string, payload []byte)
 
-	mu      sync.Mutex
-	batcher *batch.Batcher
-	births  *device.Births
-	last    mesh.Instant
-	young   map[packet]*taken // by what identifies it until it is acknowledged
-	old     map[packet]*taken // those that were young before
+	mu     sync.Mutex
+	births *device.Births
+	last   mesh.Instant
+	young  map[packet]*taken // by what identifies it until it is acknowledged
+	old    map[packet]*taken // those that were young before
 }
 
 type packet struct {
@@ -94,11 +80,10 @@ type packet struct {
 
 // taken is a PUBLISH that was not dropped.
 type taken struct {
-	id     string // a hash of the message's
-	weight int64
-	done   func(error) // who is told; nil once it was
-	err    error       // what it was told
-	told   time.Time   // when it was
+	id   string      // a hash of the message's
+	done func(error) // who is told; nil once it was
+	err  error       // what it was told
+	told time.Time   // when it was
 }
 
 // maxYoung bounds what is remembered of sessions: it has to be more than what
@@ -122,59 +107,11 @@ func NewIntake(cfg IntakeConfig, source string, ports function.Ports, ask func(t
 	if err != nil {
 		return nil, err
 	}
-	in := &Intake{topics: all, source: source, events: cfg.Config, slots: make(chan struct{}, cfg.inFlight()),
-		memory: semaphore.NewWeighted(maxBytes), ask: ask, births: device.NewBirths(), young: map[packet]*taken{}}
-	in.open, in.stop = context.WithCancel(context.Background())
-	in.trying, in.giveUp = context.WithCancel(context.Background())
-	in.post = post(ports.Client, cfg.Sink, ports.Log)
-	in.batcher = batch.New(cfg.Config, name, in.post)
-	return in, nil
-}
-
-// post hands an event over. A refusal for good is the mesh's matter as well: a
-// size or a right that somebody has to see to.
-func post(client *http.Client, sink string, log *slog.Logger) func(context.Context, event.Event) error {
-	refused := refusals{log: log, kinds: map[bool]refusal{}}
-	return func(ctx context.Context, e event.Event) error {
-		err := function.Post(ctx, client, sink, e)
-		if err != nil {
-			refused.tell(e, err)
-		}
-		return err
-	}
-}
-
-// refusalAfter is how long a refusal is not told again: in an outage there is one
-// for each event and attempt.
-const refusalAfter = 10 * time.Second
-
-// refusals logs events that were not accepted: the first one, and then at most
-// one in refusalAfter, with how many there were. Those for good, which somebody
-// has to see to, do not hide behind the others.
-type refusals struct {
-	log   *slog.Logger
-	mu    sync.Mutex
-	kinds map[bool]refusal // by whether it is for good
-}
-
-type refusal struct {
-	at    time.Time // of the last one told
-	since int       // not told since
-}
-
-func (r *refusals) tell(e event.Event, err error) {
-	permanent, now := mesh.IsPermanent(err), time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	k := r.kinds[permanent]
-	if !k.at.IsZero() && now.Sub(k.at) < refusalAfter {
-		k.since++
-		r.kinds[permanent] = k
-		return
-	}
-	r.kinds[permanent] = refusal{at: now}
-	r.log.Warn("event not accepted, it is tried again", "event.id", e.ID(), "event.type", e.Type(),
-		"permanent", permanent, "error", err, "others", k.since)
+	post := handover.Post(ports.Client, cfg.Sink, ports.Log)
+	return &Intake{topics: all, source: source, ask: ask, births: device.NewBirths(), young: map[packet]*taken{},
+		flight: handover.New(cfg.Config, cfg.inFlight(), maxBytes, func(c batch.Config) *batch.Batcher[mesh.Message] {
+			return batch.New(c, name, post)
+		})}, nil
 }
 
 // Take takes a PUBLISH and calls done once: when the broker has accepted the
@@ -190,18 +127,12 @@ func (in *Intake) Take(p Publish, done func(error)) {
 	if p.Duplicate && in.again(p, m.ID, done) {
 		return
 	}
-	select {
-	case in.slots <- struct{}{}:
-	case <-in.open.Done():
-		done(ErrClosed)
+	place, err := in.flight.Reserve(context.Background(), p.weight())
+	if err != nil {
+		done(err)
 		return
 	}
-	t := &taken{id: mesh.Hash(m.ID), weight: p.weight(), done: done}
-	if in.memory.Acquire(in.open, t.weight) != nil {
-		<-in.slots
-		done(ErrClosed)
-		return
-	}
+	t := &taken{id: mesh.Hash(m.ID), done: done}
 	in.mu.Lock()
 	// Messages without a time take this one, and must not all say something of
 	// the same instant.
@@ -218,7 +149,7 @@ func (in *Intake) Take(p Publish, done func(error)) {
 	if rebirth != "" {
 		in.ask(rebirth, device.RebirthRequest(m.ReceivedAt))
 	}
-	in.hand(t, m, 0)
+	in.hand(t, place, m)
 }
 
 // Missed says that messages may have been missed until now, births of Sparkplug
@@ -253,34 +184,9 @@ func (in *Intake) again(p Publish, id string, done func(error)) bool {
 	return true
 }
 
-// hand brings a message to the broker, again and again until it is accepted. At
-// the end the time that is left begins with another attempt.
-func (in *Intake) hand(t *taken, m mesh.Message, attempt int) {
-	in.mu.Lock()
-	batcher := in.batcher
-	in.mu.Unlock()
-	batcher.Go("", m, func(err error) {
-		if err != nil && in.trying.Err() == nil {
-			go func() {
-				next, stopped := attempt+1, in.open.Done()
-				if in.open.Err() != nil { // it was woken already
-					stopped = nil
-				}
-				select {
-				case <-time.After(backoff(attempt)):
-				case <-stopped:
-					next = 0
-				case <-in.trying.Done():
-				}
-				in.hand(t, m, next)
-			}()
-			return
-		}
-		in.memory.Release(t.weight)
-		<-in.slots
-		if err != nil {
-			err = fmt.Errorf("%w: %w", ErrClosed, err)
-		}
+// hand brings a message to the broker, and tells who waits.
+func (in *Intake) hand(t *taken, place handover.Place, m mesh.Message) {
+	in.flight.Go(place, m, func(err error) {
 		in.mu.Lock()
 		done := t.done
 		t.done, t.err, t.told = nil, err, time.Now()
@@ -289,41 +195,10 @@ func (in *Intake) hand(t *taken, m mesh.Message, attempt int) {
 	})
 }
 
-// backoff is what attempt n+2 waits for: what the broker cannot take now, it can
-// soon, or somebody has to see to it.
-func backoff(n int) time.Duration { return min(100*time.Millisecond<<min(n, 10), 10*time.Second) }
-
-// endLinger is what a message waits for others once nothing more is taken.
-const endLinger = 10 * time.Millisecond
-
 // Close takes nothing from now on, and hands over what was taken: at once, and
 // again until the broker has accepted it or ctx ends. What is not accepted then
 // is told ErrClosed. Of it, what has QoS 0 is lost; the rest comes again.
-func (in *Intake) Close(ctx context.Context) error {
-	in.stop()
-	defer in.giveUp()
-	in.mu.Lock()
-	filling := in.batcher
-	last := in.events
-	last.Linger = min(last.Linger, endLinger)
-	in.batcher = batch.New(last, name, in.post) // for what is tried again
-	in.mu.Unlock()
-	err := filling.Close(ctx)
-	if err == nil {
-		err = in.memory.Acquire(ctx, maxBytes) // all that is in flight has some
-	}
-	if err == nil {
-		in.memory.Release(maxBytes)
-		return in.batcher.Close(ctx) // until who waits is told
-	}
-	n := len(in.slots)
-	in.giveUp()
-	in.batcher.Close(ctx) // fails what it has: ctx has ended
-	if n == 0 {
-		return nil
-	}
-	return fmt.Errorf("hand over what was taken: the broker has not accepted %d of the messages: %w", n, err)
-}
+func (in *Intake) Close(ctx context.Context) error { return in.flight.Close(ctx) }
 
 // Bounds of what user properties become attributes: every message carries them.
 const (

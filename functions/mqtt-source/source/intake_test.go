@@ -267,8 +267,9 @@ func TestIntakeHoldsBack(t *testing.T) {
 	ingress := mqtttest.NewIngress(t)
 	release := ingress.Hold()
 	defer release()
-	in := newIntake(t, config(ingress, "#"))
-	for range cap(in.slots) {
+	cfg := config(ingress, "#")
+	in := newIntake(t, cfg)
+	for range cfg.inFlight() {
 		took(in, Publish{Topic: "a", Payload: []byte("1")})
 	}
 	over := make(chan (<-chan error))
@@ -282,7 +283,7 @@ func TestIntakeHoldsBack(t *testing.T) {
 	if err := mqtttest.Await(t, mqtttest.Await(t, over, "room"), "acceptance"); err != nil {
 		t.Error(err)
 	}
-	ingress.Await(t, cap(in.slots)+1)
+	ingress.Await(t, cfg.inFlight()+1)
 }
 
 // Few large messages are held back as many small ones are. One that is heavier
@@ -303,11 +304,11 @@ func TestIntakeHoldsBackBytes(t *testing.T) {
 		over <- took(in, Publish{Topic: "a", Payload: []byte("1")})
 		over <- took(in, Publish{Topic: "a", Payload: make([]byte, maxBytes+1)})
 	}()
-	for len(in.slots) <= n { // it has its slot, and waits for bytes
+	for messages, _ := in.flight.Waiting(); messages <= n; messages, _ = in.flight.Waiting() { // it has its slot, and waits for bytes
 		runtime.Gosched()
 	}
-	if in.memory.TryAcquire(1) {
-		t.Fatal("there is room behind 32 MiB in flight")
+	if _, taken := in.flight.Waiting(); taken != maxBytes {
+		t.Fatalf("%d bytes are in flight, want 32 MiB", taken)
 	}
 	select {
 	case <-over:
@@ -321,8 +322,8 @@ func TestIntakeHoldsBackBytes(t *testing.T) {
 		}
 	}
 	ingress.Await(t, n+2)
-	if !in.memory.TryAcquire(maxBytes) {
-		t.Error("memory is taken and nothing is in flight")
+	if _, taken := in.flight.Waiting(); taken != 0 {
+		t.Errorf("%d bytes are taken and nothing is in flight", taken)
 	}
 }
 
@@ -330,19 +331,19 @@ func TestIntakeHoldsBackBytes(t *testing.T) {
 func TestCloseEndsWaiting(t *testing.T) {
 	ingress := mqtttest.NewIngress(t)
 	in := newIntake(t, config(ingress, "#"))
-	if !in.memory.TryAcquire(maxBytes) {
-		t.Fatal("no room")
+	if _, err := in.flight.Reserve(t.Context(), maxBytes); err != nil {
+		t.Fatal(err)
 	}
 	waiting := make(chan (<-chan error))
 	go func() { waiting <- took(in, Publish{Topic: "a"}) }()
-	for len(in.slots) == 0 {
+	for messages, _ := in.flight.Waiting(); messages < 2; messages, _ = in.flight.Waiting() {
 		runtime.Gosched()
 	}
-	in.stop()
-	if err := <-mqtttest.Await(t, waiting, "the answer"); !errors.Is(err, ErrClosed) || len(in.slots) != 0 {
-		t.Errorf("done(%v) with %d slots taken, want ErrClosed and none", err, len(in.slots))
+	in.flight.Stop()
+	err := <-mqtttest.Await(t, waiting, "the answer")
+	if messages, _ := in.flight.Waiting(); !errors.Is(err, ErrClosed) || messages != 1 {
+		t.Errorf("done(%v) with %d slots taken, want ErrClosed and the one that was", err, messages)
 	}
-	in.memory.Release(maxBytes)
 }
 
 // At the end, too, a refusal is not the last word: neither for what waits to be

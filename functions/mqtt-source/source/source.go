@@ -68,6 +68,7 @@ import (
 	"github.com/eclipse/paho.golang/paho/session/state"
 
 	"github.com/telemesh/telemesh/internal/function"
+	"github.com/telemesh/telemesh/internal/handover"
 )
 
 const name = "mqtt-source"
@@ -252,7 +253,7 @@ func (s *Source) subscribe(ctx context.Context, conn *autopaho.ConnectionManager
 			s.log.Warn("not subscribed, it is tried again", "error", err)
 		}
 		select {
-		case <-time.After(backoff(n)):
+		case <-time.After(handover.Backoff(n)):
 		case <-ctx.Done():
 		}
 	}

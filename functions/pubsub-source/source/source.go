@@ -86,7 +86,7 @@ type Source struct {
 	subscription string
 	subscriber   *gcp.Subscriber
 	disconnect   func() error
-	batcher      *batch.Batcher
+	batcher      *batch.Batcher[mesh.Message]
 	post         func(context.Context, event.Event) error
 	log          *slog.Logger
 

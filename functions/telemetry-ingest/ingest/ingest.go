@@ -138,7 +138,7 @@ type Server struct {
 	memory  *semaphore.Weighted // bytes of bodies, read or on their way
 	senders senders
 	pushers *pushers // nil: pushes come with a sender's token
-	batcher *batch.Batcher
+	batcher *batch.Batcher[mesh.Message]
 	post    func(context.Context, event.Event) error
 	log     *slog.Logger
 }
