@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/telemesh/telemesh/internal/pointer"
 )
 
 // maxClustered is how many columns BigQuery clusters by.
@@ -178,22 +180,13 @@ func (c *Column) loadFrom(file, field string, properties customProperties) error
 		return fieldError(file, field, from.Pointer+from.Attribute, "none: the warehouse sets "+RecordedAt)
 	case from.Attribute != "" && (from.Pointer != "" || !attribute.MatchString(from.Attribute)):
 		return fieldError(file, field+".attribute", from.Attribute, "the name of an attribute of events, and no pointer beside it")
-	case from.Attribute == "" && !isPointer(from.Pointer):
+	case from.Attribute == "" && !pointer.Valid(from.Pointer):
 		return fieldError(file, field+".pointer", from.Pointer, "a JSON Pointer, as /place/room")
-	case from.Unit != "" && (c.Type != Timestamp || from.Attribute != "" || !slices.Contains(instantUnits, from.Unit)):
-		return fieldError(file, field+".unit", from.Unit, strings.Join(instantUnits, ", ")+" of a TIMESTAMP that is a number")
+	case from.Unit != "" && (c.Type != Timestamp || from.Attribute != "" || !slices.Contains(pointer.Units, from.Unit)):
+		return fieldError(file, field+".unit", from.Unit, strings.Join(pointer.Units, ", ")+" of a TIMESTAMP that is a number")
 	}
 	c.From = (*From)(&from)
 	return nil
-}
-
-// instantUnits are the units of numbers that are instants.
-var instantUnits = []string{"s", "ms", "us", "ns"}
-
-// isPointer says whether s is a JSON Pointer to a part of a document.
-func isPointer(s string) bool {
-	rest := strings.NewReplacer("~0", "", "~1", "").Replace(s)
-	return strings.HasPrefix(s, "/") && !strings.Contains(rest, "~")
 }
 
 // The classifications of a column, from that which all may see.
@@ -276,7 +269,7 @@ func (t *Table) loadProperties(file string, properties customProperties) error {
 func (t *Table) checkFrom(file, field string, said bool) error {
 	named := slices.ContainsFunc(t.Columns, func(c Column) bool { return c.From != nil })
 	switch {
-	case said && !isPointer(t.RowsAt):
+	case said && !pointer.Valid(t.RowsAt):
 		return fieldError(file, field+".rows", t.RowsAt, "a JSON Pointer to an array, as /rows")
 	case (said || named) && len(t.Events) == 0:
 		return fieldError(file, field+".events", "", "the types of the events that bring the rows")

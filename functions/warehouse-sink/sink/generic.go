@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/types"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/telemesh/telemesh/internal/contract"
 	"github.com/telemesh/telemesh/internal/mesh"
+	"github.com/telemesh/telemesh/internal/pointer"
 	"github.com/telemesh/telemesh/internal/warehouse"
 )
 
@@ -25,9 +25,9 @@ import (
 type table struct {
 	contract.Table
 	cells  []contract.Column
-	rowsAt *place // has the array; nil: the data are one row
-	row    place  // has the values of columns
-	strict bool   // each member of a row is a column
+	rowsAt *pointer.Places // has the array; nil: the data are one row
+	row    pointer.Places  // has the values of columns
+	strict bool            // each member of a row is a column
 }
 
 func newTable(t *contract.Table) *table {
@@ -38,15 +38,15 @@ func newTable(t *contract.Table) *table {
 		at = "/rows"
 	}
 	if at != "" {
-		out.rowsAt = &place{}
-		out.rowsAt.add(at, 0)
+		out.rowsAt = &pointer.Places{}
+		out.rowsAt.Add(at, 0)
 	}
 	for i, c := range out.cells {
 		switch {
 		case c.From != nil && c.From.Pointer != "":
-			out.row.add(c.From.Pointer, i)
+			out.row.Add(c.From.Pointer, i)
 		case out.strict && c.Name != contract.RecordedAt:
-			out.row.add("/"+c.Name, i)
+			out.row.Add("/"+c.Name, i)
 		}
 	}
 	return out
@@ -109,7 +109,11 @@ func store(ctx context.Context, w warehouse.Warehouse, tables []*table, in *even
 // warehouse, which takes the others as an event of its own: it remembers what it
 // stored, and the event may come again when the contract has changed.
 func (t *table) store(ctx context.Context, w warehouse.Warehouse, in *event.Event) error {
-	rows, places, bad, err := t.decode(in)
+	events, err := mesh.Carried(*in)
+	if err != nil {
+		return mesh.Permanentf("decode %s: %w", in.ID(), err)
+	}
+	rows, places, bad, err := t.decodeAll(events)
 	if err != nil {
 		return mesh.Permanentf("decode %s %s for %s: %w", in.Type(), in.ID(), t.FullName(), err)
 	}
@@ -142,6 +146,30 @@ type cells []warehouse.Cell
 
 func (c cells) Cells(dst []warehouse.Cell) []warehouse.Cell { return append(dst, c...) }
 
+// decodeAll gives the rows of events as decode does, with their places among all
+// of them. One of several that cannot be decoded is a bad row.
+func (t *table) decodeAll(events []event.Event) (rows []warehouse.Row, places []int, bad warehouse.Rejected, err error) {
+	if len(events) == 1 {
+		return t.decode(&events[0])
+	}
+	first := 0 // place of the first row of an event
+	for i := range events {
+		own, at, refused, err := t.decode(&events[i])
+		if err != nil {
+			refused = warehouse.Rejected{{Err: err}}
+		}
+		rows = append(rows, own...)
+		for _, place := range at {
+			places = append(places, first+place)
+		}
+		for _, row := range refused {
+			bad = append(bad, warehouse.RejectedRow{Row: first + row.Row, Err: fmt.Errorf("event %s: %w", events[i].ID(), row.Err)})
+		}
+		first += len(own) + len(refused)
+	}
+	return rows, places, bad, nil
+}
+
 // decode gives the rows that can be read, their places in the event, and the
 // others.
 func (t *table) decode(in *event.Event) (rows []warehouse.Row, places []int, bad warehouse.Rejected, err error) {
@@ -151,7 +179,7 @@ func (t *table) decode(in *event.Event) (rows []warehouse.Row, places []int, bad
 	elements := []jsontext.Value{in.Data()}
 	if t.rowsAt != nil {
 		array := make([]jsontext.Value, 1)
-		if err := t.rowsAt.find(in.Data(), array, nil); err != nil {
+		if err := t.rowsAt.Find(in.Data(), array, nil); err != nil {
 			return nil, nil, nil, err
 		}
 		if array[0].Kind() != '[' {
@@ -183,7 +211,7 @@ func (t *table) read(in *event.Event, element jsontext.Value) (cells, error) {
 		}
 	}
 	values := make([]jsontext.Value, len(t.cells))
-	if err := t.row.find(element, values, unknown); err != nil {
+	if err := t.row.Find(element, values, unknown); err != nil {
 		return nil, err
 	}
 	row := make(cells, len(t.cells))
@@ -287,7 +315,7 @@ func valueCell(c *contract.Column, value jsontext.Value) (cell warehouse.Cell, e
 	case contract.String:
 		switch kind {
 		case '"':
-			return warehouse.String(unquoted(value)), nil
+			return warehouse.String(pointer.Text(value)), nil
 		case '0', 't', 'f':
 			return warehouse.String(string(value)), nil
 		}
@@ -312,10 +340,14 @@ func valueCell(c *contract.Column, value jsontext.Value) (cell warehouse.Cell, e
 	case contract.Timestamp:
 		switch kind {
 		case '"':
-			at, err := mesh.ParseInstant(unquoted(value))
+			at, err := mesh.ParseInstant(pointer.Text(value))
 			return warehouse.Instant(at), err
 		case '0':
-			if at, ok := instant(c, string(value)); ok {
+			unit := "s"
+			if c.From != nil {
+				unit = cmp.Or(c.From.Unit, unit)
+			}
+			if at, ok := pointer.Instant(string(value), unit); ok {
 				return warehouse.Instant(at), nil
 			}
 		}
@@ -331,113 +363,6 @@ func integer(text string) (int64, bool) {
 	}
 	f, err := strconv.ParseFloat(text, 64)
 	return int64(f), err == nil && f == math.Trunc(f) && math.Abs(f) <= 1<<53
-}
-
-// perSecond counts the units of numbers that are instants.
-var perSecond = map[string]float64{"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
-
-// instant reads a number of units since 1970. What is finer than a microsecond is
-// dropped, as it is of a text.
-func instant(c *contract.Column, text string) (mesh.Instant, bool) {
-	unit := "s"
-	if c.From != nil {
-		unit = cmp.Or(c.From.Unit, unit)
-	}
-	const year10000 = 253402300800 // in seconds
-	f, err := strconv.ParseFloat(text, 64)
-	if err != nil || math.Abs(f) >= year10000*perSecond[unit] {
-		return 0, false
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return mesh.Instant(math.Round(f * (1e6 / perSecond[unit]))), true
-	}
-	switch unit {
-	case "s":
-		return mesh.Instant(n * 1e6), true
-	case "ms":
-		return mesh.Instant(n * 1e3), true
-	case "us":
-		return mesh.Instant(n), true
-	}
-	return mesh.At(time.Unix(0, n)), true
-}
-
-// unquoted is the text of a JSON string that is valid.
-func unquoted(value jsontext.Value) string {
-	text, _ := jsontext.AppendUnquote([]byte(nil), value)
-	return string(text)
-}
-
-// place is a part of a document, by the members and elements that lead to it.
-type place struct {
-	columns []int // whose values stand here
-	inside  map[string]*place
-}
-
-// add has the value at a JSON Pointer found for a column.
-func (p *place) add(pointer string, column int) {
-	for token := range jsontext.Pointer(pointer).Tokens() {
-		if p.inside == nil {
-			p.inside = map[string]*place{}
-		}
-		next := p.inside[token]
-		if next == nil {
-			next = &place{}
-			p.inside[token] = next
-		}
-		p = next
-	}
-	p.columns = append(p.columns, column)
-}
-
-// find sets the values of the columns that have one in a document that is JSON,
-// as parts of it. Members of an object that lead to no column are handed to unknown, if there is one.
-func (p *place) find(value jsontext.Value, values []jsontext.Value, unknown func(name string) error) error {
-	for _, column := range p.columns {
-		values[column] = value
-	}
-	if p.inside == nil {
-		return nil
-	}
-	kind := value.Kind()
-	if kind != '{' && kind != '[' {
-		return nil
-	}
-	d := jsontext.NewDecoder(bytes.NewBuffer(value))
-	if _, err := d.ReadToken(); err != nil {
-		return err
-	}
-	for i := 0; d.PeekKind() != '}' && d.PeekKind() != ']'; i++ {
-		name := strconv.Itoa(i)
-		if kind == '{' {
-			token, err := d.ReadToken()
-			if err != nil {
-				return err
-			}
-			name = token.String()
-		}
-		next := p.inside[name]
-		if next == nil {
-			if unknown != nil {
-				if err := unknown(name); err != nil {
-					return err
-				}
-			}
-			if err := d.SkipValue(); err != nil {
-				return err
-			}
-			continue
-		}
-		part, err := d.ReadValue()
-		if err != nil {
-			return err
-		}
-		if err := next.find(part.Clone(), values, nil); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // elementsOf gives the elements of an array that is JSON.

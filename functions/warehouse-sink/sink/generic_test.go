@@ -173,6 +173,49 @@ func TestTypes(t *testing.T) {
 	}
 }
 
+// The rows of a carrier are those of the events that it carries, each with the
+// attributes of its own. One that cannot be read keeps none of the others back.
+func TestRowsOfCarriedEvents(t *testing.T) {
+	db, products := own(t)
+	handle := sink.New(db, tables(t, products, ""), nil)
+	transaction := func(n int32, data string) event.Event {
+		e := mesh.NewEvent(seen, fmt.Sprintf("/chain/%d", n), []byte(data), data)
+		e.SetExtension("attempt", n)
+		return e
+	}
+	good, last := transaction(1, `{"x":{"hash":"a","time":1}}`), transaction(4, `{"x":{"hash":"b","time":2}}`)
+	for range 2 {
+		carrier, err := mesh.Carry(seen, "/s", []event.Event{good, last})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := handle(t.Context(), carrier); err != nil {
+			t.Fatal(err)
+		}
+		// The same and others, in another carrier.
+		third := transaction(5, `{"x":{"hash":"c","time":3}}`)
+		broken, err := mesh.Carry(seen, "/s", []event.Event{last, transaction(2, `no JSON`), transaction(3, `{"x":{"hash":"d"}}`), third})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = handle(t.Context(), broken)
+		if !mesh.IsPermanent(err) || !strings.Contains(err.Error(), "row 1: event "+mesh.Hash("no JSON")+": the data are no JSON") ||
+			!strings.Contains(err.Error(), "row 2: event "+mesh.Hash(`{"x":{"hash":"d"}}`)+": column seen_at") {
+			t.Errorf("handler = %v, want a permanent error of rows 1 and 2 and their events", err)
+		}
+	}
+	rows := all(t, db, "SELECT hash, sent_by, attempt FROM chain.transactions ORDER BY hash")
+	want := []map[string]any{{"hash": "a", "sent_by": "/chain/1", "attempt": 1.0}, {"hash": "b", "sent_by": "/chain/4", "attempt": 4.0}, {"hash": "c", "sent_by": "/chain/5", "attempt": 5.0}}
+	if diff := cmp.Diff(want, rows); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	in := mesh.NewEvent(seen, "/s", []byte(`[{}]`), "1")
+	in.SetDataContentType(mesh.ContentCarrier)
+	if _, err := handle(t.Context(), in); !mesh.IsPermanent(err) || !strings.Contains(err.Error(), "read carrier: event 0") {
+		t.Errorf("handler = %v, want a permanent error of event 0", err)
+	}
+}
+
 // An event with a bad row is stored whole when it comes again and the contract
 // takes it, and the rows that were stored are there once.
 func TestBadRowComesAgain(t *testing.T) {

@@ -14,7 +14,8 @@
 // Data of another type are {"rows":[{"column": value, …}]}, or JSON of any form
 // where the contract says from where a column comes: products/README.md. Times
 // are RFC 3339, or seconds since 1970; a member that is no column, and a required
-// one that is not there, are bad rows.
+// one that is not there, are bad rows. Of an event that carries others (mesh.Carry)
+// the rows are those of all of them.
 //
 // When it has answered, the rows are durable. What is made with them can be
 // made from then on, which its replies say:
