@@ -102,7 +102,7 @@ func manifestFolders(dir string) (folders, overlays []manifest.Folder, err error
 // say.
 func (o *options) overrides(set manifest.Set, s sheets) (map[manifest.Ref]map[string]string, error) {
 	out := map[manifest.Ref]map[string]string{}
-	settings := append(s.settings(set), o.portalSettings(set)...)
+	settings := append(append(s.settings(set), o.portalSettings(set)...), o.alertSettings(set)...)
 	if o.products != "" {
 		folder, err := filepath.Abs(o.products)
 		if err != nil {
@@ -149,6 +149,20 @@ func (o *options) portalSettings(set manifest.Set) []string {
 }
 
 var portalService = manifest.Ref{Namespace: "platform", Name: "portal"}
+
+// alertSettings is what alerts have of the cluster there. Who is told is for --set to say.
+func (o *options) alertSettings(set manifest.Set) []string {
+	if set.Service(alertService) == nil {
+		return nil
+	}
+	settings := []string{"alert.DATABASE_URL=sqlite:" + filepath.Join(o.data, "alerts.db")}
+	if o.portal != "" {
+		settings = append(settings, "alert.PORTAL_URL="+o.portal)
+	}
+	return settings
+}
+
+var alertService = manifest.Ref{Namespace: "analytics", Name: "alert"}
 
 // databaseIn is the database of users of a data folder.
 func databaseIn(data string) string { return "sqlite:" + filepath.Join(data, "portal.db") }

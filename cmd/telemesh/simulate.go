@@ -35,6 +35,7 @@ other tenants, send late, twice and out of order, and some clocks are wrong. The
 same flags give the same messages.`,
 		Example: `  telemesh simulate --out week
   telemesh simulate --out month --duration 672h
+  telemesh simulate --out crowd --crowd 1 --duration 24h
   telemesh simulate --to http://localhost:8082 --speed 60`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -74,6 +75,7 @@ same flags give the same messages.`,
 	flags.IntVar(&fleet.Relocations, "relocations", fleet.Relocations, "devices that move to another tenant")
 	flags.DurationVar(&fleet.Duration, "duration", fleet.Duration, "simulated time")
 	flags.DurationVar(&fleet.Interval, "interval", fleet.Interval, "between two measurements of a device")
+	flags.IntVar(&fleet.Crowded, "crowd", fleet.Crowded, "rooms that are crowded once, from 10 to 11 on the first working day, without ventilation: their air gets bad")
 	flags.IntVar(&fleet.Skewed, "skewed", fleet.Skewed, "devices that take local time for UTC")
 	flags.IntVar(&fleet.Timeless, "timeless", fleet.Timeless, "devices that lose their clock for two hours")
 	flags.Float64Var(&fleet.Late, "late", fleet.Late, "share of days on which a device sends hours late")

@@ -18,6 +18,7 @@ const (
 
 const (
 	windowAirChange = 6.0  // per hour, added by open windows: a few to ten, by wind and size
+	leakage         = 0.1  // per hour, of a room with shut windows and no ventilation: through doors and cracks
 	heatOfAir       = 1206 // J/(m³ K): 1.2 kg/m³ of 1005 J/(kg K)
 	// Furniture and the surface of the walls follow the air: together they hold
 	// a multiple of its heat. An assumption that gives a room some hours.
@@ -120,6 +121,25 @@ type hour struct {
 	persons    float64
 	open, shut int // minutes within which the windows are open; equal: they stay shut
 	setPoint   float64
+	still      bool // the ventilation is off
+}
+
+// crowdedAt is the hour of the day in which rooms are crowded.
+const crowdedAt = 10
+
+// crowded says whether the nth hour after the origin is the one in which a room is.
+func (f *Fleet) crowded(room, nth int) bool {
+	if room >= f.Crowded {
+		return false
+	}
+	day := midnight(f.Start)
+	if f.Start.Hour() >= crowdedAt {
+		day = day.AddDate(0, 0, 1)
+	}
+	for day.Weekday() == time.Saturday || day.Weekday() == time.Sunday {
+		day = day.AddDate(0, 0, 1)
+	}
+	return f.origin.Add(time.Duration(nth) * time.Hour).Equal(day.Add(crowdedAt * time.Hour))
 }
 
 // hour gives the nth hour after the origin in a room. It depends on nothing
@@ -136,6 +156,10 @@ func (f *Fleet) hour(room, nth int) hour {
 	}
 	share := f.tenants[r.tenant].kind.share[t.Hour()]
 	if share == 0 {
+		return out
+	}
+	if f.crowded(room, nth) {
+		out.persons, out.still = 2*float64(r.persons), true
 		return out
 	}
 	d := f.draw(ofHour, room, nth)
@@ -179,6 +203,9 @@ func (r *running) to(t time.Time) {
 			r.outside = weather(r.fleet.origin.Add(time.Duration(r.minutes)*tick), r.outsideCO2)
 		}
 		l := load{persons: r.hour.persons, airChange: r.airChange, setPoint: r.hour.setPoint, outside: r.outside}
+		if r.hour.still {
+			l.airChange = leakage
+		}
 		if minute >= r.hour.open && minute < r.hour.shut {
 			l.airChange += windowAirChange
 		}

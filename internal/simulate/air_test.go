@@ -98,6 +98,50 @@ func TestRoomsOfSample(t *testing.T) {
 	}
 }
 
+// A crowd without ventilation makes the air bad within its hour, by physics: nothing
+// before it changes, the next day is as it was, and others' rooms are not touched.
+func TestCrowd(t *testing.T) {
+	for name, start := range map[string]time.Time{"Monday": Sample().Start, "Saturday": Sample().Start.AddDate(0, 0, -2), "a Friday at ten": Sample().Start.AddDate(0, 0, -3).Add(10 * time.Hour)} {
+		o := Sample()
+		o.Start, o.Duration = start, 5*24*time.Hour
+		plain, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Crowded = 3 // one of each tenant
+		f, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := Sample().Start.Add(crowdedAt * time.Hour)
+		for i := range f.rooms[:6] {
+			with, without := f.run(i), plain.run(i)
+			var before float64
+			for at := f.origin; at.Before(f.End()); at = at.Add(time.Minute) {
+				with.to(at)
+				without.to(at)
+				switch same := with.air == without.air; {
+				case i >= o.Crowded || !at.After(begin):
+					if !same {
+						t.Fatalf("%s: room %d at %s has %+v with crowds elsewhere or later, and else %+v", name, i, at, with.air, without.air)
+					}
+					before = with.air.co2
+				case at.Equal(begin.Add(time.Hour)):
+					r := &f.rooms[i]
+					rise := 2 * float64(r.persons) * co2PerPerson / r.volume * 1e6
+					if got := with.air.co2 - before; with.air.co2 < 2000 || got > rise || got < 0.7*rise {
+						t.Errorf("%s: room %d rises from %.0f by %.0f ppm in the hour, want bad air, by not quite the %.0f that its people give off", name, i, before, got, rise)
+					}
+				case at.Equal(begin.Add(24 * time.Hour)):
+					if math.Abs(with.air.co2-without.air.co2) > 1 {
+						t.Errorf("%s: room %d has %v ppm a day after, want the %v of a day without a crowd", name, i, with.air.co2, without.air.co2)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestSaturation(t *testing.T) {
 	// CRC Handbook, density of saturated water vapour.
 	for celsius, want := range map[float64]float64{0: 4.85, 20: 17.3, 30: 30.4} {

@@ -40,6 +40,11 @@ type Options struct {
 	// hours their messages carry no time.
 	Timeless int
 
+	// Crowded is how many rooms, the first ones, are crowded once: on the first working
+	// day, from 10 to 11, twice as many people are in as the room is made for, the
+	// ventilation is off and the windows stay shut.
+	Crowded int
+
 	Late       float64 // share of days on which a device is offline for hours and then sends, the newest first
 	Duplicated float64 // share of messages that are sent twice
 	Reordered  float64 // share of messages that are overtaken by later ones
@@ -123,6 +128,8 @@ func New(o Options) (*Fleet, error) {
 		return nil, errors.New("no start")
 	case o.Relocations < 0 || o.Skewed < 0 || o.Timeless < 0:
 		return nil, errors.New("a negative number of relocations or bad clocks")
+	case o.Crowded < 0 || o.Crowded > o.Devices:
+		return nil, fmt.Errorf("%d crowded rooms of %d", o.Crowded, o.Devices)
 	case o.Relocations > 0 && o.Devices < 2:
 		return nil, errors.New("a relocation needs a second room: have at least 2 devices")
 	}
