@@ -12,16 +12,19 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/telemesh/telemesh/cmd/microbit-gateway/gateway"
 	"github.com/telemesh/telemesh/functions"
 	pubsub "github.com/telemesh/telemesh/functions/pubsub-source/source"
 	"github.com/telemesh/telemesh/internal/dataset"
 	"github.com/telemesh/telemesh/internal/function"
 )
 
-// asMain makes the test binary the command, asPuller the Pub/Sub source.
+// asMain makes the test binary the command, asPuller the Pub/Sub source, asGateway the
+// gateway of micro:bits.
 const (
-	asMain   = "TELEMESH_TEST_AS_MAIN"
-	asPuller = "TELEMESH_TEST_AS_PULLER"
+	asMain    = "TELEMESH_TEST_AS_MAIN"
+	asPuller  = "TELEMESH_TEST_AS_PULLER"
+	asGateway = "TELEMESH_TEST_AS_GATEWAY"
 )
 
 func TestMain(m *testing.M) {
@@ -31,6 +34,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asPuller) != "" {
 		function.Main("pubsub-source", pubsub.Start)
 		os.Exit(0)
+	}
+	if os.Getenv(asGateway) != "" {
+		os.Exit(gateway.Main(gateway.SystemClock))
 	}
 	testscript.Main(m, map[string]func(){
 		"telemesh": func() { os.Exit(run()) },

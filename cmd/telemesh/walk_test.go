@@ -15,7 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
+
 	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/microbit"
+	"github.com/telemesh/telemesh/internal/microbit/bluetest"
 )
 
 // block is a fenced block of a page. The words behind its fence say what becomes of it:
@@ -82,8 +86,9 @@ func (b block) pattern(all bool) *regexp.Regexp {
 
 // walk types what a page tells a reader to type, in an empty folder, and compares what
 // is printed with what the page shows. What is different here, as addresses that are
-// free, is replaced in both. It gives all that was printed.
-func walk(t *testing.T, page string, replace ...string) string {
+// free, is replaced in both. After the last block then is called, while terminals are
+// open. It gives all that was printed.
+func walk(t *testing.T, page string, replace *strings.Replacer, then func()) string {
 	t.Helper()
 	home := t.TempDir()
 	if err := os.Symlink(dataset.Root(t), filepath.Join(home, "telemesh")); err != nil {
@@ -100,7 +105,7 @@ func walk(t *testing.T, page string, replace ...string) string {
 		}
 	}
 	for _, b := range blocks(t, page) {
-		b.text = strings.NewReplacer(replace...).Replace(b.text)
+		b.text = replace.Replace(b.text)
 		switch b.what {
 		case "sh", "sh fails", "sh again", "sh terminal":
 			flush(nil)
@@ -124,16 +129,20 @@ func walk(t *testing.T, page string, replace ...string) string {
 	if ran == 0 {
 		t.Fatalf("%s has no block of shell commands", page)
 	}
+	then()
+	w.end()
 	return w.printed.String()
 }
 
-// commands is a folder in which telemesh is this test.
+// commands is a folder in which the commands are this test.
 func commands(t *testing.T) (bin string) {
 	t.Helper()
 	bin = t.TempDir()
-	wrapper := "#!/bin/sh\n" + asMain + "=1 exec " + executable(t) + ` "$@"` + "\n"
-	if err := os.WriteFile(filepath.Join(bin, "telemesh"), []byte(wrapper), 0o755); err != nil {
-		t.Fatal(err)
+	for name, as := range map[string]string{"telemesh": asMain, "telemesh-microbit": asGateway} {
+		wrapper := "#!/bin/sh\n" + as + "=1 exec " + executable(t) + ` "$@"` + "\n"
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(wrapper), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return bin
 }
@@ -256,6 +265,7 @@ func (w *walker) end() {
 		}
 		w.printed.Write(term.output())
 	}
+	w.terminals = nil
 }
 
 // terminal is a process that runs beside, and what it has printed.
@@ -300,7 +310,7 @@ func freeAddress(t testing.TB) string {
 
 // What the README tells a reader to type works, in an empty folder.
 func TestReadme(t *testing.T) {
-	out := walk(t, filepath.Join(dataset.Root(t), "README.md"))
+	out := walk(t, filepath.Join(dataset.Root(t), "README.md"), strings.NewReplacer(), func() {})
 	for _, want := range []string{"dead-lettered          0", "linden-school", "ok: ", "from linden-school to harbour-offices", "holds: every row", "2800000000  XL", "name: audit\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the README's commands do not print %q:\n%s", want, out)
@@ -308,9 +318,17 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// What each tutorial needs in place of what its page says.
-var tutorials = map[string]func(t *testing.T) (replace []string){
-	"4-device-format.md": func(*testing.T) []string { return nil },
+// tutorial is what a page needs besides a shell.
+type tutorial struct {
+	// with makes what the page takes for given; its pairs replace what the page says.
+	with func(t *testing.T) (replace []string)
+	// look sees in a browser what the page promises, by the links in its text.
+	look func(t *testing.T, text string)
+}
+
+var tutorials = map[string]tutorial{
+	"3-microbit-to-chart.md": {nearMicroBit, seesChart},
+	"4-device-format.md":     {},
 }
 
 // What a tutorial tells a reader to type works, and prints what the page shows. It is a
@@ -325,7 +343,7 @@ func TestTutorials(t *testing.T) {
 	}
 	for _, page := range pages {
 		t.Run(filepath.Base(page), func(t *testing.T) {
-			prepare, ok := tutorials[filepath.Base(page)]
+			does, ok := tutorials[filepath.Base(page)]
 			if !ok {
 				t.Fatal("this test does not know the page")
 			}
@@ -344,9 +362,81 @@ func TestTutorials(t *testing.T) {
 			if indented := regexp.MustCompile(`\n\n(    |\t).*`).Find(text); indented != nil {
 				t.Errorf("commands that are not run, want a block of sh: %s", indented)
 			}
-			walk(t, page, prepare(t)...)
+			replace := freeAddresses(t)
+			if does.with != nil {
+				replace = append(replace, does.with(t)...)
+			}
+			here := strings.NewReplacer(replace...)
+			walk(t, page, here, func() {
+				if does.look != nil {
+					does.look(t, here.Replace(string(text)))
+				}
+			})
 		})
 	}
+}
+
+// freeAddresses replaces the addresses that commands have by themselves.
+func freeAddresses(t *testing.T) (replace []string) {
+	t.Helper()
+	up := "telemesh up --mqtt ''"
+	for _, is := range []struct{ flag, port string }{{"portal", "8080"}, {"brokers", "8081"}, {"ingest", "8082"}} {
+		free := freeAddress(t)
+		up += " --" + is.flag + " " + free
+		replace = append(replace, "localhost:"+is.port, free, "127.0.0.1:"+is.port, free)
+	}
+	t.Setenv("TELEMESH_MICROBIT_INGEST", "http://"+replace[len(replace)-1])
+	return append(replace, "telemesh up", up)
+}
+
+// linked gives where words of a page lead to.
+func linked(t *testing.T, text, words string) (server, path string) {
+	t.Helper()
+	found := regexp.MustCompile(regexp.QuoteMeta("["+words+"](") + `(http://[^/)]+)(/[^)]*)\)`).FindStringSubmatch(text)
+	if found == nil {
+		t.Fatalf("the page has no link %q", words)
+	}
+	return found[1], found[2]
+}
+
+// nearMicroBit is a machine with Bluetooth and a micro:bit that is switched on and
+// becomes warmer. Nobody has to have set this machine's clock.
+func nearMicroBit(t *testing.T) []string {
+	bluez := bluetest.Start(t)
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", bluez.Address)
+	t.Setenv("TELEMESH_MICROBIT_TRUST_CLOCK", "true")
+	device := bluez.Add(bluetest.MicroBit{Address: "C8:2E:11:22:33:44", NeedsPairing: true})
+	go func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for !device.Notifying(microbit.TemperatureData) {
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				return
+			}
+		}
+		for degrees := byte(21); degrees < 25; degrees++ {
+			device.Notify(microbit.TemperatureData, degrees)
+		}
+	}()
+	return nil
+}
+
+func seesChart(t *testing.T, text string) {
+	portal, recorded := linked(t, text, "the chart")
+	_, live := linked(t, text, "the last day")
+	b := newBrowser(t, portal)
+	b.do(t, chromedp.Navigate(portal+recorded), chromedp.Click(`//button[@name="user"][contains(., "home")]`))
+	b.sees(t, "10 points")
+	for began := time.Now(); !strings.Contains(b.text(t, "main"), "4 points"); b.open(t, live) {
+		if time.Since(began) > atLast {
+			t.Fatalf("the chart does not have what the micro:bit told now:\n%s", b.text(t, "main"))
+		}
+	}
+	b.accessible(t, "tutorial-chart") // skips where the portal's scripts are not built, which draw
+	b.waits(t, `!!document.querySelector("#chart canvas")`)
+	b.look(t, "tutorial-chart")
 }
 
 // A page that shows something else than what is printed is found.
