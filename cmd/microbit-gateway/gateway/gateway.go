@@ -35,7 +35,7 @@ type gateway struct {
 	cfg    config
 	spool  *spool.Spool
 	times  *times
-	ingest *ingest
+	sender *sender
 	log    *slog.Logger
 
 	wake   chan struct{} // something was kept
@@ -45,18 +45,12 @@ type gateway struct {
 	aside  int    // readings put aside since it started
 }
 
-// Time between attempts doubles from the first to the last, with jitter.
-const (
-	firstRetry = time.Second
-	lastRetry  = 2 * time.Minute
-)
-
 // syncEvery is how much, at most, a loss of power takes.
 const syncEvery = 10 * time.Second
 
 // open opens the spool for a gateway. log gets what is to be told.
 func open(cfg config, clock Clock, log *slog.Logger) (*gateway, error) {
-	in, err := newIngest(cfg.ingest, cfg.tokenFile, log)
+	to, err := newSender(cfg.ingest, cfg.tokenFile, log)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +61,7 @@ func open(cfg config, clock Clock, log *slog.Logger) (*gateway, error) {
 	if damaged != "" {
 		log.Error("the spool was damaged and is put aside; a new one begins", "file", damaged)
 	}
-	g := &gateway{cfg: cfg, spool: s, ingest: in, log: log, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	g := &gateway{cfg: cfg, spool: s, sender: to, log: log, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	if g.times, err = newTimes(clock, cfg.trustClock, s, log); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -156,7 +150,7 @@ func (l *lost) tell(log *slog.Logger, stats spool.Stats, keep string) {
 // send sends what is kept, until ctx ends or, once there is no more to come,
 // nothing waits.
 func (g *gateway) send(ctx context.Context, last <-chan struct{}) error {
-	retry := firstRetry
+	retry := g.cfg.retry
 	for {
 		if err := g.await(ctx, last); err != nil {
 			if errors.Is(err, errNoMore) {
@@ -174,7 +168,7 @@ func (g *gateway) send(ctx context.Context, last <-chan struct{}) error {
 				g.failed = ""
 				g.log.Info("readings are sent again", "waiting", g.spool.Stats().Records)
 			}
-			retry = firstRetry
+			retry = g.cfg.retry
 			continue
 		}
 		if g.failed != err.Error() { // the same every minute says nothing
@@ -182,7 +176,7 @@ func (g *gateway) send(ctx context.Context, last <-chan struct{}) error {
 			g.log.Warn("readings are not sent; they wait", "waiting", g.spool.Stats().Records, "error", err)
 		}
 		wait := rand.N(retry)
-		retry = min(2*retry, lastRetry)
+		retry = min(2*retry, g.cfg.lastRetry)
 		if l := (later{}); errors.As(err, &l) {
 			wait = max(wait, l.after)
 		}
@@ -256,7 +250,7 @@ func (g *gateway) deliver(ctx context.Context) error {
 	switch {
 	case err == nil && accepted == 0 && len(refusals) > 0:
 		// Then it is not for the readings: a server that takes none is the wrong one.
-		err = later{fmt.Errorf("%s refuses every reading: %s", g.ingest.url, refusals[0].cause), 0}
+		err = later{fmt.Errorf("%s refuses every reading: %s", g.sender.url, refusals[0].cause), 0}
 	case accepted > 0:
 		bad = append(bad, refusals...)
 	}
@@ -289,7 +283,7 @@ func (g *gateway) halve(ctx context.Context, batch []outgoing) (accepted int, re
 	if len(batch) == 0 {
 		return 0, nil, nil
 	}
-	kept, err := g.ingest.post(ctx, batch)
+	kept, err := g.sender.post(ctx, batch)
 	if c := (contentError{}); errors.As(err, &c) {
 		if len(batch) == 1 {
 			return 0, []refused{{batch[0], c.Error()}}, nil

@@ -56,6 +56,7 @@ type config struct {
 	batch             int
 	linger            time.Duration
 	trustClock        bool
+	retry, lastRetry  time.Duration // between attempts to send: it doubles from the one to the other, with jitter
 
 	ble    microbit.Config // run
 	record string
@@ -71,7 +72,7 @@ func (c config) deviceID(device string) string {
 }
 
 func root(clock Clock) *cobra.Command {
-	var cfg config
+	cfg := config{retry: time.Second, lastRetry: 2 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "telemesh-microbit",
 		Short: "Reads BBC micro:bits by Bluetooth, for a Telemesh",

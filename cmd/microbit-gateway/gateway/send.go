@@ -20,8 +20,8 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 )
 
-// ingest is the endpoint that readings are sent to.
-type ingest struct {
+// sender posts readings to an ingest endpoint.
+type sender struct {
 	url       string
 	tokenFile string
 	client    *http.Client
@@ -30,7 +30,7 @@ type ingest struct {
 // postTimeout bounds one attempt, for a slow line.
 const postTimeout = time.Minute
 
-func newIngest(address, tokenFile string, log *slog.Logger) (*ingest, error) {
+func newSender(address, tokenFile string, log *slog.Logger) (*sender, error) {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil:
@@ -43,28 +43,28 @@ func newIngest(address, tokenFile string, log *slog.Logger) (*ingest, error) {
 	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && tokenFile != "" && u.Hostname() != "localhost" && !ip.IsLoopback() {
 		log.Warn("the token is sent by plain http: who is on the way reads it", "ingest", address)
 	}
-	in := &ingest{url: address, tokenFile: tokenFile, client: &http.Client{
+	s := &sender{url: address, tokenFile: tokenFile, client: &http.Client{
 		Timeout: postTimeout,
 		// Where a network asks for a log-in, everything is sent elsewhere; and a
 		// token is for one address.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	_, err = in.token()
-	return in, err
+	_, err = s.token()
+	return s, err
 }
 
 // token reads the token anew, so that one which is changed is taken at once.
-func (in *ingest) token() (string, error) {
-	if in.tokenFile == "" {
+func (s *sender) token() (string, error) {
+	if s.tokenFile == "" {
 		return "", nil
 	}
-	text, err := os.ReadFile(in.tokenFile)
+	text, err := os.ReadFile(s.tokenFile)
 	if err != nil {
 		return "", fmt.Errorf("token: %w", err)
 	}
 	token := strings.TrimSpace(string(text))
 	if token == "" || strings.ContainsAny(token, " \t\r\n") {
-		return "", fmt.Errorf("token: %s does not hold one token", in.tokenFile)
+		return "", fmt.Errorf("token: %s does not hold one token", s.tokenFile)
 	}
 	return token, nil
 }
@@ -90,8 +90,8 @@ const maxRetryAfter = time.Hour
 // why, by the place in the batch, of those that are kept as rejected. A
 // contentError is for what the batch holds; any other is for the network, the
 // server or how it is asked.
-func (in *ingest) post(ctx context.Context, batch []outgoing) (refused map[int]string, err error) {
-	token, err := in.token()
+func (s *sender) post(ctx context.Context, batch []outgoing) (refused map[int]string, err error) {
+	token, err := s.token()
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (in *ingest) post(ctx context.Context, batch []outgoing) (refused map[int]s
 	if err := zip.Close(); err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, in.url, &packed)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, &packed)
 	if err != nil {
 		return nil, err
 	}
@@ -112,16 +112,16 @@ func (in *ingest) post(ctx context.Context, batch []outgoing) (refused map[int]s
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp, err := in.client.Do(req)
+	resp, err := s.client.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return nil, fmt.Errorf("read the answer of %s: %w", in.url, err)
+		return nil, fmt.Errorf("read the answer of %s: %w", s.url, err)
 	}
-	return judge(resp, said, len(batch), in.url)
+	return judge(resp, said, len(batch), s.url)
 }
 
 // judge says what an answer to n events means.
