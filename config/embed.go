@@ -41,7 +41,8 @@
 // the Brokers and connect to the functions, kafka stands in place of brokers/.
 //
 // In policies/ stand the rules that products, contracts and manifests are held to
-// (docs/governance.md). No cluster reads them.
+// (docs/governance.md), and in classify/ rules by which the function classify gives
+// labels to records (docs/classify.md). No cluster reads them.
 package config
 
 import (
@@ -54,13 +55,15 @@ import (
 //go:embed *.yaml
 var FS embed.FS
 
-//go:embed sources/*.yaml overlays/*/*.yaml policies/*.yaml
+//go:embed sources/*.yaml overlays/*/*.yaml policies/*.yaml classify/*.yaml
 var files embed.FS
 
 // Sources holds the manifests of sources, Overlays the folders of those that are
-// applied besides, Policies the policies. fs.Sub fails only for a path that is none.
+// applied besides, Policies the policies, Classify the rules of the function classify.
+// fs.Sub fails only for a path that is none.
 var (
 	Sources, _  = fs.Sub(files, "sources")
 	Overlays, _ = fs.Sub(files, "overlays")
 	Policies, _ = fs.Sub(files, "policies")
+	Classify, _ = fs.Sub(files, "classify")
 )

@@ -13,6 +13,7 @@ import (
 	"github.com/telemesh/telemesh/functions/analytics-join/join"
 	analyticsrepair "github.com/telemesh/telemesh/functions/analytics-repair/repair"
 	assignment "github.com/telemesh/telemesh/functions/assignment-port/port"
+	"github.com/telemesh/telemesh/functions/classify/label"
 	customer "github.com/telemesh/telemesh/functions/customer-source/source"
 	"github.com/telemesh/telemesh/functions/dead-letter-sink/letters"
 	"github.com/telemesh/telemesh/functions/display/show"
@@ -38,6 +39,7 @@ var Table = map[string]function.Start{
 	"analytics-join":    join.Start,
 	"analytics-repair":  analyticsrepair.Start,
 	"assignment-port":   assignment.Start,
+	"classify":          label.Start,
 	"customer-source":   customer.Start,
 	"dead-letter-sink":  letters.Start,
 	"display":           show.Start,

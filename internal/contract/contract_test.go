@@ -137,7 +137,7 @@ func TestLoad(t *testing.T) {
 		"customers crm customers crm-team dev.telemesh.customers.changed.v1 dev.telemesh.customers.rejected.v1 dev.telemesh.customers.recorded.v1",
 		"event-log platform event_log platform-team ",
 		"iot-actions iot iot_actions iot-team dev.telemesh.actions.logged.v1 dev.telemesh.actions.rejected.v1 dev.telemesh.actions.recorded.v1",
-		"iot-analytics analytics iot_analytics analytics-team dev.telemesh.analytics.joined.v1 dev.telemesh.analytics.withdrawn.v1",
+		"iot-analytics analytics iot_analytics analytics-team dev.telemesh.analytics.joined.v1 dev.telemesh.analytics.withdrawn.v1 dev.telemesh.co2.classified.v1",
 		"iot-metadata iot iot_metadata iot-team dev.telemesh.placements.changed.v1 dev.telemesh.placements.rejected.v1 dev.telemesh.placements.recorded.v1",
 		"iot-telemetry iot iot_telemetry iot-team dev.telemesh.telemetry.enriched.v1 dev.telemesh.tenancy.repaired.v1 dev.telemesh.telemetry.unassigned.v1",
 		"mesh-metrics platform mesh_metrics platform-team dev.telemesh.quality.checked.v1 dev.telemesh.slo.measured.v1 dev.telemesh.slo.breached.v1 dev.telemesh.slo.restored.v1 dev.telemesh.port.read.v1",

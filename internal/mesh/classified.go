@@ -20,7 +20,7 @@ type Classified struct {
 
 	// The level of the same key before; absent: none is known, or the rule has no key.
 	PreviousLabel          string `json:"previous_label,omitempty"`
-	PreviousSeverityNumber int    `json:"previous_severity_number,omitempty"`
+	PreviousSeverityNumber int    `json:"previous_severity_number,omitzero"`
 
 	Value  float64           `json:"value"`
 	Unit   string            `json:"unit,omitempty"` // UCUM code; empty: the rule names none

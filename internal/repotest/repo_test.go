@@ -475,7 +475,7 @@ func TestFunctionsHaveAccounts(t *testing.T) {
 			return "iot-telemetry"
 		case "assignment-port":
 			return "iot-metadata"
-		case "analytics-repair":
+		case "analytics-repair", "co2-level":
 			return "iot-analytics"
 		case "dead-letter-sink":
 			return "event-log"

@@ -142,7 +142,7 @@ func TestFlows(t *testing.T) {
 		"iot dev.telemesh.telemetry.received.v1":       "[iot/mqtt-source iot/pubsub-source iot/telemetry-ingest platform/portal] [] [iot/telemetry-flatten] false",
 		"iot dev.telemesh.telemetry.enriched.v1":       "[iot/tenancy-repair iot/tenant-enrich] [] [iot/analytics iot/iot-telemetry-sink] true",
 		"analytics dev.telemesh.telemetry.enriched.v1": "[] [iot/analytics] [analytics/analytics-join] false",
-		"analytics dev.telemesh.analytics.joined.v1":   "[analytics/analytics-join analytics/analytics-repair] [] [analytics/iot-analytics-sink] true",
+		"analytics dev.telemesh.analytics.joined.v1":   "[analytics/analytics-join analytics/analytics-repair] [] [analytics/co2-level analytics/iot-analytics-sink] true",
 		"crm dev.knative.sources.ping":                 "[] [] [crm/customer-source] false",
 	} {
 		f := flows[name]
