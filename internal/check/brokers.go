@@ -137,7 +137,7 @@ func (c *checker) annotations() {
 		look(b.Where, "Broker "+b.Ref().String(), manifest.Outputs+","+manifest.Attributes, b)
 	}
 	for _, t := range c.Triggers {
-		look(t.Where, "Trigger "+t.Ref().String(), manifest.Keeps+","+manifest.Ends, t)
+		look(t.Where, "Trigger "+t.Ref().String(), manifest.Keeps+","+manifest.Ends+","+manifest.Seldom, t)
 	}
 	for _, s := range c.Services {
 		look(s.Where, s.Object(), manifest.Emits+","+manifest.Attributes, s)

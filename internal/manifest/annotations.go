@@ -20,6 +20,9 @@ const (
 	// Ends, on a Trigger, says why a circle of events that goes through it comes to
 	// an end.
 	Ends = "telemesh.dev/ends"
+	// Seldom, on a Trigger, says why what it takes is a small part of the events of its
+	// types: its subscriber is not woken ahead of them, and starts when one is there.
+	Seldom = "telemesh.dev/seldom"
 	// Product, a label of a ServiceAccount: the product that its functions are where
 	// the warehouse is.
 	Product = "telemesh.dev/product"

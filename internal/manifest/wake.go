@@ -10,7 +10,8 @@ import (
 // Downstream gives the Services that the events of a workload lead to, from Broker
 // to Broker, and those that these ask something of: all whose addresses are values
 // in their environments, whatever the variables are called. It does not pass a
-// Trigger where circles end: behind it is what corrects, and seldom wanted.
+// Trigger where circles end: behind it is what corrects, and seldom wanted. Nor does it
+// pass one that says that it is Seldom.
 func (s Set) Downstream(w *Workload) []Ref {
 	type flow struct {
 		broker    Ref
@@ -38,7 +39,7 @@ func (s Set) Downstream(w *Workload) []Ref {
 		}
 		seen[f] = true
 		for _, t := range s.Triggers {
-			if t.BrokerOf() != f.broker || !t.Reads(f.eventType) || strings.TrimSpace(t.Annotations[Ends]) != "" {
+			if t.BrokerOf() != f.broker || !t.Reads(f.eventType) || strings.TrimSpace(t.Annotations[Ends]) != "" || strings.TrimSpace(t.Annotations[Seldom]) != "" {
 				continue
 			}
 			target, err := Resolve(t.Spec.Subscriber, t.Namespace)

@@ -19,3 +19,13 @@ func TestDownstreamOfSeveralEvents(t *testing.T) {
 		t.Errorf("Downstream (-want +got):\n%s", diff)
 	}
 }
+
+// What takes few events of a type would mostly start for nothing.
+func TestDownstreamIsNotSeldom(t *testing.T) {
+	seldom := strings.NewReplacer("{name: some, namespace: iot}\nspec:\n  broker", "{name: some, namespace: iot, annotations: {telemesh.dev/seldom: few are severe}}\nspec:\n  broker")
+	s := mustLoad(t, brokers+service("ingest", "a", toIoT)+service("all", "", "")+service("some", "", "")+
+		trigger("all", toService("all"), byType("a"))+seldom.Replace(trigger("some", toService("some"), byType("a"))))
+	if diff := cmp.Diff([]Ref{{"iot", "all"}}, s.Downstream(&s.Service(Ref{"iot", "ingest"}).Workload)); diff != "" {
+		t.Errorf("Downstream (-want +got):\n%s", diff)
+	}
+}
