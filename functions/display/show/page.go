@@ -51,7 +51,7 @@ const (
 	// So long a page waits before it comes again: a process that ends waits until no
 	// request has come for a second (function.Main).
 	comeAgain = 3 * time.Second
-	slow      = 30 * time.Second // who takes nothing for so long is gone
+	patience  = 30 * time.Second // who takes nothing for so long is gone
 )
 
 // events tells of the events that are kept and then of those that come, as
@@ -80,7 +80,7 @@ func (d *Display) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Accel-Buffering", "no") // a proxy passes it on at once
 	to := http.NewResponseController(w)
 	write := func(text []byte) error {
-		_ = to.SetWriteDeadline(time.Now().Add(slow)) // where there is none, the server has its own
+		_ = to.SetWriteDeadline(time.Now().Add(d.patience)) // where there is none, the server has its own
 		if _, err := w.Write(text); err != nil {
 			return err
 		}

@@ -54,8 +54,9 @@ func Start(ports function.Ports) (*function.Function, error) {
 
 // Display shows events.
 type Display struct {
-	feed *feed
-	log  *slog.Logger
+	feed     *feed
+	log      *slog.Logger
+	patience time.Duration // with a page that takes nothing
 
 	printing sync.Mutex
 	out      io.Writer
@@ -66,7 +67,7 @@ func New(cfg Config, out io.Writer, log *slog.Logger) (*Display, error) {
 	if cfg.Events < 1 || cfg.Bytes < 1 {
 		return nil, fmt.Errorf("DISPLAY_EVENTS is %d and DISPLAY_BYTES %d: want at least 1 of both", cfg.Events, cfg.Bytes)
 	}
-	return &Display{feed: newFeed(cfg.Events, cfg.Bytes), out: out, log: log}, nil
+	return &Display{feed: newFeed(cfg.Events, cfg.Bytes), out: out, log: log, patience: patience}, nil
 }
 
 // Handle shows in.

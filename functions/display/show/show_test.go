@@ -84,7 +84,7 @@ func (s shown) attribute(name string) string {
 // watch reads a stream until the test ends, or stop is called.
 func watch(t *testing.T, url, after string) (next func() told, stop func()) {
 	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/events", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func watch(t *testing.T, url, after string) (next func() told, stop func()) {
 // As Knative delivers it: the answer has no body, for any 2xx with one becomes a
 // failure.
 func TestDisplayPrintsAndRepliesNothing(t *testing.T) {
-	_, url, out := display(t, usual)
+	d, url, out := display(t, usual)
 	e := seen("1", `{"value":28}`)
 	e.SetExtension("label", "XL")
 	req, err := cehttp.NewHTTPRequestFromEvent(t.Context(), url, e)
@@ -147,6 +147,11 @@ func TestDisplayPrintsAndRepliesNothing(t *testing.T) {
 	want := e.String()
 	if got := out.String(); got != want || !strings.Contains(got, "label: XL") || !strings.Contains(got, `"value": 28`) {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+	out.Reset()
+	handle(t, d, seen("2", "\x1b[2J"))
+	if got := out.String(); !strings.HasSuffix(got, "Data,\n  \\x1b[2J\n") {
+		t.Errorf("printed %q, want what moves no cursor", got)
 	}
 }
 
@@ -360,6 +365,41 @@ func TestSlowBrowserHoldsUpNothing(t *testing.T) {
 	}
 }
 
+// Who takes nothing is disconnected in the end, and keeps nothing any longer.
+func TestStuckBrowserIsLetGo(t *testing.T) {
+	d, err := New(usual, io.Discard, silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.patience = 50 * time.Millisecond
+	gone := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(gone)
+		d.pages().ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	stuck, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stuck.Close()
+	if _, err := io.WriteString(stuck, "GET /events HTTP/1.1\r\nHost: display\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	e := seen("1", strings.Repeat("x", dataShown))
+	for began := time.Now(); ; {
+		select {
+		case <-gone:
+			return
+		default:
+			handle(t, d, e)
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatal("it is still being served")
+		}
+	}
+}
+
 // However they come, go and come again, all who watch see every event once, in order.
 func TestEveryEventOnceToEveryBrowser(t *testing.T) {
 	const senders, each, browsers = 4, 250, 5
@@ -403,9 +443,13 @@ func TestEveryEventOnceToEveryBrowser(t *testing.T) {
 func TestEndEndsStreams(t *testing.T) {
 	d, url, _ := display(t, usual)
 	handle(t, d, seen("1", ""))
-	next, _ := watch(t, url, "")
-	next()
-	resp, err := http.Get(url + "/events")
+	late, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(late, http.MethodGet, url+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +462,7 @@ func TestEndEndsStreams(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err != nil { // returns: it is at its end
 		t.Error(err)
 	}
-	again, err := http.Get(url + "/events")
+	again, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
