@@ -38,6 +38,7 @@ type options struct {
 	set       []string
 	verbose   bool
 	portal    string // public address of the portal; empty: it is not reached
+	links     string // where links to the portal lead; empty: there are none
 	demo      bool   // everybody who reaches it may enter
 }
 
@@ -156,8 +157,8 @@ func (o *options) alertSettings(set manifest.Set) []string {
 		return nil
 	}
 	settings := []string{"alert.DATABASE_URL=sqlite:" + filepath.Join(o.data, "alerts.db")}
-	if o.portal != "" {
-		settings = append(settings, "alert.PORTAL_URL="+o.portal)
+	if o.links != "" {
+		settings = append(settings, "alert.PORTAL_URL="+o.links)
 	}
 	return settings
 }

@@ -59,6 +59,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
 			if o.portal, err = portalURL(on, o.demo); err != nil {
 				return err
 			}
+			o.links = linksTo(on)
 			in, err := o.open(ctx, s)
 			if err != nil {
 				if ctx.Err() != nil {
@@ -225,6 +226,19 @@ func portalURL(address string, demo bool) (string, error) {
 			"leave out --demo, and make users by the link that is printed; or use an address of 127.0.0.1")
 	}
 	return (&url.URL{Scheme: "http", Host: hostInURL(host)}).String(), nil
+}
+
+// linksTo is where people of this machine reach the portal that listens on address;
+// empty: its port is not known yet.
+func linksTo(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "0" {
+		return ""
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 // hostInURL is a host as addresses have it: one of IPv6 in brackets.

@@ -163,7 +163,7 @@ const before = 3 * time.Hour
 
 // link is the portal's page of the room, or of the device that is in none.
 func (f *facts) link(zone *time.Location, portal string) string {
-	if portal == "" || f.Tenant == "" || f.Device == "" {
+	if portal == "" || f.Tenant == "" || f.Room+f.Device == "" {
 		return ""
 	}
 	q := url.Values{"tenant": {f.Tenant}, "from": {f.Since.Time().Add(-before).Format(time.RFC3339)}}
