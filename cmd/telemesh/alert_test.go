@@ -157,9 +157,9 @@ func TestRoomGoesBad(t *testing.T) {
 	}
 	send(10*time.Hour, 11*time.Hour)
 	wants("after the crowd", opened)
-	send(11*time.Hour, 11*time.Hour+55*time.Minute)
+	send(11*time.Hour, 11*time.Hour+50*time.Minute)
 	wants("when it is over", opened, cleared)
-	send(8*time.Hour, 11*time.Hour+55*time.Minute)
+	send(8*time.Hour, 11*time.Hour+50*time.Minute)
 	tick := mesh.NewEvent("dev.knative.sources.ping", "/apis/v1/namespaces/analytics/pingsources/alert", []byte(`{}`), "tick")
 	if err := function.Post(t.Context(), in.mesh.Client(), ingress("analytics"), tick); err != nil {
 		t.Fatal(err)
@@ -173,7 +173,7 @@ func TestRoomGoesBad(t *testing.T) {
 	}
 	in = open()
 	defer in.close()
-	send(8*time.Hour, 11*time.Hour+55*time.Minute)
+	send(8*time.Hour, 11*time.Hour+50*time.Minute)
 	wants("after a start anew", opened, cleared)
 
 	for _, mail := range box.all() {
