@@ -45,7 +45,7 @@ type bus struct {
 type listener struct {
 	under   dbus.ObjectPath
 	changes chan change
-	lost    atomic.Int64 // of a listener that is too slow
+	lost    atomic.Int64 // changes that came while as many waited as may
 }
 
 // change is what a signal says of an interface of an object.
@@ -253,18 +253,18 @@ func (f Found) with(props map[string]dbus.Variant) Found {
 }
 
 // discover has the adapter look for devices, until stop is called. BlueZ knows
-// one such wish of a connection, so that they are counted.
+// one such wish of a connection, so that they are counted. Each is told anew: an
+// adapter that was off meanwhile, or a BlueZ that ended, has forgotten it.
 func (b *bus) discover(ctx context.Context) (stop func(), err error) {
 	b.discovery.Lock()
 	defer b.discovery.Unlock()
-	if b.discovering == 0 {
-		filter := map[string]dbus.Variant{"Transport": dbus.MakeVariant("le")}
-		if err := b.ask(ctx, b.adapter, adapter1+".SetDiscoveryFilter", filter); err != nil {
-			return nil, fmt.Errorf("look for devices: %w", err)
-		}
-		if err := b.ask(ctx, b.adapter, adapter1+".StartDiscovery"); err != nil && errorName(err) != bluez+".Error.InProgress" {
-			return nil, fmt.Errorf("look for devices: %w", err)
-		}
+	filter := map[string]dbus.Variant{"Transport": dbus.MakeVariant("le")}
+	err = b.ask(ctx, b.adapter, adapter1+".SetDiscoveryFilter", filter)
+	if err == nil {
+		err = b.ask(ctx, b.adapter, adapter1+".StartDiscovery")
+	}
+	if err != nil && errorName(err) != bluez+".Error.InProgress" {
+		return nil, fmt.Errorf("look for devices: %w", err)
 	}
 	b.discovering++
 	return func() {
@@ -305,7 +305,10 @@ func (b *bus) find(ctx context.Context, called string) (dbus.ObjectPath, Found, 
 			case c := <-l.changes:
 				_, named := c.props["Name"]
 				_, added := c.props["Address"]
-				news = c.iface == device1 && (named || added) || c.path == "/"
+				if c.path == "/" {
+					return "", Found{}, errEnded
+				}
+				news = c.iface == device1 && (named || added)
 			case <-b.conn.Context().Done():
 				return "", Found{}, errBusLost
 			case <-ctx.Done():
@@ -315,7 +318,10 @@ func (b *bus) find(ctx context.Context, called string) (dbus.ObjectPath, Found, 
 	}
 }
 
-var errBusLost = errors.New("the connection to the system bus is lost")
+var (
+	errBusLost = errors.New("the connection to the system bus is lost")
+	errEnded   = errors.New("BlueZ has ended")
+)
 
 // errorName gives the D-Bus name of an error, "" where it has none.
 func errorName(err error) string {
@@ -384,7 +390,10 @@ func Scan(ctx context.Context, adapter string, found func(Found)) error {
 			return errBusLost
 		case c := <-l.changes:
 			if c.path == "/" {
-				return errors.New("BlueZ has ended")
+				return errEnded
+			}
+			if on, told := c.props["Powered"].Value().(bool); told && !on && c.path == b.adapter {
+				return errors.New("the adapter was switched off")
 			}
 			if c.iface != device1 {
 				continue

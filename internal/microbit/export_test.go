@@ -38,4 +38,7 @@ func Held(notifications ...[]byte) int {
 	return cap(t.begun)
 }
 
-const MaxText = maxText
+const (
+	MaxText    = maxText
+	MaxChanges = maxChanges
+)

@@ -120,3 +120,49 @@ func TestTexts(t *testing.T) {
 		t.Errorf("a text without end holds %d bytes", held)
 	}
 }
+
+// Whatever a file holds, each line is a frame or an error, and a frame is
+// recorded as it was read.
+func FuzzRecorded(f *testing.F) {
+	f.Add([]byte(`{"device":"zuvig","characteristic":"c","at":"2026-03-02T10:00:00+01:00","value":"0A"}` + "\n\x00\n{}"))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		n := 0
+		for frame, err := range microbit.Recorded(bytes.NewReader(file)) {
+			if n++; err != nil {
+				continue
+			}
+			var again bytes.Buffer
+			if err := microbit.Record(&again, frame); err != nil {
+				continue // a year that no JSON can tell
+			}
+			for back, err := range microbit.Recorded(&again) {
+				if diff := cmp.Diff(frame, back); err != nil && len(frame.Device)+len(frame.Characteristic) < 1000 || err == nil && diff != "" {
+					t.Fatalf("%+v is read as %+v, %v", frame, back, err)
+				}
+			}
+		}
+		if lines := bytes.Count(file, []byte("\n")) + 1; n > lines {
+			t.Fatalf("%d frames and errors of %d lines", n, lines)
+		}
+	})
+}
+
+// Texts do not depend on how they are cut into notifications.
+func FuzzTexts(f *testing.F) {
+	f.Add([]byte("co2:1#\r\n#x"), 3)
+	f.Fuzz(func(t *testing.T, sent []byte, size int) {
+		if size < 1 {
+			return
+		}
+		whole, lost := microbit.Texts(sent)
+		cut, lostToo := microbit.Texts(slices.Collect(slices.Chunk(sent, size))...)
+		if !slices.Equal(whole, cut) || lost != lostToo {
+			t.Fatalf("%q, %d lost at once; %q, %d lost in pieces of %d", whole, lost, cut, lostToo, size)
+		}
+		for _, text := range whole {
+			if text == "" || len(text) > microbit.MaxText || strings.ContainsAny(text, "#\n") {
+				t.Fatalf("text %q", text)
+			}
+		}
+	})
+}

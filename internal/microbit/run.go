@@ -45,7 +45,7 @@ var patient = patience{
 //
 // take is called for one frame at a time, with frames of a device in their order.
 // While it does not return, up to 4096 changes of each device wait; more of them
-// are lost, and that is logged. Frames have the time when BlueZ told of them,
+// are lost: that is logged, and the device connected anew. Frames have the time when BlueZ told of them,
 // not that of take.
 //
 // It is an error if cfg cannot be, if no device is given and none paired, or if
@@ -173,9 +173,6 @@ func (d *device) session(ctx context.Context) (connected bool, err error) {
 	defer d.bus.unlisten(l)
 	var write dbus.ObjectPath // what the UART is written to, if it is
 	defer func() {
-		if n := l.lost.Load(); n > 0 {
-			d.log.Error("frames are lost: what takes them is too slow", "changes", n)
-		}
 		// Whatever the cause: BlueZ holds no half of a connection.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.wait.goodbye)
 		defer cancel()
@@ -239,7 +236,13 @@ func (d *device) connect(ctx context.Context, path dbus.ObjectPath) error {
 
 // resolve waits until BlueZ knows the services of a connected device.
 func (d *device) resolve(ctx context.Context, path dbus.ObjectPath, l *listener) error {
-	var resolved bool
+	var connected, resolved bool
+	if err := d.bus.get(ctx, path, device1, "Connected", &connected); err != nil {
+		return err
+	}
+	if !connected {
+		return errLost
+	}
 	if err := d.bus.get(ctx, path, device1, "ServicesResolved", &resolved); err != nil {
 		return err
 	}
@@ -267,14 +270,16 @@ func (d *device) resolve(ctx context.Context, path dbus.ObjectPath, l *listener)
 func (c change) ends(path dbus.ObjectPath) error {
 	switch connected, told := c.props["Connected"].Value().(bool); {
 	case c.path == "/":
-		return errors.New("BlueZ has ended")
+		return errEnded
 	case c.path == path && c.iface == device1 && c.gone:
 		return errors.New("BlueZ knows it no more")
 	case c.path == path && c.iface == device1 && told && !connected:
-		return errors.New("the connection is lost")
+		return errLost
 	}
 	return nil
 }
+
+var errLost = errors.New("the connection is lost")
 
 // subscribe sets the periods and has the characteristics notify. silence is how
 // long nothing may come; 0: any time.
@@ -296,7 +301,9 @@ func (d *device) subscribe(ctx context.Context, paths map[string]dbus.ObjectPath
 				d.log.Warn("its period is not set", "service", s.name, "error", err)
 			}
 		}
-		if err := d.bus.ask(ctx, at, characteristic+".StartNotify"); err != nil {
+		// It is in progress where BlueZ does it on its own accord, since a device that
+		// is paired did so before it was lost.
+		if err := d.bus.ask(ctx, at, characteristic+".StartNotify"); err != nil && errorName(err) != bluez+".Error.InProgress" {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", s.name, err))
 			continue
 		}
@@ -326,6 +333,10 @@ func (d *device) listen(ctx context.Context, path dbus.ObjectPath, l *listener, 
 	}
 	var uart texts
 	for {
+		// The end of the connection may be among what is lost.
+		if n := l.lost.Load(); n > 0 && len(l.changes) == 0 {
+			return fmt.Errorf("frames are lost, up to %d: what takes them is too slow", n)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

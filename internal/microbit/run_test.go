@@ -227,6 +227,7 @@ func TestRunConnectsAgain(t *testing.T) {
 		"vanishes":                      {bluetest.MicroBit{}, func(_ *bluetest.BlueZ, d *bluetest.Device) { d.Vanish() }, "BlueZ knows it no more"},
 		"switched off and on":           {bluetest.MicroBit{}, func(_ *bluetest.BlueZ, d *bluetest.Device) { d.Off(); d.On() }, "disconnected"},
 		"connections fail":              {bluetest.MicroBit{Paired: true, Refuses: 3}, drop, "le-connection-abort-by-local"},
+		"lost at once":                  {bluetest.MicroBit{Paired: true, Flees: 3}, drop, `error="the connection is lost"`},
 		"BlueZ restarts":                {bluetest.MicroBit{Paired: true}, func(z *bluetest.BlueZ, _ *bluetest.Device) { z.Stop(); z.Restart() }, "disconnected"},
 		"the adapter is off for a time": {bluetest.MicroBit{Paired: true}, func(z *bluetest.BlueZ, _ *bluetest.Device) { z.Power(false); z.Power(true) }, "the connection is lost"},
 		"silent":                        {bluetest.MicroBit{Paired: true}, func(*bluetest.BlueZ, *bluetest.Device) {}, "nothing came for"},
@@ -257,6 +258,9 @@ func TestRunConnectsAgain(t *testing.T) {
 			}
 			if err := r.stop(); err != nil {
 				t.Errorf("Run = %v", err)
+			}
+			if strings.Contains(r.logged(), "services are not known") {
+				t.Errorf("a connection that was lost was waited for:\n%s", r.logged())
 			}
 			if !strings.Contains(r.logged(), test.want) {
 				t.Errorf("log has no %q:\n%s", test.want, r.logged())
@@ -299,6 +303,52 @@ func TestRunIsNotHeldUpByADevice(t *testing.T) {
 				t.Errorf("Run = %v", err)
 			}
 		})
+	}
+}
+
+// Its times are those of the notifications, and what is lost is told. The end of
+// the connection is among it.
+func TestRunOutlivesWhatIsSlowToTake(t *testing.T) {
+	z := bluez(t)
+	a := z.Add(bluetest.MicroBit{Address: zuvig, Paired: true})
+	b := z.Add(bluetest.MicroBit{Address: gupot, Paired: true, Name: "BBC micro:bit [gupot]"})
+	goOn := make(chan struct{})
+	r := start(t, func(ctx context.Context, cfg microbit.Config, log *slog.Logger, take func(microbit.Frame)) error {
+		return microbit.RunHastily(ctx, cfg, log, func(f microbit.Frame) {
+			<-goOn
+			take(f)
+		})
+	}, microbit.Config{Buttons: true})
+	a.AwaitNotifying(microbit.ButtonB)
+	b.AwaitNotifying(microbit.ButtonB)
+	const n = microbit.MaxChanges + 100
+	for range n {
+		if !a.Notify(microbit.ButtonA, 1) {
+			t.Fatal("nobody is told")
+		}
+	}
+	connects := a.Connects()
+	a.Drop()
+	b.Drop()
+	// Signals come in their order: by then all of the first have come.
+	r.awaitThat("the end of the other connection", func() bool {
+		return strings.Contains(r.logged(), "msg=disconnected device="+gupot)
+	})
+	held := time.Now()
+	close(goOn)
+	z.Await("another connection", func() bool { return a.Connects() > connects && a.Notifying(microbit.ButtonB) })
+	if !strings.Contains(r.logged(), "frames are lost") {
+		t.Errorf("it is not said that frames are lost:\n%s", r.logged())
+	}
+	frames := r.await(microbit.MaxChanges)
+	for i, f := range frames {
+		if f.At.After(held) {
+			t.Fatalf("frame %d is of %s, when it was taken; its notification came before %s", i, f.At, held)
+		}
+	}
+	a.Notify(microbit.ButtonB, 1)
+	if got := r.await(len(frames) + 1); got[len(frames)].Characteristic != microbit.ButtonB {
+		t.Errorf("after what was lost comes %+v, want button B", got[len(frames)])
 	}
 }
 

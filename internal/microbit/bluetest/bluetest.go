@@ -196,6 +196,7 @@ func (z *BlueZ) left(name string) {
 	for _, d := range z.devices {
 		for _, c := range d.characteristics {
 			delete(c.notifying, name)
+			delete(c.remembers, name)
 		}
 	}
 	z.change()

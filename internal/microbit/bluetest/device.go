@@ -24,6 +24,7 @@ type MicroBit struct {
 	ConnectWhen   <-chan struct{} // closed: BlueZ is done with connecting to it. nil: at once
 	NeverResolves bool            // BlueZ never comes to know its services
 	Refuses       int             // so many connections fail before one is made
+	Flees         int             // so many connections are lost as soon as they are made
 }
 
 // Services are those a program on a micro:bit may start, with the characteristics
@@ -63,6 +64,7 @@ type Device struct {
 type characteristicOf struct {
 	path      dbus.ObjectPath
 	notifying map[string]bool // who is told
+	remembers map[string]bool // who was, when the connection was lost
 	written   [][]byte
 }
 
@@ -79,7 +81,7 @@ func (z *BlueZ) Add(m MicroBit) *Device {
 	d := &Device{z: z, is: m, known: m.Paired, path: adapterPath + dbus.ObjectPath("/dev_"+strings.ReplaceAll(m.Address, ":", "_")), characteristics: map[string]*characteristicOf{}}
 	for i, name := range m.Services {
 		for j, uuid := range Services[name].Characteristics {
-			d.characteristics[uuid] = &characteristicOf{path: d.service(i) + dbus.ObjectPath(fmt.Sprintf("/char%04x", 16*i+2*j+1)), notifying: map[string]bool{}}
+			d.characteristics[uuid] = &characteristicOf{path: d.service(i) + dbus.ObjectPath(fmt.Sprintf("/char%04x", 16*i+2*j+1)), notifying: map[string]bool{}, remembers: map[string]bool{}}
 		}
 	}
 	z.devices = append(z.devices, d)
@@ -137,6 +139,9 @@ func (d *Device) remove() {
 func (d *Device) hideServices() {
 	for _, c := range d.characteristics {
 		d.z.take(c.path)
+		if d.known {
+			maps.Copy(c.remembers, c.notifying)
+		}
 		clear(c.notifying)
 	}
 	for i := range d.is.Services {
@@ -316,7 +321,12 @@ func (z *BlueZ) connect(m dbus.Message) *dbus.Error {
 	d.connected = true
 	d.connects++
 	z.put(d.path, device1, map[string]any{"Connected": true})
-	if d.is.NeverResolves {
+	switch {
+	case d.is.Flees > 0:
+		d.is.Flees--
+		d.drop()
+		return nil
+	case d.is.NeverResolves:
 		return nil
 	}
 	for i, name := range d.is.Services {
@@ -420,6 +430,10 @@ func (z *BlueZ) startNotify(m dbus.Message, sender dbus.Sender) *dbus.Error {
 	}
 	c.notifying[string(sender)] = true
 	z.put(c.path, characteristic, map[string]any{"Notifying": true})
+	// BlueZ has devices that are paired notify again on its own accord.
+	if c.remembers[string(sender)] {
+		return bluezError("InProgress", "In Progress")
+	}
 	return nil
 }
 
