@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	if os.Getenv(asGateway) != "" {
-		os.Exit(gateway.Main(gateway.SystemClock))
+		os.Exit(gateway.Main(clockOfTest()))
 	}
 	testscript.Main(m, map[string]func(){
 		"telemesh": func() { os.Exit(run()) },

@@ -171,14 +171,17 @@ func (g *gateway) send(ctx context.Context, last <-chan struct{}) error {
 			retry = g.cfg.retry
 			continue
 		}
-		if g.failed != err.Error() { // the same every minute says nothing
-			g.failed = err.Error()
-			g.log.Warn("readings are not sent; they wait", "waiting", g.spool.Stats().Records, "error", err)
-		}
-		wait := rand.N(retry)
-		retry = min(2*retry, g.cfg.lastRetry)
-		if l := (later{}); errors.As(err, &l) {
-			wait = max(wait, l.after)
+		wait := clockEvery
+		if !errors.Is(err, errClock) { // which is told where it is noticed
+			if g.failed != err.Error() { // the same every minute says nothing
+				g.failed = err.Error()
+				g.log.Warn("readings are not sent; they wait", "waiting", g.spool.Stats().Records, "error", err)
+			}
+			wait = rand.N(retry)
+			retry = min(2*retry, g.cfg.lastRetry)
+			if l := (later{}); errors.As(err, &l) {
+				wait = max(wait, l.after)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -236,7 +239,7 @@ func (g *gateway) deliver(ctx context.Context) error {
 		o, err := g.outgoing(r)
 		if errors.Is(err, errClock) {
 			if len(batch) == 0 && len(bad) == 0 {
-				return later{err, clockEvery}
+				return err
 			}
 			break
 		}
@@ -250,7 +253,7 @@ func (g *gateway) deliver(ctx context.Context) error {
 	switch {
 	case err == nil && accepted == 0 && len(refusals) > 0:
 		// Then it is not for the readings: a server that takes none is the wrong one.
-		err = later{fmt.Errorf("%s refuses every reading: %s", g.sender.url, refusals[0].cause), 0}
+		err = fmt.Errorf("%s refuses every reading: %s", g.sender.url, refusals[0].cause)
 	case accepted > 0:
 		bad = append(bad, refusals...)
 	}
@@ -357,8 +360,10 @@ func (g *gateway) putAside(bad []refused) (err error) {
 	return g.spool.Delete(records)
 }
 
-// stop syncs and closes the spool, and says what waits in it.
+// stop syncs and closes the spool, and says what waits in it and what is lost.
 func (g *gateway) stop() error {
+	g.lost.at = time.Time{}
+	g.lost.tell(g.log, g.spool.Stats(), g.cfg.keep)
 	if n := g.spool.Stats().Records; n > 0 {
 		g.log.Info("readings wait on disk", "readings", n, "spool", g.cfg.spool)
 	}
