@@ -45,6 +45,7 @@ names; a CRM's token is set by --set customer-source.CRM_TOKEN.`,
   curl -d '{"device_id": "desk-1", "metrics": {"co2": 812}}' localhost:8082
   mosquitto_pub -t desk-1/co2 -m 812
   telemesh up --placements google-sheets:ID/Placements --customers https://crm.example.com/customers
+  telemesh up --manifests examples/transactions --data transactions-data
   telemesh up --mqtt '' --set mqtt-source.MQTT_URL=mqtts://USER:PASSWORD@HOST --set mqtt-source.MQTT_TOPICS=zigbee2mqtt/+`,
 		Args: arguments(cobra.NoArgs, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/types"
+
+	"github.com/telemesh/telemesh/internal/function"
 )
 
 //go:embed page/index.html page/show.css page/show.js
@@ -32,6 +34,8 @@ func (d *Display) pages() http.Handler {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, file) })
 	}
 	mux.HandleFunc("GET /events", d.events)
+	mux.Handle("POST /", function.Events(d.Handle, d.log, "", nil)) // whatever path a Trigger has for it
+	mux.HandleFunc("/", http.NotFound)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)

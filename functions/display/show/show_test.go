@@ -131,20 +131,22 @@ func TestDisplayPrintsAndRepliesNothing(t *testing.T) {
 	d, url, out := display(t, usual)
 	e := seen("1", `{"value":28}`)
 	e.SetExtension("label", "XL")
-	req, err := cehttp.NewHTTPRequestFromEvent(t.Context(), url, e)
-	if err != nil {
-		t.Fatal(err)
+	for _, path := range []string{"", "/iot/dead-letters"} {
+		req, err := cehttp.NewHTTPRequestFromEvent(t.Context(), url+path, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNoContent || len(body) != 0 {
+			t.Errorf("POST %s: %s %q, want 204", path, resp.Status, body)
+		}
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent || len(body) != 0 {
-		t.Errorf("answer %s %q, want 204", resp.Status, body)
-	}
-	want := e.String()
+	want := e.String() + e.String()
 	if got := out.String(); got != want || !strings.Contains(got, "label: XL") || !strings.Contains(got, `"value": 28`) {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
 	}
