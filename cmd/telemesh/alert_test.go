@@ -3,16 +3,19 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/emersion/go-smtp"
 	"github.com/google/go-cmp/cmp"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -181,6 +184,72 @@ func TestRoomGoesBad(t *testing.T) {
 			if !strings.Contains(mail, want) {
 				t.Errorf("an e-mail does not have %q:\n%s", want, mail)
 			}
+		}
+	}
+}
+
+// A mesh that is killed while a webhook has a message and has not answered sends the same
+// one after it was started again, by which the receiver knows it.
+func TestKilledWhileTelling(t *testing.T) {
+	type request struct{ id, body string }
+	got := make(chan request, 10)
+	killed := make(chan struct{})
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- request{r.Header.Get("webhook-id"), string(body)}
+		<-killed // or ends with the process that asks
+	}))
+	t.Cleanup(hook.Close)
+	data := filepath.Join(t.TempDir(), "data")
+	start := func() (*exec.Cmd, string) {
+		cmd := command(t.Context(), t, up(data, "--set", "alert.ALERT_ROUTES=- {webhook: {url: '"+hook.URL+"', format: slack}}",
+			"--set", "alert.ALERT_ALLOW_PRIVATE=true", "--set", "alert.ALERT_TIMEOUT=1s")...)
+		return cmd, strings.TrimSuffix(started(t, cmd)["brokers"], "NAMESPACE/BROKER") + "analytics/analytics"
+	}
+	bad := func(room string) event.Event {
+		e := mesh.NewEvent("dev.telemesh.co2.classified.v1", "/test", fmt.Appendf(nil, `{"rule": "co2-level", "classified": [{"label": "bad", "severity_text": "ERROR", "severity_number": 17,
+			"value": 2040, "unit": "ppm", "at": %q, "key": {"room": %q}, "record": {}}]}`, time.Now().UTC().Format(time.RFC3339Nano), room), room)
+		e.SetExtension("severitynumber", 17)
+		return e
+	}
+	cmd, broker := start()
+	first := bad("first")
+	if err := function.Post(t.Context(), http.DefaultClient, broker, first); err != nil {
+		t.Fatal(err)
+	}
+	before := <-got
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	close(killed)
+	_, broker = start()
+	if after := <-got; after != before || after.id == "" {
+		t.Errorf("after the kill it gets %v, want %v again", after, before)
+	}
+	for _, e := range []event.Event{first, bad("other")} {
+		if err := function.Post(t.Context(), http.DefaultClient, broker, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// On a slow machine an answer may be late, and the message come once more.
+	next := <-got
+	for next == before {
+		next = <-got
+	}
+	if !strings.Contains(next.body, "other") {
+		t.Errorf("it gets %v, want what comes of another room", next)
+	}
+}
+
+func TestLinksTo(t *testing.T) {
+	for address, want := range map[string]string{"127.0.0.1:8080": "http://127.0.0.1:8080", ":8080": "http://localhost:8080", "0.0.0.0:80": "http://localhost:80", "[::]:80": "http://localhost:80",
+		"[::1]:80": "http://[::1]:80", "mesh.example:8080": "http://mesh.example:8080", "127.0.0.1:0": "", "nonsense": ""} {
+		if got := linksTo(address); got != want {
+			t.Errorf("linksTo(%q) = %q, want %q", address, got, want)
 		}
 	}
 }

@@ -31,8 +31,8 @@ const (
 )
 
 // lease is how long a process may be at a message before another one takes it to have
-// died: the dialog of an SMTP server is bounded in each of its parts.
-func (n *Notifier) lease() time.Duration { return 4*n.cfg.Timeout + 10*time.Second }
+// died. An SMTP server has the timeout twice: for its greeting, and for the message.
+func (n *Notifier) lease() time.Duration { return 4 * n.cfg.Timeout }
 
 // delivery is a message that this process is to send.
 type delivery struct {
@@ -50,16 +50,30 @@ const ofEvent = "alert IN (SELECT alert FROM alert_deliveries WHERE event = $4)"
 
 // tell sends what is to be sent of an event; the error says what could not be.
 func (n *Notifier) tell(ctx context.Context, event string) error {
-	// What was refused is in a dead letter, which was brought again.
-	_, err := n.db.ExecContext(ctx, `UPDATE alert_deliveries SET state = 'pending', attempts = 0, due_at = $2, next_at = $2, changed_at = $2
-		WHERE event = $1 AND state = 'failed' AND NOT EXISTS (SELECT 1 FROM alert_deliveries p WHERE p.event = $1 AND p.state = 'pending')`, event, n.now().UnixMicro())
-	if err != nil {
+	if err := n.revive(ctx, event); err != nil {
 		return fmt.Errorf("look for alerts to send: %w", err)
 	}
 	if _, err := n.send(ctx, ofEvent, event); err != nil {
 		return err
 	}
 	return n.left(ctx, event)
+}
+
+// revive has what was refused tried again, once all else of its event is told: it is in a dead
+// letter then, which was brought again. What is no news by now is dropped.
+func (n *Notifier) revive(ctx context.Context, event string) error {
+	return n.db.Tx(ctx, func(tx *sql.Tx) error {
+		const refused = `event = $1 AND state = 'failed' AND NOT EXISTS (SELECT 1 FROM alert_deliveries p WHERE p.event = $1 AND p.state = 'pending')`
+		now := n.now().UnixMicro()
+		_, err := tx.ExecContext(ctx, `UPDATE alert_deliveries SET state = 'dropped', cause = $3, changed_at = $2 WHERE `+refused+`
+			AND (EXISTS (SELECT 1 FROM alert_deliveries l WHERE l.alert = alert_deliveries.alert AND l.seq > alert_deliveries.seq)
+				OR kind = $4 AND EXISTS (SELECT 1 FROM alerts a WHERE a.id = alert_deliveries.alert AND a.cleared_at IS NOT NULL))`, event, now, over, opened)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "UPDATE alert_deliveries SET state = 'pending', attempts = 0, cause = '', due_at = $2, next_at = $2, changed_at = $2 WHERE "+refused, event, now)
+		return err
+	})
 }
 
 // left says what of an event is not told, and should be by now.
@@ -83,7 +97,7 @@ func (n *Notifier) left(ctx context.Context, event string) error {
 			permanent = append(permanent, cause)
 		case !ok || to.until(n.now(), severity).After(n.now()): // held back
 		case cause == "":
-			passing = append(passing, fmt.Sprintf("tell %s: another process is at it, or one that was killed", to))
+			passing = append(passing, fmt.Sprintf("tell %s: a message before it, or another process, is at it", to))
 		default:
 			passing = append(passing, cause)
 		}

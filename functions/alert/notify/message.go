@@ -101,12 +101,16 @@ func (f *facts) what() string {
 	return oneLine(strings.ReplaceAll(cmp.Or(f.Metric, f.Rule), "_", " "))
 }
 
+// quantity has about three digits, as the portal's.
 func (f *facts) quantity() string {
-	digits := -1
-	if a := math.Abs(f.Value); a >= 1000 {
-		digits = 0
+	scale := 1.0
+	switch a := math.Abs(f.Value); {
+	case a < 10:
+		scale = 100
+	case a < 100:
+		scale = 10
 	}
-	return strings.TrimSpace(strconv.FormatFloat(f.Value, 'f', digits, 64) + " " + oneLine(f.Unit))
+	return strings.TrimSpace(strconv.FormatFloat(math.Round(f.Value*scale)/scale, 'f', -1, 64) + " " + oneLine(f.Unit))
 }
 
 // oneLine keeps what somebody has called a room from making lines, or headers, of its own.

@@ -701,6 +701,95 @@ func TestRoutesFailByThemselves(t *testing.T) {
 	}
 }
 
+// Receivers that fail at random, two processes, and events that come several times: in the
+// end each message was taken once, and those of a room in their order.
+func TestFaultsAndPods(t *testing.T) {
+	each(t, jsonRoute, func(t *testing.T, w *world) {
+		r, mu := rand.New(rand.NewPCG(7, 7)), sync.Mutex{}
+		taken := map[string][]string{} // messages by room
+		w.hook.Config.Handler = http.HandlerFunc(func(out http.ResponseWriter, in *http.Request) {
+			var m message
+			if err := json.NewDecoder(in.Body).Decode(&m); err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			switch r.IntN(4) {
+			case 0:
+				out.WriteHeader(http.StatusServiceUnavailable)
+				return
+			case 1:
+				out.WriteHeader(http.StatusTooManyRequests)
+				return
+			}
+			taken[m.Data.Room] = append(taken[m.Data.Room], m.Type+" "+m.Data.Label)
+		})
+		w.cfg.Within = 1000 * time.Hour // retries take long
+		pods := []*Notifier{w.another(), w.another()}
+		want := map[string][]string{}
+		var events []event.Event
+		for room := range 6 {
+			key := map[string]string{"tenant_id": "t", "room": fmt.Sprint(room)}
+			events = append(events, levelIn(key, good, bad, 0), levelIn(key, bad, dire, 1), levelIn(key, dire, good, 2))
+			want[fmt.Sprint(room)] = []string{"alert.opened bad", "alert.opened dire", "alert.cleared good"}
+		}
+		for minute := range 3 { // of each room, so that no end overtakes its beginning
+			left := true
+			for round := 0; left && round < 100; round++ {
+				left = false
+				var all sync.WaitGroup
+				for i := minute; i < len(events); i += 3 {
+					for _, pod := range pods {
+						all.Go(func() {
+							if _, err := pod.Handle(t.Context(), events[i]); err != nil {
+								mu.Lock()
+								defer mu.Unlock()
+								left = true
+								if mesh.IsPermanent(err) {
+									t.Error(err)
+								}
+							}
+						})
+					}
+				}
+				all.Wait()
+				w.pass(mostWait)
+			}
+			if left {
+				t.Errorf("events of minute %d are never told", minute)
+			}
+		}
+		if diff := cmp.Diff(want, taken); diff != "" {
+			t.Errorf("taken (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A dead letter that is brought again when the alert is over tells nobody of it.
+func TestBroughtAgainTooLate(t *testing.T) {
+	each(t, jsonRoute, func(t *testing.T, w *world) {
+		w.hook.fail(answers(410), answers(410))
+		for i, e := range []event.Event{level(good, bad, 0), level(bad, dire, 1)} {
+			if _, err := w.Handle(t.Context(), e); !mesh.IsPermanent(err) {
+				t.Errorf("Handle of %d = %v, want a permanent error", i, err)
+			}
+		}
+		w.takes(level(good, bad, 0)) // a higher level came after it
+		w.wants("opened bad", "opened dire")
+		w.takes(level(dire, good, 2))
+		w.takes(level(bad, dire, 1)) // and it is over
+		w.wants("opened bad", "opened dire")
+	})
+}
+
+func TestQuantity(t *testing.T) {
+	for value, want := range map[float64]string{2040: "2040 ppm", 812.3333333: "812 ppm", 21.46: "21.5 ppm", 3.14159: "3.14 ppm", 0: "0 ppm", -3: "-3 ppm"} {
+		if got := (&facts{Value: value, Unit: "ppm"}).quantity(); got != want {
+			t.Errorf("quantity of %v = %q, want %q", value, got, want)
+		}
+	}
+}
+
 // Whom no route names any more is told nothing, whatever was open.
 func TestRoutesChange(t *testing.T) {
 	each(t, jsonRoute+emailRoute, func(t *testing.T, w *world) {

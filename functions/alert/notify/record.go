@@ -99,6 +99,7 @@ const (
 	cleared = "it was cleared before it was told"
 	higher  = "a higher level came before it was told"
 	untold  = "the opening was not told"
+	over    = "it is no news any more"
 )
 
 // alert is one that is open.
