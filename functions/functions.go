@@ -29,6 +29,7 @@ import (
 	tenancy "github.com/telemesh/telemesh/functions/tenancy-repair/repair"
 	"github.com/telemesh/telemesh/functions/tenant-enrich/enrich"
 	"github.com/telemesh/telemesh/functions/warehouse-sink/sink"
+	websocket "github.com/telemesh/telemesh/functions/websocket-source/source"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/portal"
 )
@@ -56,6 +57,7 @@ var Table = map[string]function.Start{
 	"tenancy-repair":    tenancy.Start,
 	"tenant-enrich":     enrich.Start,
 	"warehouse-sink":    sink.Start,
+	"websocket-source":  websocket.Start,
 }
 
 //go:embed all:portal/kodata

@@ -94,17 +94,18 @@ func (h *Handover[M]) Reserve(ctx context.Context, weight int) (Place, error) {
 func (h *Handover[M]) Waiting() (messages int, bytes int64) { return len(h.slots), h.taken.Load() }
 
 // Go brings a message to the broker, and calls done once: when the broker has
-// accepted the event that holds it, or with ErrClosed. done must not wait for
+// accepted the event that holds it, or with ErrClosed. Messages of another key come
+// in other events; what is tried again has no order. done must not wait for
 // anything.
-func (h *Handover[M]) Go(place Place, m M, done func(error)) { h.hand(place, m, done, 0) }
+func (h *Handover[M]) Go(key string, place Place, m M, done func(error)) { h.hand(key, place, m, done, 0) }
 
 // hand tries again and again. At the end the time that is left begins with another
 // attempt.
-func (h *Handover[M]) hand(place Place, m M, done func(error), attempt int) {
+func (h *Handover[M]) hand(key string, place Place, m M, done func(error), attempt int) {
 	h.mu.Lock()
 	batcher := h.batcher
 	h.mu.Unlock()
-	batcher.Go("", m, func(err error) {
+	batcher.Go(key, m, func(err error) {
 		if err != nil && h.trying.Err() == nil {
 			go func() {
 				next, stopped := attempt+1, h.open.Done()
@@ -117,7 +118,7 @@ func (h *Handover[M]) hand(place Place, m M, done func(error), attempt int) {
 					next = 0
 				case <-h.trying.Done():
 				}
-				h.hand(place, m, done, next)
+				h.hand(key, place, m, done, next)
 			}()
 			return
 		}

@@ -186,7 +186,7 @@ func (in *Intake) again(p Publish, id string, done func(error)) bool {
 
 // hand brings a message to the broker, and tells who waits.
 func (in *Intake) hand(t *taken, place handover.Place, m mesh.Message) {
-	in.flight.Go(place, m, func(err error) {
+	in.flight.Go("", place, m, func(err error) {
 		in.mu.Lock()
 		done := t.done
 		t.done, t.err, t.told = nil, err, time.Now()
