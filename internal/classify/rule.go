@@ -208,10 +208,10 @@ func Read(file string, text []byte) ([]*Rule, error) {
 		if err := lines.Decode(&at); err != nil {
 			return nil, err
 		}
-		r := reader{file: file, line: max(at.Line, 1), name: f.Name}
+		r := reader{file: file, root: &at, name: f.Name}
 		rule := r.rule(&f)
 		if names[f.Name] {
-			r.fault(r.line, "name: there are two rules of this name")
+			r.fault(r.at("name"), "name: there are two rules of this name")
 		}
 		names[f.Name] = true
 		rules, errs = append(rules, rule), append(errs, r.faults...)
@@ -246,31 +246,56 @@ func yamlFaults(file string, err error) (faults []error) {
 // reader reads one rule, and finds all that is wrong with it.
 type reader struct {
 	file   string
-	line   int // where it begins
+	root   *yaml.Node
 	name   string
 	faults []error
 }
 
 func (r *reader) fault(line int, format string, args ...any) {
-	if line == 0 {
-		line = r.line
-	}
 	r.faults = append(r.faults, &Fault{r.file, line, r.name, fmt.Errorf(format, args...)})
+}
+
+// at is the line of a part of the rule, by names of members and places in lists, or of
+// what it is missing in.
+func (r *reader) at(way ...any) int {
+	n := r.root.Content[0]
+	line := n.Line
+	for _, step := range way {
+		var next *yaml.Node
+		switch step := step.(type) {
+		case int:
+			next = n.Content[step]
+		case string:
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				if n.Content[i].Value == step {
+					next = n.Content[i+1]
+					line = n.Content[i].Line
+				}
+			}
+		}
+		if next == nil {
+			return line
+		}
+		if n = next; n.Kind != yaml.ScalarNode {
+			line = n.Line
+		}
+	}
+	return line
 }
 
 func (r *reader) rule(f *ruleFile) *Rule {
 	rule := &Rule{Name: f.Name, Reads: f.Reads, Emits: f.Emits, Key: f.Key, Member: f.Member, Unit: f.Unit, Hysteresis: f.Hysteresis}
 	if !ruleName.MatchString(f.Name) {
-		r.fault(0, "name: %q is none: lower-case words joined by -, as co2-level", f.Name)
+		r.fault(r.at("name"), "name: %q is none: lower-case words joined by -, as co2-level", f.Name)
 	}
 	if !eventType.MatchString(f.Reads) {
-		r.fault(0, "reads: %q is no type of events", f.Reads)
+		r.fault(r.at("reads"), "reads: %q is no type of events", f.Reads)
 	}
 	if !eventType.MatchString(f.Emits) || !emitsType.MatchString(f.Emits) {
-		r.fault(0, "emits: %q does not end as types of what a rule says do, in .classified.v1", f.Emits)
+		r.fault(r.at("emits"), "emits: %q does not end as types of what a rule says do, in .classified.v1", f.Emits)
 	}
 	if f.Value.IsZero() {
-		r.fault(0, "value: is missing: it says which number of a record has a level")
+		r.fault(r.at("value"), "value: is missing: it says which number of a record has a level")
 	}
 	rule.each = r.formula("each", &f.Each, overEvents, lists)
 	rule.when = r.formula("when", &f.When, overRecords, truths)
@@ -278,25 +303,25 @@ func (r *reader) rule(f *ruleFile) *Rule {
 	rule.at = r.formula("at", &f.At, overRecords, times)
 	for i, name := range f.Key {
 		if !columnName.MatchString(name) || slices.Contains(f.Key[:i], name) {
-			r.fault(0, "key: %q is no name of a member, or twice there", name)
+			r.fault(r.at("key"), "key: %q is no name of a member, or twice there", name)
 		}
 	}
 	rule.Stale = r.duration("stale", &f.Stale)
 	switch {
 	case f.Member != "" && !columnName.MatchString(f.Member):
-		r.fault(0, "member: %q is no name of a member", f.Member)
+		r.fault(r.at("member"), "member: %q is no name of a member", f.Member)
 	case f.Member != "" && slices.Contains(f.Key, f.Member):
-		r.fault(0, "member: %s is one of the key", f.Member)
+		r.fault(r.at("member"), "member: %s is one of the key", f.Member)
 	case f.Member != "" && f.Stale.IsZero():
-		r.fault(0, "stale: is missing: a member that is never heard again would count for ever")
+		r.fault(r.at("member"), "stale: is missing: a member that is never heard again would count for ever")
 	case f.Member == "" && !f.Stale.IsZero():
-		r.fault(f.Stale.Line, "stale: is said of members: name one")
+		r.fault(r.at("stale"), "stale: is said of members: name one")
 	}
 	if len(f.Key) == 0 && (f.Member != "" || f.Hysteresis != 0 || f.History != nil) {
-		r.fault(0, "key: is missing: without it a record has no other before it, and member, hysteresis and history say nothing")
+		r.fault(r.at("key"), "key: is missing: without it a record has no other before it, and member, hysteresis and history say nothing")
 	}
 	if f.Hysteresis < 0 || math.IsInf(f.Hysteresis, 0) || math.IsNaN(f.Hysteresis) {
-		r.fault(0, "hysteresis: %v is less than 0, or no number", f.Hysteresis)
+		r.fault(r.at("hysteresis"), "hysteresis: %v is less than 0, or no number", f.Hysteresis)
 	}
 	r.levels(rule, f)
 	r.history(rule, f)
@@ -316,7 +341,7 @@ func (r *reader) duration(field string, node *yaml.Node) time.Duration {
 
 func (r *reader) levels(rule *Rule, f *ruleFile) {
 	if len(f.Levels) < 2 || len(f.Levels) > maxLevels {
-		r.fault(0, "levels: there are %d, want 2 to %d", len(f.Levels), maxLevels)
+		r.fault(r.at("levels"), "levels: there are %d, want 2 to %d", len(f.Levels), maxLevels)
 		return
 	}
 	index := map[string]int{}
@@ -325,18 +350,18 @@ func (r *reader) levels(rule *Rule, f *ruleFile) {
 		field := fmt.Sprintf("levels[%d]", i)
 		number, known := mesh.Severities[l.Severity]
 		if !known {
-			r.fault(l.From.Line, "%s.severity: %q is none of TRACE, DEBUG, INFO, WARN, ERROR, FATAL, with a digit from 2 to 4 behind it or none", field, l.Severity)
+			r.fault(r.at("levels", i), "%s.severity: %q is none of TRACE, DEBUG, INFO, WARN, ERROR, FATAL, with a digit from 2 to 4 behind it or none", field, l.Severity)
 		}
 		if _, twice := index[l.Label]; twice || !labelText.MatchString(l.Label) {
-			r.fault(l.From.Line, "%s.label: %q is twice there, or no label: letters, digits, and between them spaces, dots, - and _", field, l.Label)
+			r.fault(r.at("levels", i), "%s.label: %q is twice there, or no label: letters, digits, and between them spaces, dots, - and _", field, l.Label)
 		}
 		index[l.Label] = i
 		level := Level{Label: l.Label, Severity: l.Severity, Number: number}
 		switch {
 		case i == 0 && !l.From.IsZero():
-			r.fault(l.From.Line, "%s.from: the first level has none: it has what is below the next", field)
+			r.fault(r.at("levels", i), "%s.from: the first level has none: it has what is below the next", field)
 		case i > 0:
-			level.from = r.threshold(field+".from", &l.From)
+			level.from = r.threshold(field+".from", r.at("levels", i), &l.From)
 		}
 		rule.Levels = append(rule.Levels, level)
 	}
@@ -344,11 +369,11 @@ func (r *reader) levels(rule *Rule, f *ruleFile) {
 	for i, l := range rule.Levels {
 		base[i] = l.from
 	}
-	r.ascend("levels", 0, rule, base)
+	r.ascend("levels", r.at("levels"), rule, base)
 	for i := range f.Overrides {
 		o, field := &f.Overrides[i], fmt.Sprintf("overrides[%d]", i)
 		if o.When.IsZero() || len(o.Levels) == 0 {
-			r.fault(o.When.Line, "%s: want when, and levels as {label: from}", field)
+			r.fault(r.at("overrides", i), "%s: want when, and levels as {label: from}", field)
 			continue
 		}
 		from := slices.Clone(base)
@@ -359,9 +384,9 @@ func (r *reader) levels(rule *Rule, f *ruleFile) {
 				r.fault(node.Line, "%s.levels: %q is no level above the first", field, label)
 				continue
 			}
-			from[at] = r.threshold(field+".levels."+label, &node)
+			from[at] = r.threshold(field+".levels."+label, r.at("overrides", i, "levels"), &node)
 		}
-		r.ascend(field, o.When.Line, rule, from)
+		r.ascend(field, r.at("overrides", i, "levels"), rule, from)
 		rule.overrides = append(rule.overrides, override{r.formula(field+".when", &o.When, overRecords, truths), from})
 	}
 }
@@ -388,9 +413,9 @@ func ascending[T any](rule *Rule, from []T, number func(T) (float64, bool)) erro
 	return nil
 }
 
-func (r *reader) threshold(field string, node *yaml.Node) threshold {
+func (r *reader) threshold(field string, line int, node *yaml.Node) threshold {
 	if node.IsZero() {
-		r.fault(0, "%s: is missing", field)
+		r.fault(line, "%s: is missing", field)
 		return threshold{}
 	}
 	if node.Tag == "!!int" || node.Tag == "!!float" {
@@ -410,17 +435,17 @@ func (r *reader) history(rule *Rule, f *ruleFile) {
 	h := &History{Table: f.History.Table, Where: f.History.Where, Within: r.duration("history.within", &f.History.Within)}
 	rule.History = h
 	if !tableName.MatchString(h.Table) {
-		r.fault(0, "history.table: %q is no output port, as iot_analytics.readings", h.Table)
+		r.fault(r.at("history", "table"), "history.table: %q is no output port, as iot_analytics.readings", h.Table)
 	}
 	if h.Within == 0 {
-		r.fault(0, "history.within: is missing: it says how far back records are read, as 24h")
+		r.fault(r.at("history"), "history.within: is missing: it says how far back records are read, as 24h")
 	}
 	if h.Where == "" {
 		h.Where = "TRUE"
 	}
 	column, plain := rule.at.column()
 	if !plain {
-		r.fault(f.At.Line, "at: with a history it has to be a member of the record, as record.observed_at: it is a column of the table, too")
+		r.fault(r.at("at"), "at: with a history it has to be a member of the record, as record.observed_at: it is a column of the table, too")
 	}
 	rule.atColumn = column
 	needed := append(slices.Clone(f.Key), column)
