@@ -106,6 +106,7 @@ type checker struct {
 // manifests says what is wrong with manifests alone.
 func (c *checker) manifests(functions []string) {
 	c.images(functions)
+	c.classifies()
 	c.namespaces()
 	c.annotations()
 	c.addresses()

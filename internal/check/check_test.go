@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write what is found into testdata/broken")
 
 // functions that the mesh of the tests may run.
-var functions = []string{"dead-letter-sink", "output-port", "service-levels", "telemetry-ingest", "tenant-enrich", "warehouse-sink"}
+var functions = []string{"classify", "dead-letter-sink", "output-port", "service-levels", "telemetry-ingest", "tenant-enrich", "warehouse-sink"}
 
 // sound is the mesh that each of testdata/broken changes.
 func sound(t *testing.T) map[string]string {

@@ -41,6 +41,8 @@ var rules = map[string]rule{
 	"level-unmeasured":    {why: "A level that nobody can measure is not kept by anybody, and its breach is seen by its readers first."},
 	"breaking-change":     {why: "Readers rely on the major version: theirs fails, or goes wrong without a word."},
 	"function-missing":    {why: "The Service cannot be built, and telemesh up does not start."},
+	"rule-invalid":        {why: "The Service does not start."},
+	"rule-misfit":         {why: "What the rule should say is never said, or nobody knows that it is, and nothing fails."},
 	"broker-missing":      {why: "What is sent there reaches nobody."},
 	"service-missing":     {why: "What is sent there is tried again until it is a dead letter."},
 	"namespace-missing":   {why: "The cluster refuses what is of a namespace that is not there."},

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/types"
@@ -123,9 +122,9 @@ func (c *Classifier) records(e *event.Event, f func(*scope, mesh.Instant) error,
 		return 0, fmt.Errorf("the data of %s %s are not JSON", e.Type(), e.ID())
 	}
 	s := &scope{data: valueOf(data), event: attributes(e)}
-	at := mesh.At(e.Time())
-	if e.Time().IsZero() {
-		at = mesh.At(time.Now())
+	var at mesh.Instant
+	if !e.Time().IsZero() {
+		at = mesh.At(e.Time())
 	}
 	if c.rule.each == nil {
 		s.record = s.data
@@ -183,6 +182,9 @@ func (r *Rule) measure(s *scope, at mesh.Instant) (*measured, error) {
 		if m.at, err = r.at.instant(s); err != nil {
 			return nil, err
 		}
+	}
+	if m.at == 0 && len(r.Key) > 0 {
+		return nil, errors.New("at: neither the rule nor the event says when it was")
 	}
 	if m.lo, m.hi, err = r.level(s, m.value); err != nil {
 		return nil, err

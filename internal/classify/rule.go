@@ -48,6 +48,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
@@ -159,29 +160,43 @@ var (
 	yamlLine   = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
 )
 
-// Open reads the rule of a name from a folder, in which each rule stands in a file of its
-// own: name.yaml.
-func Open(folder fs.FS, where, name string) (*Rule, error) {
-	file := name + ".yaml"
-	text, err := fs.ReadFile(folder, file)
-	if errors.Is(err, fs.ErrNotExist) {
-		known, _ := fs.Glob(folder, "*.yaml")
-		for i := range known {
-			known[i] = strings.TrimSuffix(known[i], ".yaml")
+// Load gives the rules of config/classify that have some names, and those of a text.
+func Load(names []string, text string) ([]*Rule, error) {
+	var rules []*Rule
+	for _, name := range names {
+		rule, err := open(config.Classify, strings.TrimSpace(name))
+		if err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("there is no rule %q: the rules of %s are %s", name, where, strings.Join(known, ", "))
+		rules = append(rules, rule)
 	}
+	if strings.TrimSpace(text) != "" {
+		own, err := Read("CLASSIFY_RULES", []byte(text))
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, own...)
+	}
+	if len(rules) == 0 {
+		return nil, errors.New("there is no rule: set CLASSIFY to names of config/classify, or CLASSIFY_RULES to rules in YAML")
+	}
+	return rules, nil
+}
+
+// open reads the rule of a name from a folder, in which each stands in a file of its own.
+func open(folder fs.FS, name string) (*Rule, error) {
+	text, err := fs.ReadFile(folder, name+".yaml")
 	if err != nil {
-		return nil, fmt.Errorf("read rule %s: %w", name, err)
+		known, _ := fs.Glob(folder, "*.yaml")
+		return nil, fmt.Errorf("there is no rule %q: those of config/classify are %s", name, strings.ReplaceAll(strings.Join(known, ", "), ".yaml", ""))
 	}
-	rules, err := Read(where+"/"+file, text)
+	file := "config/classify/" + name + ".yaml"
+	rules, err := Read(file, text)
 	switch {
 	case err != nil:
 		return nil, err
-	case len(rules) != 1:
-		return nil, &Fault{where + "/" + file, 1, name, errors.New("the file has more than one rule: write each into a file of its own")}
-	case rules[0].Name != name:
-		return nil, &Fault{where + "/" + file, 1, rules[0].Name, fmt.Errorf("name: make it that of the file, %s", name)}
+	case len(rules) != 1 || rules[0].Name != name:
+		return nil, &Fault{file, 1, name, errors.New("name: make it that of the file, which has one rule")}
 	}
 	return rules[0], nil
 }

@@ -2,6 +2,7 @@ package classify_test
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -87,13 +88,28 @@ func TestRuleFaults(t *testing.T) {
 	}
 }
 
-func TestShippedRules(t *testing.T) {
-	for _, name := range []string{"co2-level", "transaction-size"} {
-		if _, err := classify.Open(config.Classify, "config/classify", name); err != nil {
-			t.Error(err)
-		}
+func TestLoad(t *testing.T) {
+	shipped, err := fs.Glob(config.Classify, "*.yaml")
+	if err != nil || len(shipped) < 2 {
+		t.Fatalf("shipped are %v, %v", shipped, err)
 	}
-	if _, err := classify.Open(config.Classify, "config/classify", "co2"); err == nil || !strings.Contains(err.Error(), "co2-level, transaction-size") {
-		t.Errorf("Open of one that is not there = %v, want the names of those that are", err)
+	for i := range shipped {
+		shipped[i] = strings.TrimSuffix(shipped[i], ".yaml")
+	}
+	if rules, err := classify.Load(shipped, sound); err != nil || len(rules) != len(shipped)+1 {
+		t.Errorf("Load of all and one more = %v, %v", rules, err)
+	}
+	for want, in := range map[string][2]string{
+		`there is no rule "co2": those of config/classify are co2-level, transaction-size`: {"co2", ""},
+		"there is no rule: set CLASSIFY":     {"", " "},
+		"CLASSIFY_RULES:1: rule X: name: \"": {"", strings.Replace(sound, "air", "X", 1)},
+	} {
+		var names []string
+		if in[0] != "" {
+			names = []string{in[0]}
+		}
+		if _, err := classify.Load(names, in[1]); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Load(%q) = %v, want an error that says %q", in, err, want)
+		}
 	}
 }

@@ -48,6 +48,12 @@ func (w *Workload) Function() string {
 	return name
 }
 
+// Elsewhere says whether what a variable holds is not in the manifests: a Secret has it, or
+// a ConfigMap of the cluster.
+func (w *Workload) Elsewhere(variable string) bool {
+	return slices.Contains(w.Missing, variable) || slices.Contains(w.optional, variable)
+}
+
 // Account is the ServiceAccount that its pods run as.
 func (w *Workload) Account() Ref {
 	return Ref{w.ref.Namespace, cmp.Or(w.pod.ServiceAccountName, "default")}

@@ -24,7 +24,7 @@ type Classified struct {
 
 	Value  float64           `json:"value"`
 	Unit   string            `json:"unit,omitempty"` // UCUM code; empty: the rule names none
-	At     Instant           `json:"at"`             // when the record's value was so, by the record
+	At     Instant           `json:"at,omitzero"`    // when that was; absent: neither record nor event says it
 	Key    map[string]string `json:"key,omitempty"`  // whose level it is; absent for rules without key
 	Record jsontext.Value    `json:"record"`         // as it came
 }

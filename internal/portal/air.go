@@ -29,7 +29,8 @@ func (p *Portal) airRoutes() []route {
 }
 
 // Where the default bands of CO2 come from is on the page; there are values of
-// others to choose.
+// others to choose. config/classify/co2-level.yaml has them, too: what is drawn as
+// poor is what people are told of.
 const (
 	lowCO2, highCO2 = 900, 1200
 	co2             = "co2"

@@ -16,11 +16,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
-	"github.com/telemesh/telemesh/config"
 	"github.com/telemesh/telemesh/internal/classify"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
@@ -42,7 +40,7 @@ func Start(ports function.Ports) (*function.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := Read(cfg.Names, cfg.Rules)
+	rules, err := classify.Load(cfg.Names, cfg.Rules)
 	if err != nil {
 		return nil, err
 	}
@@ -61,29 +59,6 @@ func Start(ports function.Ports) (*function.Function, error) {
 		}
 		return function.Post(ctx, ports.Client, cfg.Sink, e)
 	})}, nil
-}
-
-// Read gives the rules of config/classify with some names, and those of a text.
-func Read(names []string, text string) ([]*classify.Rule, error) {
-	var rules []*classify.Rule
-	for _, name := range names {
-		rule, err := classify.Open(config.Classify, "config/classify", strings.TrimSpace(name))
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, rule)
-	}
-	if text != "" {
-		own, err := classify.Read("CLASSIFY_RULES", []byte(text))
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, own...)
-	}
-	if len(rules) == 0 {
-		return nil, errors.New("there is no rule: set CLASSIFY to names of config/classify, or CLASSIFY_RULES to rules in YAML")
-	}
-	return rules, nil
 }
 
 // New makes the handler. What it makes beside an error it posts itself.
