@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -333,6 +335,9 @@ func errorName(err error) string {
 
 // explain says what to do about an error of BlueZ, where that is known.
 func explain(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, dbus.ErrClosed) {
+		return fmt.Errorf("%w: %w", errBusLost, err)
+	}
 	name := errorName(err)
 	if name == "" {
 		return err
@@ -378,6 +383,9 @@ func Scan(ctx context.Context, adapter string, found func(Found)) error {
 		}
 	}
 	stop, err := b.discover(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"github.com/godbus/dbus/v5"
 )
 
 // RunHastily is Run that waits for little.
@@ -12,7 +14,7 @@ func RunHastily(ctx context.Context, cfg Config, log *slog.Logger, take func(Fra
 		find:     500 * time.Millisecond,
 		connect:  500 * time.Millisecond,
 		resolve:  100 * time.Millisecond,
-		silence:  300 * time.Millisecond,
+		silence:  HastySilence,
 		goodbye:  10 * time.Second,
 		retry:    time.Millisecond,
 		maxRetry: 20 * time.Millisecond,
@@ -39,6 +41,17 @@ func Held(notifications ...[]byte) int {
 }
 
 const (
+	HastySilence = 300 * time.Millisecond
+
 	MaxText    = maxText
 	MaxChanges = maxChanges
 )
+
+// AgentRefuses tells whether the agent that pairs one device refuses whatever is
+// asked about another.
+func AgentRefuses(device, other dbus.ObjectPath) bool {
+	a := &agent{ctx: context.Background(), device: device, passkey: func(context.Context) (uint32, error) { return 0, nil }}
+	_, passkey := a.RequestPasskey(other)
+	_, pin := a.RequestPinCode(other)
+	return passkey != nil && pin != nil && a.RequestConfirmation(other, 0) != nil && a.RequestAuthorization(other) != nil && a.AuthorizeService(other, "") != nil
+}

@@ -214,11 +214,7 @@ func (d *device) session(ctx context.Context) (connected bool, err error) {
 		}
 	}
 	d.log.Info("connected")
-	err = d.listen(ctx, path, l, notifying, silence)
-	if ctx.Err() == nil {
-		write = "" // nothing is there any more that would show it
-	}
-	return true, err
+	return true, d.listen(ctx, path, l, notifying, silence)
 }
 
 func (d *device) connect(ctx context.Context, path dbus.ObjectPath) error {

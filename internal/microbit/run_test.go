@@ -133,7 +133,7 @@ func TestRunGivesWhatServicesNotify(t *testing.T) {
 	d.Notify(microbit.AccelerometerData, 0x10, 0, 0xf0, 0xff, 0, 4)
 	d.Notify(microbit.ButtonA, 1)
 	d.Notify(microbit.ButtonB, 2)
-	d.Say("co2:1234#humidity:45#")
+	d.Say("co2:1234#rh:45#")
 	frames := r.await(6)
 	after := time.Now()
 	want := []microbit.Frame{
@@ -142,7 +142,7 @@ func TestRunGivesWhatServicesNotify(t *testing.T) {
 		{Device: zuvig, Characteristic: microbit.ButtonA, Value: []byte{1}},
 		{Device: zuvig, Characteristic: microbit.ButtonB, Value: []byte{2}},
 		{Device: zuvig, Characteristic: microbit.UARTText, Value: []byte("co2:1234")},
-		{Device: zuvig, Characteristic: microbit.UARTText, Value: []byte("humidity:45")},
+		{Device: zuvig, Characteristic: microbit.UARTText, Value: []byte("rh:45")},
 	}
 	if diff := cmp.Diff(want, frames, untimed); diff != "" {
 		t.Errorf("frames (-want +got):\n%s", diff)
@@ -180,6 +180,9 @@ func TestRunKeepsTheOrderOfNotifications(t *testing.T) {
 	d := z.Add(bluetest.MicroBit{Address: zuvig})
 	r := start(t, microbit.Run, microbit.Config{Devices: []string{"zuvig"}, UART: true})
 	d.AwaitWritten(microbit.UARTWrite, 1)
+	if z.Discovering() {
+		t.Error("BlueZ looks for devices when all are found")
+	}
 	const n = 1500
 	for i := range n {
 		d.Say(fmt.Sprintf("a text that spans several notifications, %d#", i))
@@ -228,7 +231,7 @@ func TestRunConnectsAgain(t *testing.T) {
 		"switched off and on":           {bluetest.MicroBit{}, func(_ *bluetest.BlueZ, d *bluetest.Device) { d.Off(); d.On() }, "disconnected"},
 		"connections fail":              {bluetest.MicroBit{Paired: true, Refuses: 3}, drop, "le-connection-abort-by-local"},
 		"lost at once":                  {bluetest.MicroBit{Paired: true, Flees: 3}, drop, `error="the connection is lost"`},
-		"BlueZ restarts":                {bluetest.MicroBit{Paired: true}, func(z *bluetest.BlueZ, _ *bluetest.Device) { z.Stop(); z.Restart() }, "disconnected"},
+		"BlueZ restarts":                {bluetest.MicroBit{Paired: true}, func(z *bluetest.BlueZ, _ *bluetest.Device) { z.Stop(); z.Restart() }, "BlueZ has ended"},
 		"the adapter is off for a time": {bluetest.MicroBit{Paired: true}, func(z *bluetest.BlueZ, _ *bluetest.Device) { z.Power(false); z.Power(true) }, "the connection is lost"},
 		"silent":                        {bluetest.MicroBit{Paired: true}, func(*bluetest.BlueZ, *bluetest.Device) {}, "nothing came for"},
 		"a text begun":                  {bluetest.MicroBit{Paired: true}, func(_ *bluetest.BlueZ, d *bluetest.Device) { d.Say("half a te"); d.Drop() }, "the connection is lost"},
@@ -237,7 +240,7 @@ func TestRunConnectsAgain(t *testing.T) {
 			z := bluez(t)
 			test.microBit.Address = zuvig
 			d := z.Add(test.microBit)
-			r := start(t, microbit.RunHastily, microbit.Config{Devices: []string{zuvig}, Temperature: 10 * time.Millisecond, UART: true})
+			r := start(t, microbit.RunHastily, microbit.Config{Devices: []string{strings.ToLower(zuvig)}, Temperature: 10 * time.Millisecond, UART: true})
 			d.AwaitWritten(microbit.UARTWrite, 1)
 			d.Notify(microbit.TemperatureData, 1)
 			r.await(1)
@@ -301,6 +304,73 @@ func TestRunIsNotHeldUpByADevice(t *testing.T) {
 			}
 			if err := r.stop(); err != nil {
 				t.Errorf("Run = %v", err)
+			}
+		})
+	}
+}
+
+// One that is looked for does not end the search for another.
+func TestRunLooksForSeveral(t *testing.T) {
+	z := bluez(t)
+	a := z.Add(bluetest.MicroBit{Address: zuvig})
+	b := z.Add(bluetest.MicroBit{Address: gupot, Name: "BBC micro:bit [gupot]"})
+	r := start(t, microbit.Run, microbit.Config{Devices: []string{zuvig, gupot, "C0:00:00:00:00:01"}, Buttons: true})
+	a.Off()
+	b.Off()
+	z.Await("three that look", func() bool { return z.Calls("Adapter1.StartDiscovery") >= 3 })
+	a.On()
+	a.AwaitNotifying(microbit.ButtonB)
+	b.On()
+	b.AwaitNotifying(microbit.ButtonB)
+	if strings.Contains(r.logged(), "not connected") {
+		t.Errorf("a search has failed:\n%s", r.logged())
+	}
+}
+
+// One that tells something now and then is not silent.
+func TestRunKeepsWhatIsNotSilent(t *testing.T) {
+	z := bluez(t)
+	d := z.Add(bluetest.MicroBit{Address: zuvig, Paired: true})
+	r := start(t, microbit.RunHastily, microbit.Config{Temperature: time.Millisecond})
+	d.AwaitNotifying(microbit.TemperatureData)
+	begin, last, longest := time.Now(), time.Now(), time.Duration(0)
+	for n := 1; time.Since(begin) < 2*microbit.HastySilence; n++ {
+		if d.Notify(microbit.TemperatureData, 20) {
+			r.await(n)
+		}
+		longest, last = max(longest, time.Since(last)), time.Now()
+	}
+	if longest < microbit.HastySilence/2 && d.Connects() != 1 {
+		t.Errorf("it was connected %d times, and silent for %s at most", d.Connects(), longest)
+	}
+}
+
+// Whoever waits learns that the bus is gone, and the gateway is started anew.
+func TestTheEndOfTheBusIsAnError(t *testing.T) {
+	never := make(chan struct{})
+	for name, wait := range map[string]func(context.Context) error{
+		"Run": func(ctx context.Context) error {
+			return microbit.Run(ctx, microbit.Config{Devices: []string{zuvig, gupot, "C0:00:00:00:00:01"}, UART: true}, slog.New(slog.DiscardHandler), func(microbit.Frame) {})
+		},
+		"Scan": func(ctx context.Context) error { return microbit.Scan(ctx, "", func(microbit.Found) {}) },
+		"Pair": func(ctx context.Context) error { return microbit.Pair(ctx, "", "C0:00:00:00:00:01", nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			z := bluez(t)
+			d := z.Add(bluetest.MicroBit{Address: zuvig, Paired: true})
+			z.Add(bluetest.MicroBit{Address: gupot, Paired: true, Name: "BBC micro:bit [gupot]", ConnectWhen: never})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- wait(ctx) }()
+			z.Await("someone who looks", z.Discovering)
+			if name == "Run" {
+				d.AwaitNotifying(microbit.UARTText)
+				z.Await("a connection that is made", func() bool { return z.Calls("Device1.Connect") >= 2 })
+			}
+			z.EndBus()
+			if err := <-ended; err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "the connection to the system bus is lost") {
+				t.Errorf("%s = %v, want that the bus is lost", name, err)
 			}
 		})
 	}
@@ -458,24 +528,44 @@ func TestScanTellsOfMicroBits(t *testing.T) {
 	z.Add(bluetest.MicroBit{Address: zuvig})
 	z.Add(bluetest.MicroBit{Address: "00:00:00:00:00:01", Name: "a mouse"})
 	z.Add(bluetest.MicroBit{Address: gupot, Name: "BBC micro:bit [gupot]", Paired: true})
-	ctx, cancel := context.WithCancel(t.Context())
-	seen := map[string]microbit.Found{}
-	if err := microbit.Scan(ctx, "", func(f microbit.Found) {
-		if _, again := seen[f.Address]; again {
-			t.Errorf("told again of %+v", f)
+	// The second time BlueZ knows them from the first.
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		seen := map[string]microbit.Found{}
+		if err := microbit.Scan(ctx, "", func(f microbit.Found) {
+			if _, again := seen[f.Address]; again {
+				t.Errorf("told again of %+v", f)
+			}
+			if seen[f.Address] = f; len(seen) == 2 {
+				cancel()
+			}
+		}); err != nil {
+			t.Fatal(err)
 		}
-		if seen[f.Address] = f; len(seen) == 2 {
-			cancel()
+		want := map[string]microbit.Found{
+			zuvig: {Address: zuvig, Name: "BBC micro:bit [zuvig]", RSSI: -60},
+			gupot: {Address: gupot, Name: "BBC micro:bit [gupot]", RSSI: -60, Paired: true},
 		}
-	}); err != nil {
-		t.Fatal(err)
+		if diff := cmp.Diff(want, seen); diff != "" {
+			t.Errorf("seen (-want +got):\n%s", diff)
+		}
 	}
-	want := map[string]microbit.Found{
-		zuvig: {Address: zuvig, Name: "BBC micro:bit [zuvig]", RSSI: -60},
-		gupot: {Address: gupot, Name: "BBC micro:bit [gupot]", RSSI: -60, Paired: true},
+}
+
+func TestScanEndsWhenTheAdapterIsOff(t *testing.T) {
+	z := bluez(t)
+	ended := make(chan error)
+	go func() { ended <- microbit.Scan(t.Context(), "", func(microbit.Found) {}) }()
+	z.Await("someone who looks", z.Discovering)
+	z.Power(false)
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "switched off") {
+		t.Errorf("Scan = %v", err)
 	}
-	if diff := cmp.Diff(want, seen); diff != "" {
-		t.Errorf("seen (-want +got):\n%s", diff)
+}
+
+func TestPairAnswersForNoOtherDevice(t *testing.T) {
+	if !microbit.AgentRefuses("/org/bluez/hci0/dev_1", "/org/bluez/hci0/dev_2") {
+		t.Error("a device that nobody wanted is paired")
 	}
 }
 
@@ -492,7 +582,7 @@ func TestPair(t *testing.T) {
 		"is paired already":       {microBit: bluetest.MicroBit{Paired: true}},
 		"asks for a passkey":      {microBit: bluetest.MicroBit{Passkey: 12345}, passkey: reads(12345)},
 		"the wrong passkey":       {microBit: bluetest.MicroBit{Passkey: 12345}, passkey: reads(12346), want: "Authentication"},
-		"too long a passkey":      {microBit: bluetest.MicroBit{Passkey: 12345}, passkey: reads(1234567), want: "Authentication"},
+		"too long a passkey":      {microBit: bluetest.MicroBit{Passkey: 1234567}, passkey: reads(1234567), want: "Authentication"},
 		"a passkey nobody reads":  {microBit: bluetest.MicroBit{Passkey: 12345}, want: "it may ask for a passkey"},
 		"a reader who does not":   {microBit: bluetest.MicroBit{Passkey: 12345}, passkey: func(context.Context) (uint32, error) { return 0, errors.New("no") }, want: "Authentication"},
 		"another than was wanted": {microBit: bluetest.MicroBit{Address: gupot}, want: "it is not to be seen"},

@@ -42,7 +42,8 @@ type BlueZ struct {
 	// Address is that of its bus, for DBUS_SYSTEM_BUS_ADDRESS.
 	Address string
 
-	t testing.TB
+	t      testing.TB
+	daemon *exec.Cmd
 
 	mu          sync.Mutex
 	changed     chan struct{} // closed at a change of what follows, and made anew
@@ -94,7 +95,7 @@ func Start(t testing.TB) *BlueZ {
 		daemon.Wait()
 		t.Fatalf("dbus-daemon says no address: %v: %s", err, &said)
 	}
-	z := &BlueZ{Address: strings.TrimSpace(address), t: t, changed: make(chan struct{}), objects: map[dbus.ObjectPath]object{
+	z := &BlueZ{Address: strings.TrimSpace(address), t: t, daemon: daemon, changed: make(chan struct{}), objects: map[dbus.ObjectPath]object{
 		adapterPath: {adapter1: {
 			"Address":     dbus.MakeVariant("00:11:22:33:44:55"),
 			"Powered":     dbus.MakeVariant(true),
@@ -186,6 +187,9 @@ func (z *BlueZ) Restart() {
 		z.t.Fatalf("own org.bluez: %v %v", reply, err)
 	}
 }
+
+// EndBus ends the bus itself, for good.
+func (z *BlueZ) EndBus() { z.daemon.Process.Kill() }
 
 // left: a client is on the bus no more.
 func (z *BlueZ) left(name string) {
