@@ -233,24 +233,21 @@ func TestRunConnectsAgain(t *testing.T) {
 		"lost at once":                  {bluetest.MicroBit{Paired: true, Flees: 3}, drop, `error="the connection is lost"`},
 		"BlueZ restarts":                {bluetest.MicroBit{Paired: true}, func(z *bluetest.BlueZ, _ *bluetest.Device) { z.Stop(); z.Restart() }, "BlueZ has ended"},
 		"the adapter is off for a time": {bluetest.MicroBit{Paired: true}, func(z *bluetest.BlueZ, _ *bluetest.Device) { z.Power(false); z.Power(true) }, "the connection is lost"},
-		"silent":                        {bluetest.MicroBit{Paired: true}, func(*bluetest.BlueZ, *bluetest.Device) {}, "nothing came for"},
 		"a text begun":                  {bluetest.MicroBit{Paired: true}, func(_ *bluetest.BlueZ, d *bluetest.Device) { d.Say("half a te"); d.Drop() }, "the connection is lost"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			z := bluez(t)
 			test.microBit.Address = zuvig
 			d := z.Add(test.microBit)
-			r := start(t, microbit.RunHastily, microbit.Config{Devices: []string{strings.ToLower(zuvig)}, Temperature: 10 * time.Millisecond, UART: true})
+			r := start(t, microbit.RunHastily, microbit.Config{Devices: []string{strings.ToLower(zuvig)}, Temperature: time.Minute, UART: true})
 			d.AwaitWritten(microbit.UARTWrite, 1)
 			d.Notify(microbit.TemperatureData, 1)
 			r.await(1)
 			connects := d.Connects()
 			test.fail(z, d)
 			z.Await("another connection", func() bool { return d.Connects() > connects && d.Notifying(microbit.UARTText) })
-			// Where nothing comes it is connected anew again and again.
-			for !d.Notify(microbit.TemperatureData, 2) || !d.Say("whole#") {
-				d.AwaitNotifying(microbit.UARTText)
-			}
+			d.Notify(microbit.TemperatureData, 2)
+			d.Say("whole#")
 			want := []microbit.Frame{
 				{Device: zuvig, Characteristic: microbit.TemperatureData, Value: []byte{1}},
 				{Device: zuvig, Characteristic: microbit.TemperatureData, Value: []byte{2}},
@@ -327,6 +324,17 @@ func TestRunLooksForSeveral(t *testing.T) {
 	}
 }
 
+// That it is connected says nothing: it may hang.
+func TestRunConnectsWhatIsSilentAgain(t *testing.T) {
+	z := bluez(t)
+	d := z.Add(bluetest.MicroBit{Address: zuvig, Paired: true})
+	r := start(t, microbit.RunHastily, microbit.Config{Temperature: time.Millisecond})
+	z.Await("two connections more", func() bool { return d.Connects() >= 3 })
+	if want := "nothing came for " + microbit.HastySilence.String(); !strings.Contains(r.logged(), want) {
+		t.Errorf("log has no %q:\n%s", want, r.logged())
+	}
+}
+
 // One that tells something now and then is not silent.
 func TestRunKeepsWhatIsNotSilent(t *testing.T) {
 	z := bluez(t)
@@ -348,11 +356,14 @@ func TestRunKeepsWhatIsNotSilent(t *testing.T) {
 // Whoever waits learns that the bus is gone, and the gateway is started anew.
 func TestTheEndOfTheBusIsAnError(t *testing.T) {
 	never := make(chan struct{})
+	told := make(chan struct{}, 64)
 	for name, wait := range map[string]func(context.Context) error{
 		"Run": func(ctx context.Context) error {
 			return microbit.Run(ctx, microbit.Config{Devices: []string{zuvig, gupot, "C0:00:00:00:00:01"}, UART: true}, slog.New(slog.DiscardHandler), func(microbit.Frame) {})
 		},
-		"Scan": func(ctx context.Context) error { return microbit.Scan(ctx, "", func(microbit.Found) {}) },
+		"Scan": func(ctx context.Context) error {
+			return microbit.Scan(ctx, "", func(microbit.Found) { told <- struct{}{} })
+		},
 		"Pair": func(ctx context.Context) error { return microbit.Pair(ctx, "", "C0:00:00:00:00:01", nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -364,7 +375,11 @@ func TestTheEndOfTheBusIsAnError(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- wait(ctx) }()
 			z.Await("someone who looks", z.Discovering)
-			if name == "Run" {
+			switch name {
+			case "Scan": // of both, once it waits
+				<-told
+				<-told
+			case "Run":
 				d.AwaitNotifying(microbit.UARTText)
 				z.Await("a connection that is made", func() bool { return z.Calls("Device1.Connect") >= 2 })
 			}
@@ -549,6 +564,29 @@ func TestScanTellsOfMicroBits(t *testing.T) {
 		if diff := cmp.Diff(want, seen); diff != "" {
 			t.Errorf("seen (-want +got):\n%s", diff)
 		}
+	}
+}
+
+// A signal strength that changes is no news, a device that comes is.
+func TestScanTellsOnce(t *testing.T) {
+	z := bluez(t)
+	d := z.Add(bluetest.MicroBit{Address: zuvig})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var seen []string
+	if err := microbit.Scan(ctx, "", func(f microbit.Found) {
+		if seen = append(seen, f.Address); f.Address != zuvig {
+			cancel()
+			return
+		}
+		d.Move(-70)
+		d.Move(-65)
+		z.Add(bluetest.MicroBit{Address: gupot, Name: "BBC micro:bit [gupot]"})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{zuvig, gupot}; !slices.Equal(seen, want) {
+		t.Errorf("told of %v, want %v", seen, want)
 	}
 }
 

@@ -4,8 +4,8 @@
 //
 // It behaves as BlueZ does to a GATT client: objects come and go with signals,
 // calls take their time and fail with BlueZ's errors, notifications go to whoever
-// asked for them. The micro:bits do what a test says. It has no radio: no
-// advertisements, no signal strength that changes, no encryption.
+// asked for them. The micro:bits do what a test says. It has no radio: what it
+// advertises and how strong the signal is are told, nothing is encrypted.
 //
 // It needs the program dbus-daemon (Debian's package dbus).
 package bluetest

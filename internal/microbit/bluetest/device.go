@@ -53,6 +53,7 @@ type Device struct {
 	is   MicroBit
 	path dbus.ObjectPath
 
+	rssi            int16
 	known           bool // paired
 	off             bool
 	connecting      chan struct{} // closed: the connection that is made is given up. nil: none is made
@@ -78,7 +79,7 @@ func (z *BlueZ) Add(m MicroBit) *Device {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	d := &Device{z: z, is: m, known: m.Paired, path: adapterPath + dbus.ObjectPath("/dev_"+strings.ReplaceAll(m.Address, ":", "_")), characteristics: map[string]*characteristicOf{}}
+	d := &Device{z: z, is: m, rssi: -60, known: m.Paired, path: adapterPath + dbus.ObjectPath("/dev_"+strings.ReplaceAll(m.Address, ":", "_")), characteristics: map[string]*characteristicOf{}}
 	for i, name := range m.Services {
 		for j, uuid := range Services[name].Characteristics {
 			d.characteristics[uuid] = &characteristicOf{path: d.service(i) + dbus.ObjectPath(fmt.Sprintf("/char%04x", 16*i+2*j+1)), notifying: map[string]bool{}, remembers: map[string]bool{}}
@@ -122,11 +123,11 @@ func (d *Device) advertise() {
 		return
 	}
 	if _, ok := d.z.objects[d.path]; ok {
-		d.z.put(d.path, device1, map[string]any{"RSSI": int16(-60)})
+		d.z.put(d.path, device1, map[string]any{"RSSI": d.rssi})
 		return
 	}
 	o := d.object()
-	o[device1]["RSSI"] = dbus.MakeVariant(int16(-60))
+	o[device1]["RSSI"] = dbus.MakeVariant(d.rssi)
 	d.z.add(d.path, o)
 }
 
@@ -214,6 +215,14 @@ func (d *Device) Connects() int {
 	d.z.mu.Lock()
 	defer d.z.mu.Unlock()
 	return d.connects
+}
+
+// Move changes the signal strength, in dBm, that who looks for it sees.
+func (d *Device) Move(rssi int16) {
+	d.z.mu.Lock()
+	defer d.z.mu.Unlock()
+	d.rssi = rssi
+	d.advertise()
 }
 
 // Property gives one of its Device1, such as Trusted.
