@@ -90,6 +90,9 @@ type expression struct {
 	kinds   []types.Kind
 	ast     *cel.Ast
 	program cel.Program
+	// guards are what has to be so for a formula to be true that begins with record.a ==
+	// "text" && …: most records are passed over without CEL.
+	guards []guard
 	// way is what a formula that only follows members follows, from data or record on:
 	// that needs no CEL. nil: it does more.
 	way []string
@@ -130,7 +133,7 @@ func (r *reader) formula(field string, node *yaml.Node, over bool, kinds []types
 		r.fault(e.line, "%s: gives %s: it has to be %s", field, cel.FormatCELType(compiled.OutputType()), wanted(kinds))
 		return nil
 	}
-	e.ast, e.way = compiled, way(compiled.NativeRep().Expr())
+	e.ast, e.way, e.guards = compiled, way(compiled.NativeRep().Expr()), guards(compiled.NativeRep().Expr())
 	if e.program, err = envs[over].Program(compiled, cel.CostLimit(maxCost), cel.CostTracking(formula.Sizes{}), cel.EvalOptions(cel.OptOptimize)); err != nil {
 		r.fault(e.line, "%s: %w", field, err)
 	}
@@ -164,6 +167,35 @@ func way(e ast.Expr) []string {
 		}
 	}
 	return nil
+}
+
+// guard is a member of the record that has to be a text.
+type guard struct{ member, text string }
+
+// guards gives those that all have to hold. CEL's && is false where one side is, whatever
+// the other one is, an error included.
+func guards(e ast.Expr) []guard {
+	if e.Kind() != ast.CallKind {
+		return nil
+	}
+	args := e.AsCall().Args()
+	switch e.AsCall().FunctionName() {
+	case operators.LogicalAnd:
+		return append(guards(args[0]), guards(args[1])...)
+	case operators.Equals:
+		if w := way(args[0]); len(w) == 2 && w[0] == "record" && args[1].Kind() == ast.LiteralKind {
+			if text, ok := args[1].AsLiteral().(types.String); ok {
+				return []guard{{w[1], string(text)}}
+			}
+		}
+	}
+	return nil
+}
+
+// shut says that the member is another text.
+func (g guard) shut(record *object) bool {
+	text := record.find(g.member)
+	return len(text) > 0 && text[0] == '"' && string(text[1:len(text)-1]) != g.text && unquoted(text) != g.text
 }
 
 // column gives the member of the record that e is, if that is all it does.
@@ -280,6 +312,9 @@ func (e *expression) is(v ref.Val) error {
 }
 
 func (e *expression) truth(s *scope) (bool, error) {
+	if record, ok := s.record.(*object); ok && slices.ContainsFunc(e.guards, func(g guard) bool { return g.shut(record) }) {
+		return false, nil
+	}
 	v, err := e.value(s)
 	if err != nil {
 		return false, err
