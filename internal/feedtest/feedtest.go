@@ -50,10 +50,10 @@ func (f Feed) Serve(t testing.TB, frames ...[]byte) *Server {
 		server.Listener.Close()
 		server.Listener = listener
 	}
-	server.Start()
-	s.URL = "ws" + strings.TrimPrefix(server.URL, "http")
 	ctx, stop := context.WithCancel(context.Background())
 	s.ctx = ctx
+	server.Start()
+	s.URL = "ws" + strings.TrimPrefix(server.URL, "http")
 	t.Cleanup(func() {
 		stop()
 		server.Close()

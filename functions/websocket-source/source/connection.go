@@ -211,8 +211,8 @@ func (s *Source) subscribe(ctx context.Context, conn *websocket.Conn) error {
 	return nil
 }
 
-// pressed is whether the source reads nothing, since there is no room. An answer
-// to a ping is not seen then.
+// pressed is whether the source reads nothing, since there is no room. No ping is
+// sent then: its answer is not seen, and the feed may wait for it to be taken.
 type pressed struct {
 	now   atomic.Bool
 	times atomic.Int64
@@ -226,6 +226,9 @@ func (s *Source) ping(ctx context.Context, conn *websocket.Conn, end func(error)
 		case <-time.After(s.cfg.Ping):
 		case <-ctx.Done():
 			return
+		}
+		if s.pressed.now.Load() {
+			continue
 		}
 		times := s.pressed.times.Load()
 		answering, cancel := context.WithTimeout(ctx, s.cfg.PingTimeout)

@@ -21,8 +21,7 @@
 // BATCH_MAX_MESSAGES=1 singly. Each is handed over until the broker has accepted
 // it, whatever the broker answers. At most WEBSOCKET_BUFFER frames and
 // WEBSOCKET_BUFFER_BYTES are in flight: then the source reads no more, and TCP
-// holds the feed back. A feed that ends the connection for it loses nothing that
-// was read.
+// holds the feed back. One that ends the connection for it is connected to again.
 //
 // A feed may have a cursor: WEBSOCKET_CURSOR is a pointer to it. The cursor of the
 // last frame up to which the broker has accepted all is kept, in memory and in
