@@ -123,6 +123,7 @@ lap "built and applied"
 go build -ldflags='-s -w' -o "$work/telemesh" ./cmd/telemesh
 {
 	ko resolve --base-import-paths -f config/sources/sheet-source.yaml >"$work/sheet-source.yaml" &&
+		ko resolve --base-import-paths -R -f examples/transactions >"$work/transactions.yaml" &&
 		killer=$(cd hack/e2e && KO_CONFIG_PATH=../.. ko build --base-import-paths ./killer)
 } 2>"$work/ko" || { cat "$work/ko" >&2; exit 1; }
 lap "tests compiled"
@@ -132,7 +133,7 @@ tests() {
 	cd hack/e2e
 	exec ${E2E_RUN:-} env TMPDIR="$work" E2E_HOST="$E2E_HOST" E2E_TOKEN="$token" \
 		E2E_TOKENS="$(kubectl get -n iot secret ingest-tokens -o jsonpath='{.data.tokens}' | base64 -d)" \
-		E2E_SHEET_SOURCE="$work/sheet-source.yaml" E2E_TELEMESH="$work/telemesh" E2E_KILLER="$killer" E2E_ALONE="$work/alone" \
+		E2E_SHEET_SOURCE="$work/sheet-source.yaml" E2E_TRANSACTIONS="$work/transactions.yaml" E2E_TELEMESH="$work/telemesh" E2E_KILLER="$killer" E2E_ALONE="$work/alone" \
 		"$work/e2e.test" -test.v -test.timeout=20m "$@"
 }
 status=0

@@ -3,18 +3,25 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/feedtest"
 	"github.com/telemesh/telemesh/internal/function"
 	"github.com/telemesh/telemesh/internal/mesh"
 )
@@ -29,7 +36,7 @@ func transactions(t *testing.T) string {
 func justDisplay(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	for _, file := range []string{"brokers/transactions.yaml", "triggers/display.yaml", "config/000-namespaces.yaml", "config/display.yaml"} {
+	for _, file := range []string{"brokers/000-namespace.yaml", "brokers/transactions.yaml", "triggers/display.yaml", "config/display.yaml"} {
 		text, err := os.ReadFile(filepath.Join(transactions(t), file))
 		if err != nil {
 			t.Fatal(err)
@@ -186,5 +193,101 @@ func TestDisplayTellsPrograms(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("%d events did not come: %v", len(want), lines.Err())
+	}
+}
+
+// shownSizes reads what a display shows of classified transactions, until it has shown
+// so many: their labels, by hash.
+func shownSizes(t *testing.T, display string, many int) map[string]string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, display+"events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	sizes := map[string]string{}
+	lines := bufio.NewReader(resp.Body)
+	for len(sizes) < many {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("%d of %d transactions shown: %v", len(sizes), many, err)
+		}
+		text, ok := strings.CutPrefix(line, "data: ")
+		if !ok {
+			continue
+		}
+		var shown struct {
+			Attributes [][2]string
+			Data       string
+		}
+		var data struct {
+			Classified []struct {
+				Label  string
+				Record struct{ X struct{ Hash string } }
+			}
+		}
+		if err := errors.Join(json.Unmarshal([]byte(text), &shown), json.Unmarshal([]byte(shown.Data), &data)); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		for _, one := range data.Classified {
+			if !slices.Contains(shown.Attributes, [2]string{"label", one.Label}) {
+				t.Errorf("label %s is no attribute of its event: %v", one.Label, shown.Attributes)
+			}
+			sizes[one.Record.X.Hash] = one.Label
+		}
+	}
+	return sizes
+}
+
+// The example: each transaction of a feed gets its size, whether they come singly or
+// many in an event, and the display shows the XL and no other.
+func TestTransactions(t *testing.T) {
+	frames, want := feedtest.Transactions(t)
+	feed := feedtest.Serve(t, frames...)
+	large := maps.Clone(want)
+	maps.DeleteFunc(large, func(_, size string) bool { return size != "XL" })
+	for _, test := range []struct {
+		name    string
+		trigger func(string) string
+		set     string
+		want    map[string]string
+	}{
+		{"all sizes", func(yaml string) string { return strings.Replace(yaml, "        label: XL\n", "", 1) }, "", want},
+		{"all sizes, one by one", func(yaml string) string { return strings.Replace(yaml, "        label: XL\n", "", 1) }, "BATCH_MAX_MESSAGES=1", want},
+		{"XL", func(yaml string) string { return yaml }, "BATCH_MAX_MESSAGES=1", large},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "transactions")
+			if err := os.CopyFS(dir, os.DirFS(transactions(t))); err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(dir, "triggers", "display.yaml")
+			yaml, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, file, test.trigger(string(yaml)))
+			args := up(filepath.Join(t.TempDir(), "data"), "--manifests", dir, "--display", "127.0.0.1:0", "--set", "websocket-source.WEBSOCKET_URL="+feed.URL)
+			if test.set != "" {
+				args = append(args, "--set", "websocket-source."+test.set)
+			}
+			cmd := command(t.Context(), t, args...)
+			at, printed := showing(t, cmd)
+			if diff := cmp.Diff(test.want, shownSizes(t, at["display"], len(test.want))); diff != "" {
+				t.Errorf("sizes at the display (-want +got):\n%s", diff)
+			}
+			stop(t, cmd)
+			for hash := range want {
+				if _, shown := test.want[hash]; strings.Contains(printed(), hash) != shown {
+					t.Errorf("transaction %s, of size %s, is printed: %t, want %t", hash, want[hash], !shown, shown)
+				}
+			}
+		})
 	}
 }
