@@ -137,10 +137,11 @@ func (n *Notifier) tick(ctx context.Context) error {
 func (n *Notifier) send(ctx context.Context, chosen string, value string) (permanent []string, err error) {
 	var all sync.WaitGroup
 	var mu sync.Mutex
+	start := n.now() // what is tried again is due after it
 	for range senders {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				d, found, e := n.claim(ctx, chosen, value)
+				d, found, e := n.claim(ctx, start, chosen, value)
 				var refusal string
 				if e == nil && found {
 					refusal, e = n.deliver(ctx, d)
@@ -164,21 +165,21 @@ func (n *Notifier) send(ctx context.Context, chosen string, value string) (perma
 	return permanent, nil
 }
 
-// claim takes a message that is due, and before which none of its alert is left, so
-// that no other process sends it, too.
-func (n *Notifier) claim(ctx context.Context, chosen, value string) (d delivery, found bool, err error) {
+// claim takes a message that is due at an instant, and before which none of its alert is
+// left, so that no other process sends it, too.
+func (n *Notifier) claim(ctx context.Context, at time.Time, chosen, value string) (d delivery, found bool, err error) {
 	now := n.now()
 	d.lease = uuid.NewString()
 	var text string
 	// What was due when it was chosen may have been tried meanwhile: all is asked of the row
 	// once more, when this transaction has it.
 	err = n.db.Tx(ctx, func(tx *sql.Tx) error {
-		err := tx.QueryRowContext(ctx, `UPDATE alert_deliveries SET lease = $2, leased_until = $3, attempts = attempts + 1, changed_at = $1
+		err := tx.QueryRowContext(ctx, `UPDATE alert_deliveries SET lease = $2, leased_until = $3, attempts = attempts + 1, changed_at = $5
 			WHERE state = 'pending' AND next_at <= $1 AND leased_until <= $1 AND id = (
 				SELECT id FROM alert_deliveries d WHERE state = 'pending' AND next_at <= $1 AND leased_until <= $1 AND `+chosen+`
 				AND NOT EXISTS (SELECT 1 FROM alert_deliveries e WHERE e.alert = d.alert AND e.seq < d.seq AND e.state = 'pending')
 				ORDER BY next_at, seq, id LIMIT 1)
-			RETURNING id, alert, kind, severity, message, attempts, due_at, created_at`, now.UnixMicro(), d.lease, now.Add(n.lease()).UnixMicro(), value).
+			RETURNING id, alert, kind, severity, message, attempts, due_at, created_at`, at.UnixMicro(), d.lease, now.Add(n.lease()).UnixMicro(), value, now.UnixMicro()).
 			Scan(&d.id, &d.alert, &d.kind, &d.severity, &text, &d.attempts, &d.dueAt, &d.createdAt)
 		if err != nil {
 			return err

@@ -513,7 +513,7 @@ func TestKilledWhileSending(t *testing.T) {
 		if err := w.record(t.Context(), change); err != nil {
 			t.Fatal(err)
 		}
-		d, found, err := w.claim(t.Context(), "$4 = ''", "")
+		d, found, err := w.claim(t.Context(), w.clock(), "$4 = ''", "")
 		if err != nil || !found {
 			t.Fatalf("claim = %v, %v", found, err)
 		}
