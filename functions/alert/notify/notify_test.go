@@ -279,6 +279,21 @@ func TestByEventTime(t *testing.T) {
 		w.takes(level(bad, poor, 12))
 		w.wants("opened bad", "cleared poor")
 	})
+	// Both get better, one after the other, and the last of it comes first.
+	each(t, strings.Replace(jsonRoute, "- webhook", "- severity: WARN\n  webhook", 1), func(t *testing.T, w *world) {
+		for _, reverse := range []bool{false, true} {
+			key := map[string]string{"tenant_id": "t", "room": fmt.Sprint(reverse)}
+			w.takes(levelIn(key, good, bad, 0))
+			falls := []event.Event{levelIn(key, bad, poor, 1), levelIn(key, poor, good, 1)}
+			if reverse {
+				slices.Reverse(falls)
+			}
+			for _, e := range falls {
+				w.takes(e)
+			}
+		}
+		w.wants("opened bad", "cleared good", "opened bad", "cleared good")
+	})
 }
 
 // Whatever the order and however often: in the end an alert is open where the last
@@ -671,6 +686,22 @@ func TestEndComesAfterBeginning(t *testing.T) {
 		w.pass(firstWait)
 		w.takes(opening)
 		w.wants("opened bad", "opened dire", "opened bad", "cleared good")
+	})
+	// It is refused in the end: nobody who was not told hears that it is over.
+	each(t, jsonRoute, func(t *testing.T, w *world) {
+		w.hook.fail(answers(503), answers(410))
+		opening, end := level(good, bad, 0), level(bad, good, 1)
+		for _, e := range []event.Event{opening, end} {
+			if _, err := w.Handle(t.Context(), e); err == nil || mesh.IsPermanent(err) {
+				t.Errorf("Handle = %v, want a passing error", err)
+			}
+		}
+		w.pass(firstWait)
+		if _, err := w.Handle(t.Context(), opening); !mesh.IsPermanent(err) {
+			t.Errorf("Handle = %v, want a permanent error", err)
+		}
+		w.takes(end)
+		w.wants("opened bad", "opened bad")
 	})
 }
 
