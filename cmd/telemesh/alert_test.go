@@ -119,7 +119,7 @@ func TestRoomGoesBad(t *testing.T) {
 	room := fleet.Placements()[0].Room
 	options := &options{data: filepath.Join(t.TempDir(), "data"), links: linksTo("127.0.0.1:8080"), set: []string{
 		"alert.ALERT_ROUTES=- {tenants: [linden-school], webhook: {url: '" + hook.URL + "', format: json, secret: " + secret + "}, email: {to: [caretaker@example.com]}}",
-		"alert.ALERT_ALLOW_PRIVATE=true", "alert.SMTP_URL=" + server, "alert.MAIL_FROM=mesh@example.com",
+		"alert.ALERT_ALLOW_PRIVATE=true", "alert.ALERT_TIMEOUT=1m", "alert.SMTP_URL=" + server, "alert.MAIL_FROM=mesh@example.com",
 		"alert.ALERT_WITHIN=876000h", // the day is a simulated one
 	}}
 	open := func() *instance {
@@ -199,8 +199,11 @@ func TestKilledWhileTelling(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		got <- request{r.Header.Get("webhook-id"), string(body)}
-		<-killed // or ends with the process that asks
+		select {
+		case got <- request{r.Header.Get("webhook-id"), string(body)}:
+		case <-r.Context().Done(): // who asks has gone
+		}
+		<-killed
 	}))
 	t.Cleanup(hook.Close)
 	data := filepath.Join(t.TempDir(), "data")
