@@ -97,7 +97,9 @@ func (h *Handover[M]) Waiting() (messages int, bytes int64) { return len(h.slots
 // accepted the event that holds it, or with ErrClosed. Messages of another key come
 // in other events; what is tried again has no order. done must not wait for
 // anything.
-func (h *Handover[M]) Go(key string, place Place, m M, done func(error)) { h.hand(key, place, m, done, 0) }
+func (h *Handover[M]) Go(key string, place Place, m M, done func(error)) {
+	h.hand(key, place, m, done, 0)
+}
 
 // hand tries again and again. At the end the time that is left begins with another
 // attempt.

@@ -34,8 +34,16 @@ import (
 	"github.com/telemesh/telemesh/internal/mesh"
 )
 
-// The test binary is the function's process as well, to be killed.
+// The test binary is the function's process as well, to be killed and measured, and
+// that of who reads a feed and does nothing else.
 func TestMain(m *testing.M) {
+	if n, err := strconv.Atoi(os.Getenv("WEBSOCKET_BARE")); err == nil {
+		if err := bare(os.Getenv("WEBSOCKET_URL"), n); err != nil {
+			fmt.Fprintln(os.Stderr, "bare:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv("WEBSOCKET_URL") != "" {
 		function.Main(name, Start)
 		return
