@@ -44,7 +44,7 @@ func Pair(ctx context.Context, adapter, device string, passkey func(context.Cont
 	case err == nil, errorName(err) == bluez+".Error.AlreadyExists":
 	case ctx.Err() != nil:
 		b.ask(context.WithoutCancel(ctx), path, device1+".CancelPairing")
-		return fmt.Errorf("pair %s: %w", device, ctx.Err())
+		return fmt.Errorf("pair %s: given up before it was: %w", device, ctx.Err())
 	case errorName(err) == bluez+".Error.AuthenticationFailed" && passkey == nil:
 		return fmt.Errorf("pair %s: %w: it may ask for a passkey", device, err)
 	default:

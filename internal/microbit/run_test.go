@@ -601,6 +601,20 @@ func TestScanEndsWhenTheAdapterIsOff(t *testing.T) {
 	}
 }
 
+func TestPairIsGivenUp(t *testing.T) {
+	z := bluez(t)
+	d := z.Add(bluetest.MicroBit{Address: zuvig, Passkey: 12345})
+	ctx, cancel := context.WithCancel(t.Context())
+	err := microbit.Pair(ctx, "", zuvig, func(ctx context.Context) (uint32, error) {
+		cancel()
+		<-ctx.Done()
+		return 0, ctx.Err()
+	})
+	if !errors.Is(err, context.Canceled) || z.Calls("Device1.CancelPairing") != 1 || d.Property("Paired") == true {
+		t.Errorf("Pair = %v, CancelPairing was called %d times, paired %v", err, z.Calls("Device1.CancelPairing"), d.Property("Paired"))
+	}
+}
+
 func TestPairAnswersForNoOtherDevice(t *testing.T) {
 	if !microbit.AgentRefuses("/org/bluez/hci0/dev_1", "/org/bluez/hci0/dev_2") {
 		t.Error("a device that nobody wanted is paired")
