@@ -48,6 +48,11 @@ for module in "${modules[@]}"; do
   (cd "$module" && go vet $packages && go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 $packages)
 done
 
+step "telemesh-microbit for a Raspberry Pi"
+for arch in arm arm64; do
+  CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOARM=6 go build -o /dev/null ./cmd/microbit-gateway
+done
+
 # Some tests start the command some hundred times, and the race detector would
 # hold each of them back for a second at its exit.
 export GORACE=atexit_sleep_ms=0

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // parsed gives the configuration that a command makes of its flags and the
@@ -103,6 +104,27 @@ func TestATokenInPlainTextIsToldOf(t *testing.T) {
 		}
 		if got := strings.Contains(log.String(), "plain http"); got != want {
 			t.Errorf("%s: told is %v, want %v", address, got, want)
+		}
+	}
+}
+
+// The page names flags that there are.
+func TestDocumentedFlags(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/microbit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := regexp.MustCompile("--([a-z][a-z-]+)").FindAllSubmatch(page, -1)
+	if len(flags) < 8 {
+		t.Errorf("docs/microbit.md names %d flags", len(flags))
+	}
+	known := map[string]bool{"now": true} // of systemctl
+	for _, cmd := range root(SystemClock).Commands() {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { known[f.Name] = true })
+	}
+	for _, f := range flags {
+		if !known[string(f[1])] {
+			t.Errorf("docs/microbit.md names --%s, and there is no such flag", f[1])
 		}
 	}
 }
