@@ -76,14 +76,17 @@ func (h *Handover[M]) Reserve(ctx context.Context, weight int) (Place, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	waiting, stop := context.WithCancel(ctx)
-	defer context.AfterFunc(h.open, stop)()
-	if err := h.memory.Acquire(waiting, int64(place)); err != nil {
-		<-h.slots
-		if h.open.Err() != nil {
-			err = ErrClosed
+	if !h.memory.TryAcquire(int64(place)) {
+		waiting, stop := context.WithCancel(ctx)
+		defer stop()
+		defer context.AfterFunc(h.open, stop)()
+		if err := h.memory.Acquire(waiting, int64(place)); err != nil {
+			<-h.slots
+			if h.open.Err() != nil {
+				err = ErrClosed
+			}
+			return 0, err
 		}
-		return 0, err
 	}
 	h.taken.Add(int64(place))
 	return place, nil

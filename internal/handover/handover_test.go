@@ -26,6 +26,12 @@ func to(post func(context.Context, event.Event) error) *handover.Handover[string
 	})
 }
 
+// endless is a context that package context watches by a goroutine, until what was
+// derived of it ends: synctest sees one that is left.
+type endless struct{ context.Context }
+
+func (endless) Done() <-chan struct{} { return make(chan struct{}) }
+
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := to(func(context.Context, event.Event) error { return nil })
@@ -43,7 +49,7 @@ func TestRoom(t *testing.T) {
 		}
 		all := make(chan error)
 		go func() {
-			place, err := h.Reserve(t.Context(), 1000) // heavier than all: it waits for all
+			place, err := h.Reserve(endless{t.Context()}, 1000) // heavier than all: it waits for all
 			if err == nil {
 				h.Go("", place, "heavy", func(err error) { all <- err })
 			}
