@@ -18,6 +18,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/telemesh/telemesh/internal/dataset"
+	"github.com/telemesh/telemesh/internal/feedtest"
 	"github.com/telemesh/telemesh/internal/microbit"
 	"github.com/telemesh/telemesh/internal/microbit/bluetest"
 )
@@ -320,15 +321,18 @@ func TestReadme(t *testing.T) {
 
 // tutorial is what a page needs besides a shell.
 type tutorial struct {
-	// with makes what the page takes for given; its pairs replace what the page says.
-	with func(t *testing.T) (replace []string)
+	// with makes what the page takes for given, and gives the flags of `telemesh up` that
+	// lead there.
+	with func(t *testing.T) (flags string)
 	// look sees in a browser what the page promises, by the links in its text.
 	look func(t *testing.T, text string)
 }
 
 var tutorials = map[string]tutorial{
-	"3-microbit-to-chart.md": {nearMicroBit, seesChart},
-	"4-device-format.md":     {},
+	"1-websocket-to-display.md": {feedOfTransactions, seesTransactions},
+	"2-reply-and-filter.md":     {quietFeed, seesOneReply},
+	"3-microbit-to-chart.md":    {nearMicroBit, seesChart},
+	"4-device-format.md":        {},
 }
 
 // What a tutorial tells a reader to type works, and prints what the page shows. It is a
@@ -362,11 +366,16 @@ func TestTutorials(t *testing.T) {
 			if indented := regexp.MustCompile(`\n\n(    |\t).*`).Find(text); indented != nil {
 				t.Errorf("commands that are not run, want a block of sh: %s", indented)
 			}
-			replace := freeAddresses(t)
-			if does.with != nil {
-				replace = append(replace, does.with(t)...)
+			for _, tool := range []string{"curl"} {
+				if _, err := exec.LookPath(tool); err != nil && bytes.Contains(text, []byte(tool+" -")) {
+					t.Skip(err)
+				}
 			}
-			here := strings.NewReplacer(replace...)
+			var flags string
+			if does.with != nil {
+				flags = does.with(t)
+			}
+			here := freeAddresses(t, flags)
 			walk(t, page, here, func() {
 				if does.look != nil {
 					does.look(t, here.Replace(string(text)))
@@ -376,17 +385,21 @@ func TestTutorials(t *testing.T) {
 	}
 }
 
-// freeAddresses replaces the addresses that commands have by themselves.
-func freeAddresses(t *testing.T) (replace []string) {
+// freeAddresses replaces the addresses that commands have by themselves, and adds
+// flags to `telemesh up`.
+func freeAddresses(t *testing.T, flags string) *strings.Replacer {
 	t.Helper()
-	up := "telemesh up --mqtt ''"
-	for _, is := range []struct{ flag, port string }{{"portal", "8080"}, {"brokers", "8081"}, {"ingest", "8082"}} {
+	up := "telemesh up --mqtt '' " + flags
+	var replace []string
+	for _, is := range []struct{ flag, port string }{{"portal", "8080"}, {"brokers", "8081"}, {"ingest", "8082"}, {"display", "8083"}} {
 		free := freeAddress(t)
 		up += " --" + is.flag + " " + free
 		replace = append(replace, "localhost:"+is.port, free, "127.0.0.1:"+is.port, free)
+		if is.flag == "ingest" {
+			t.Setenv("TELEMESH_MICROBIT_INGEST", "http://"+free)
+		}
 	}
-	t.Setenv("TELEMESH_MICROBIT_INGEST", "http://"+replace[len(replace)-1])
-	return append(replace, "telemesh up", up)
+	return strings.NewReplacer(append(replace, "telemesh up", up)...)
 }
 
 // linked gives where words of a page lead to.
@@ -401,7 +414,7 @@ func linked(t *testing.T, text, words string) (server, path string) {
 
 // nearMicroBit is a machine with Bluetooth and a micro:bit that is switched on and
 // becomes warmer. Nobody has to have set this machine's clock.
-func nearMicroBit(t *testing.T) []string {
+func nearMicroBit(t *testing.T) string {
 	bluez := bluetest.Start(t)
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", bluez.Address)
 	t.Setenv("TELEMESH_MICROBIT_TRUST_CLOCK", "true")
@@ -420,7 +433,36 @@ func nearMicroBit(t *testing.T) []string {
 			device.Notify(microbit.TemperatureData, degrees)
 		}
 	}()
-	return nil
+	return ""
+}
+
+// feedOfTransactions sends some, whose last one is the largest.
+func feedOfTransactions(t *testing.T) string {
+	frames, _ := feedtest.Transactions(t)
+	return "--set websocket-source.WEBSOCKET_URL=" + feedtest.Serve(t, frames...).URL
+}
+
+// quietFeed has none to send.
+func quietFeed(t *testing.T) string {
+	return "--set websocket-source.WEBSOCKET_URL=" + feedtest.Serve(t).URL
+}
+
+func seesTransactions(t *testing.T, text string) {
+	display, path := linked(t, text, "its page")
+	b := newBrowser(t, display)
+	b.open(t, path)
+	b.sees(t, "1000000000000")
+	b.do(t, chromedp.SendKeys("#filter", "/me"))
+	b.waits(t, `[...document.querySelectorAll("#events > li")].filter((e) => e.checkVisibility()).length === 1`)
+	b.sees(t, "/me")
+}
+
+func seesOneReply(t *testing.T, text string) {
+	display, path := linked(t, text, "its page")
+	b := newBrowser(t, display)
+	b.open(t, path)
+	b.sees(t, "high")
+	b.sees(t, "Live · 1 event")
 }
 
 func seesChart(t *testing.T, text string) {
