@@ -273,7 +273,7 @@ func (g *gateway) outgoing(record spool.Record) (outgoing, error) {
 	if err != nil {
 		return o, err
 	}
-	o.reading.At = at
+	o.reading.At, o.reading.Boot, o.reading.Uptime = at, "", 0
 	o.event, err = json.Marshal(o.reading.event(g.cfg.source()))
 	return o, err
 }

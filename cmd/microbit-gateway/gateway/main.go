@@ -28,7 +28,7 @@ func Main(clock Clock) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := root(clock).ExecuteContext(ctx)
-	if err == nil || errors.Is(err, context.Canceled) && ctx.Err() != nil {
+	if err == nil {
 		return 0
 	}
 	fmt.Fprintf(os.Stderr, "telemesh-microbit: %v\n", err)

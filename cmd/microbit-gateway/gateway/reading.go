@@ -52,15 +52,25 @@ func (r reading) event(source string) event.Event {
 	return e
 }
 
-// line is a frame as microbit.Record writes it, with why it is not sent.
+// line is a frame as microbit.Record writes it, with why it is not sent. One whose
+// time nobody knows has none, so that no replay sends it with a wrong one.
 func (r reading) line(cause string) ([]byte, error) {
-	b, err := json.Marshal(struct {
-		Device         string    `json:"device"`
-		Characteristic string    `json:"characteristic"`
-		At             time.Time `json:"at"`
-		Value          string    `json:"value"`
-		Cause          string    `json:"cause"`
-	}{r.Device, r.Characteristic, time.UnixMicro(r.At).UTC(), hex.EncodeToString(r.Value), cause})
+	line := struct {
+		Device         string     `json:"device"`
+		Characteristic string     `json:"characteristic"`
+		At             *time.Time `json:"at,omitempty"`
+		Value          string     `json:"value"`
+		Cause          string     `json:"cause"`
+		Boot           string     `json:"boot,omitempty"` // which start of the machine
+		Uptime         string     `json:"uptime,omitempty"`
+	}{Device: r.Device, Characteristic: r.Characteristic, Value: hex.EncodeToString(r.Value), Cause: cause}
+	if r.Boot == "" {
+		at := time.UnixMicro(r.At).UTC()
+		line.At = &at
+	} else {
+		line.Boot, line.Uptime = r.Boot, (time.Duration(r.Uptime) * time.Microsecond).String()
+	}
+	b, err := json.Marshal(line)
 	return append(b, '\n'), err
 }
 

@@ -55,10 +55,10 @@ func replay(ctx context.Context, cfg config, clock Clock, log *slog.Logger, name
 		log.Info("frames of this file were taken before; it goes on behind them", "frames", at.Frames, "file", name)
 	}
 
-	ctx, stop := context.WithCancel(ctx)
+	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	last, sent := make(chan struct{}), make(chan error, 1)
-	go func() { sent <- g.send(ctx, last) }()
+	go func() { sent <- g.send(sending, last) }()
 	read, bad, err := g.readFile(ctx, file, &at)
 	if err == nil {
 		close(last)
@@ -72,6 +72,8 @@ func replay(ctx context.Context, cfg config, clock Clock, log *slog.Logger, name
 		_, err = g.spool.Append(nil, spool.Note{Name: positionNote})
 	}
 	switch stats := g.spool.Stats(); {
+	case ctx.Err() != nil:
+		err = hinted{fmt.Errorf("replay %s: %w", name, ctx.Err()), "the same command goes on where it was"}
 	case err != nil:
 	case stats.Dropped+stats.Refused+g.lost.failed > 0:
 		err = hinted{fmt.Errorf("%d frames had no room on disk and are not sent", stats.Dropped+stats.Refused+g.lost.failed), "leave out --speed, or give more --max-bytes"}
