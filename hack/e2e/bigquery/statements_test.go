@@ -66,6 +66,7 @@ var duckDBOnly = map[string]string{
 	"internal/prove":                     "the proof runs on a data folder: its as-of join is DuckDB's",
 	"internal/database":                  "the database of users is no warehouse",
 	"functions/alert/notify":             "the database of alerts is no warehouse",
+	"internal/spool":                     "the spool of a gateway is no warehouse",
 	"cmd/telemesh/accounts.go":           "of the folder whose portal is a demo",
 	"cmd/telemesh/load.go":               "of the folder whose mesh reads the sheets",
 	"cmd/telemesh/sheets.go":             "of a folder",
