@@ -200,7 +200,7 @@ func TestDisplayTellsPrograms(t *testing.T) {
 // so many: their labels, by hash.
 func shownSizes(t *testing.T, display string, many int) map[string]string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, display+"events", nil)
 	if err != nil {

@@ -143,61 +143,71 @@ func (s *sizes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// show watches a display until the test ends, as its page does.
+// show watches a display until the test ends, as its page does: again when the stream
+// ends, as each does after minutes.
 func show(t *testing.T, display string) *sizes {
 	t.Helper()
 	all := &sizes{of: map[string]string{}}
 	ctx, cancel := context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, display+"/events", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("GET %s: %s", req.URL, resp.Status)
-	}
 	ended := make(chan struct{})
 	t.Cleanup(func() {
 		cancel()
 		<-ended
-		resp.Body.Close()
 	})
 	go func() {
 		defer close(ended)
-		lines := bufio.NewReader(resp.Body)
-		for {
-			line, err := lines.ReadString('\n')
-			if err != nil {
-				if ctx.Err() == nil {
-					t.Errorf("the display's stream ended: %v", err)
-				}
+		for ctx.Err() == nil {
+			if err := all.watch(ctx, display+"/events"); err != nil && ctx.Err() == nil {
+				t.Errorf("watch the display: %v", err)
 				return
-			}
-			text, ok := strings.CutPrefix(line, "data: ")
-			if !ok {
-				continue
-			}
-			var e struct {
-				Attributes [][2]string
-				Data       string
-			}
-			err = json.Unmarshal([]byte(text), &e)
-			label := ""
-			for _, a := range e.Attributes {
-				if a[0] == "label" {
-					label = a[1]
-				}
-			}
-			if err == nil {
-				err = all.take([]byte(e.Data), label)
-			}
-			if err != nil {
-				t.Errorf("the display shows %s: %v", line, err)
 			}
 		}
 	}()
 	return all
+}
+
+// watch takes what a display shows until the stream ends.
+func (s *sizes) watch(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", url, resp.Status)
+	}
+	lines := bufio.NewReader(resp.Body)
+	for {
+		line, err := lines.ReadString('\n')
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		text, ok := strings.CutPrefix(line, "data: ")
+		if !ok {
+			continue
+		}
+		var e struct {
+			Attributes [][2]string
+			Data       string
+		}
+		if err := json.Unmarshal([]byte(text), &e); err != nil {
+			return fmt.Errorf("%w: %s", err, line)
+		}
+		label := ""
+		for _, a := range e.Attributes {
+			if a[0] == "label" {
+				label = a[1]
+			}
+		}
+		if err := s.take([]byte(e.Data), label); err != nil {
+			return fmt.Errorf("%w: %s", err, line)
+		}
+	}
 }
