@@ -13,6 +13,7 @@ package bluetest
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -43,7 +44,7 @@ type BlueZ struct {
 	Address string
 
 	t      testing.TB
-	daemon *exec.Cmd
+	daemon io.Closer
 
 	mu          sync.Mutex
 	changed     chan struct{} // closed at a change of what follows, and made anew
@@ -76,7 +77,14 @@ func Start(t testing.TB) *BlueZ {
 	if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, filepath.Join(dir, "bus")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	daemon := exec.Command(program, "--config-file="+config, "--nofork", "--nopidfile", "--nosyslog", "--print-address=1")
+	// Its shell ends it when nobody holds the other end of its standard input: a test
+	// that is killed leaves none behind.
+	daemon := exec.Command("sh", "-c", `"$0" "$@" & read -r _; kill -KILL $!; wait`,
+		program, "--config-file="+config, "--nofork", "--nopidfile", "--nosyslog", "--print-address=1")
+	held, err := daemon.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	out, err := daemon.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -87,15 +95,16 @@ func Start(t testing.TB) *BlueZ {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		daemon.Process.Kill()
+		held.Close()
 		daemon.Wait()
 	})
 	address, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
+		held.Close()
 		daemon.Wait()
 		t.Fatalf("dbus-daemon says no address: %v: %s", err, &said)
 	}
-	z := &BlueZ{Address: strings.TrimSpace(address), t: t, daemon: daemon, changed: make(chan struct{}), objects: map[dbus.ObjectPath]object{
+	z := &BlueZ{Address: strings.TrimSpace(address), t: t, daemon: held, changed: make(chan struct{}), objects: map[dbus.ObjectPath]object{
 		adapterPath: {adapter1: {
 			"Address":     dbus.MakeVariant("00:11:22:33:44:55"),
 			"Powered":     dbus.MakeVariant(true),
@@ -189,7 +198,7 @@ func (z *BlueZ) Restart() {
 }
 
 // EndBus ends the bus itself, for good.
-func (z *BlueZ) EndBus() { z.daemon.Process.Kill() }
+func (z *BlueZ) EndBus() { z.daemon.Close() }
 
 // left: a client is on the bus no more.
 func (z *BlueZ) left(name string) {
