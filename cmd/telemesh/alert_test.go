@@ -191,6 +191,9 @@ func TestRoomGoesBad(t *testing.T) {
 // A mesh that is killed while a webhook has a message and has not answered sends the same
 // one after it was started again, by which the receiver knows it.
 func TestKilledWhileTelling(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills a process")
+	}
 	type request struct{ id, body string }
 	got := make(chan request, 10)
 	killed := make(chan struct{})
