@@ -23,6 +23,9 @@ go test ./internal/tenancy -run '^$' -bench . -count "$count"
 step "functions and codecs"
 go test ./functions/*/... ./internal/mesh -run '^$' -bench . -count "$count" | grep -v '^?'
 
+step "a WebSocket feed of 5,000 frames a second for a minute, beside reading alone"
+go test ./functions/websocket-source/source -run '^$' -bench Feed -benchtime 300000x -timeout 30m
+
 step "from exec to the first reply, beside net/http alone"
 go test ./functions -run '^$' -bench Start -benchtime 25x -count "$count"
 
