@@ -880,6 +880,7 @@ func TestReadRoutes(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"", "no routes"},
 		{"[]", "no routes"},
+		{"- {email: {to: [a@example.com]}}\n---\n- {email: {to: [b@example.com]}}", "second document"},
 		{"- email: {to: [a@example.com]}\n  quite: {}", "line 2: field quite not found in a route"},
 		{"- email: {to: [a@example.com]}\n-\n", "route 2: neither webhook nor email"},
 		{"\n- tenants: [a]\n", "line 2: route 1: neither"},

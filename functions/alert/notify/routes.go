@@ -73,6 +73,9 @@ func ReadRoutes(text string, private bool) (Routes, error) {
 	if err == nil {
 		err = yaml.Unmarshal([]byte(text), &nodes)
 	}
+	if err == nil && decoder.Decode(new(any)) == nil {
+		err = errors.New("a second document behind ---: what is in it is not read")
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("ALERT_ROUTES: %s", yamlWords.Replace(err.Error()))
 	}
