@@ -66,11 +66,10 @@ func blocks(t *testing.T, page string) (all []block) {
 
 // pattern is what a text block says of an output: of all of it, or of lines in it.
 func (b block) pattern(all bool) *regexp.Regexp {
-	const any = `(.*\n)*`
 	var lines strings.Builder
 	for line := range strings.Lines(b.text) {
 		if line = strings.TrimSpace(line); line == "..." {
-			lines.WriteString(any)
+			lines.WriteString(`(.*\n)*`)
 			continue
 		}
 		parts := strings.Split(line, "...")
