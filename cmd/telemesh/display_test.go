@@ -31,6 +31,13 @@ func transactions(t *testing.T) string {
 	return filepath.Join(dataset.Root(t), "examples", "transactions")
 }
 
+// The policies hold for an example, too, and those of products for none of another mesh.
+func TestExampleIsChecked(t *testing.T) {
+	if out := telemesh(t, "check", "--manifests", transactions(t)); !strings.HasPrefix(out, "ok: 1 brokers, 2 triggers, 2 services, 0 products") {
+		t.Errorf("telemesh check:\n%s", out)
+	}
+}
+
 // justDisplay is the example without what feeds it: a Broker, and a display of what has
 // the label XL.
 func justDisplay(t *testing.T) (dir string) {
