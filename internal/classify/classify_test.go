@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -357,6 +358,52 @@ func TestLevelIsOfTheSetOfReadings(t *testing.T) {
 	}
 	if changed < 200 {
 		t.Errorf("%d changes: too few to say anything", changed)
+	}
+}
+
+// Events may come at the same time.
+func TestAtTheSameTime(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	all := history(random, 60)
+	_, last := reference(all)
+	c := classify.New(unstored(t), nil)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var told []event.Event
+	for range 8 {
+		mixed := slices.Clone(all)
+		random.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+		wg.Go(func() {
+			for _, r := range mixed {
+				out, err := c.Classify(t.Context(), joined(r))
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				told = append(told, out...)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	latest := slices.MaxFunc(told, func(a, b event.Event) int { return a.Time().Compare(b.Time()) })
+	if got := latest.Extensions()[mesh.ExtLabel]; got != last {
+		t.Errorf("it ends in %v, want %s", got, last)
+	}
+}
+
+// More rooms than are remembered: the one that was not heard for the longest time is forgotten.
+func TestForgotten(t *testing.T) {
+	c := classify.New(unstored(t), nil)
+	var rooms []mesh.JoinedReading
+	for i := range 10_000 {
+		rooms = append(rooms, reading("d", fmt.Sprint(i), began, 1300))
+	}
+	run(t, c, joined(rooms...))
+	run(t, c, joined(reading("d", "0", began+minute, 1300), reading("d", "new", began, 1300)))
+	got := lines(t, run(t, c, joined(reading("d", "0", began+2*minute, 500), reading("d", "1", began+2*minute, 500), reading("d", "3", began+2*minute, 500))))
+	if diff := gocmp.Diff([]string{"00:02:00 A/0 poor→good 500", "00:02:00 A/1 →good 500", "00:02:00 A/3 poor→good 500"}, got); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 }
 
