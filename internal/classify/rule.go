@@ -160,22 +160,24 @@ var (
 	yamlLine   = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
 )
 
-// Load gives the rules of config/classify that have some names, and those of a text.
-func Load(names []string, text string) ([]*Rule, error) {
-	var rules []*Rule
+// Load gives the rules of a text, and those of config/classify that have some names, but
+// for which the text has one of that name.
+func Load(names []string, text string) (rules []*Rule, err error) {
+	if strings.TrimSpace(text) != "" {
+		if rules, err = Read("CLASSIFY_RULES", []byte(text)); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range names {
-		rule, err := open(config.Classify, strings.TrimSpace(name))
+		name = strings.TrimSpace(name)
+		if slices.ContainsFunc(rules, func(r *Rule) bool { return r.Name == name }) {
+			continue
+		}
+		rule, err := open(config.Classify, name)
 		if err != nil {
 			return nil, err
 		}
 		rules = append(rules, rule)
-	}
-	if strings.TrimSpace(text) != "" {
-		own, err := Read("CLASSIFY_RULES", []byte(text))
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, own...)
 	}
 	if len(rules) == 0 {
 		return nil, errors.New("there is no rule: set CLASSIFY to names of config/classify, or CLASSIFY_RULES to rules in YAML")

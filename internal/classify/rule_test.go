@@ -99,6 +99,10 @@ func TestLoad(t *testing.T) {
 	if rules, err := classify.Load(shipped, sound); err != nil || len(rules) != len(shipped)+1 {
 		t.Errorf("Load of all and one more = %v, %v", rules, err)
 	}
+	own := strings.Replace(sound, "name: air", "name: co2-level", 1)
+	if rules, err := classify.Load([]string{"co2-level"}, own); err != nil || len(rules) != 1 || rules[0].Reads != "org.example.air.seen.v1" {
+		t.Errorf("Load of one's own co2-level = %v, %v, want it in place of the shipped one", rules, err)
+	}
 	for want, in := range map[string][2]string{
 		`there is no rule "co2": those of config/classify are co2-level, transaction-size`: {"co2", ""},
 		"there is no rule: set CLASSIFY":     {"", " "},

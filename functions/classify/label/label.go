@@ -3,7 +3,8 @@
 // severity are attributes by which a Trigger filters.
 //
 // One image runs with the rules of any Service: CLASSIFY names rules of config/classify,
-// CLASSIFY_RULES holds rules of one's own as YAML.
+// CLASSIFY_RULES holds rules of one's own as YAML. One of these takes the place of one of
+// the same name.
 //
 // A record that has no level, because it lacks what a rule reads, is a permanent error
 // that names it, the rule and the part of it: the others of its event are told before. So
