@@ -83,12 +83,14 @@ func TestWhatIsWrittenPassesTheGate(t *testing.T) {
 		}
 		reports = append(reports, r)
 	}
-	add(scaffold.NewProduct(scaffold.Product{Dir: dir, Name: "transactions", Domain: "finance", Kind: "source", Like: "testdata"}))
+	// By its name alone its events are those that websocket-source may bring.
+	add(scaffold.NewProduct(scaffold.Product{Dir: dir, Name: "transactions", Domain: "finance", Kind: "source", Like: "testdata",
+		Event: "dev.telemesh.transaction.seen.v1"}))
 	add(scaffold.NewProduct(scaffold.Product{Dir: dir, Name: "transaction-times", Domain: "finance", Kind: "consumer", In: []string{"transactions.transactions"}}))
 	// One in a domain that is there, with a function of its own.
 	add(scaffold.NewProduct(scaffold.Product{Dir: dir, Name: "sales", Domain: "crm", Kind: "source", Columns: "sale_id string key, sold_at timestamp required, amount float64"}))
 	add(scaffold.NewFunction(scaffold.Function{Dir: dir, Name: "transaction-count", Product: "transactions",
-		In: "dev.telemesh.transactions.received.v1", Out: "dev.telemesh.transactions.counted.v1"}))
+		In: "dev.telemesh.transaction.seen.v1", Out: "dev.telemesh.transactions.counted.v1"}))
 	add(scaffold.NewFunction(scaffold.Function{Dir: dir, Name: "sales-join", Product: "sales", // a second package join
 		In: "dev.telemesh.sales.received.v1", Out: "dev.telemesh.sales.joined.v1"}))
 
