@@ -3,9 +3,12 @@ package notify
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +49,8 @@ type facts struct {
 }
 
 func newFacts(rule, tenant string, c *mesh.Classified) (facts, error) {
-	// Of a joined reading; a record of another kind may have some of it.
+	// Of a joined reading. A record of another kind may have some of it, or another thing of
+	// that name: what is no text here is left out.
 	var record struct {
 		DeviceID     string        `json:"device_id"`
 		Metric       string        `json:"metric"`
@@ -58,7 +62,7 @@ func newFacts(rule, tenant string, c *mesh.Classified) (facts, error) {
 		LastActionAt *mesh.Instant `json:"last_action_at"`
 	}
 	if len(c.Record) > 0 {
-		if err := json.Unmarshal(c.Record, &record); err != nil {
+		if err := json.Unmarshal(c.Record, &record); err != nil && !errors.As(err, new(*json.UnmarshalTypeError)) {
 			return facts{}, fmt.Errorf("record: %w", err)
 		}
 	}
@@ -86,8 +90,8 @@ func (f *facts) place() string {
 		parts = append(parts, "device "+f.Device)
 	}
 	if len(parts) == 0 {
-		for name, value := range f.Key {
-			parts = append(parts, name+" "+value)
+		for _, name := range slices.Sorted(maps.Keys(f.Key)) { // sent again, it is the same text
+			parts = append(parts, name+" "+f.Key[name])
 		}
 	}
 	return oneLine(strings.Join(parts, ", "))

@@ -95,6 +95,9 @@ type Notifier struct {
 
 // New makes a Notifier, whose clock now is.
 func New(cfg Config, log *slog.Logger, now func() time.Time) (*Notifier, error) {
+	if cfg.Timeout <= 0 || cfg.Within <= 0 {
+		return nil, fmt.Errorf("ALERT_TIMEOUT is %s and ALERT_WITHIN %s: both have to be longer than nothing", cfg.Timeout, cfg.Within)
+	}
 	n := &Notifier{cfg: cfg, hooks: newHooks(cfg), log: log, now: now}
 	var err error
 	if n.routes, err = ReadRoutes(cfg.Routes, cfg.Private); err != nil {

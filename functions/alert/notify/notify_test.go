@@ -876,6 +876,20 @@ func TestWhatIsNoAlert(t *testing.T) {
 	}
 }
 
+// A rule of one's own has keys and records of its own: whatever they are, it is told of
+// them, and in the same words each time.
+func TestOtherRecords(t *testing.T) {
+	for range 20 { // maps have an order of their own each time
+		f, err := newFacts("tanks", "", &mesh.Classified{Key: map[string]string{"site": "North", "row": "3", "tank": "7"}, Record: []byte(`{"floor": 2, "metric": ["level"], "device_id": {"a": 1}}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := f.place(), "row 3, site North, tank 7"; got != want {
+			t.Fatalf("place = %q, want %q", got, want)
+		}
+	}
+}
+
 func TestReadRoutes(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"", "no routes"},
@@ -888,6 +902,7 @@ func TestReadRoutes(t *testing.T) {
 		{"- {email: {to: [A <a@example.com>]}}", "is no e-mail address"},
 		{"- {email: {to: [\"a@example.com\\r\\nBcc: b\"]}}", "is no e-mail address"},
 		{"- {severity: BAD, email: {to: [a@example.com]}}", `severity "BAD" is none of`},
+		{"- {severity: INFO4, email: {to: [a@example.com]}}", "severity INFO4: from WARN on"},
 		{"- {tenants: [], email: {to: [a@example.com]}}", "leave tenants out"},
 		{"- {zone: Local, email: {to: [a@example.com]}}", "no time zone"},
 		{"- {webhook: {url: 'http://example.com', format: slack}}", "use https"},
@@ -940,6 +955,10 @@ func TestNoRoutesNeedNothing(t *testing.T) {
 		t.Setenv(name, want)
 	}
 	for _, step := range []struct{ name, value, want string }{
+		{"ALERT_TIMEOUT", "0s", "ALERT_TIMEOUT is 0s"},
+		{"ALERT_TIMEOUT", "1s", "MAIL_FROM"},
+		{"ALERT_WITHIN", "-1h", "ALERT_WITHIN -1h"},
+		{"ALERT_WITHIN", "1h", "MAIL_FROM"},
 		{"SMTP_URL", "smtp://h:x", "SMTP_URL: it cannot be read"},
 		{"SMTP_URL", "", "a route has e-mail"},
 		{"SMTP_URL", "http://h", "SMTP_URL: it cannot be read"},

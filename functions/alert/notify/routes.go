@@ -24,7 +24,7 @@ type Routes []*Route
 // Route tells the addresses of one webhook and of e-mails of some tenants' alerts.
 type Route struct {
 	Tenants  []string `yaml:"tenants"`  // absent: all
-	Severity string   `yaml:"severity"` // from this one on; absent: ERROR
+	Severity string   `yaml:"severity"` // from this one on, at least WARN; absent: ERROR
 	Zone     string   `yaml:"zone"`     // of times in texts and of quiet hours, as Europe/Amsterdam; absent: UTC
 	Webhook  *Webhook `yaml:"webhook"`
 	Email    *Email   `yaml:"email"`
@@ -99,6 +99,9 @@ var yamlWords = strings.NewReplacer("yaml: unmarshal errors:\n  ", "", "yaml: ",
 func (r *Route) check(private bool) (err error) {
 	if r.severity, err = severity("severity", r.Severity, mesh.SeverityErrorNumber); err != nil {
 		return err
+	}
+	if r.severity < mesh.SeverityWarnNumber {
+		return fmt.Errorf("severity %s: from WARN on there are alerts; triggers/alert.yaml lets neither beginning nor end of less in", r.Severity)
 	}
 	r.zone = time.UTC
 	if r.Zone != "" {
