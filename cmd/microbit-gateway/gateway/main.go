@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -210,16 +212,17 @@ for the Bluetooth symbol. If it shows six digits, they are asked for here.`,
 					return err
 				}
 			}
-			err := microbit.Pair(ctx, c.ble.Adapter, args[0], func(ctx context.Context) (key uint32, err error) {
+			err := microbit.Pair(ctx, c.ble.Adapter, args[0], func(ctx context.Context) (uint32, error) {
 				fmt.Fprint(cmd.OutOrStdout(), "six digits that it shows: ")
-				read := make(chan error, 1)
+				read := make(chan string, 1)
 				go func() {
-					_, err := fmt.Fscanln(cmd.InOrStdin(), &key)
-					read <- err
+					line, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n') // without one it is no number
+					read <- line
 				}()
 				select {
-				case err = <-read:
-					return key, err
+				case line := <-read:
+					key, err := strconv.ParseUint(strings.TrimSpace(line), 10, 32) // 012345 is decimal, too
+					return uint32(key), err
 				case <-ctx.Done(): // the goroutine ends with the program
 					return 0, ctx.Err()
 				}
@@ -272,7 +275,7 @@ ingest has taken all. Sent again they add nothing: each is the same reading. Aft
 a kill the same command goes on where it was.`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !cmd.Flags().Changed("spool") {
+			if !cmd.Flags().Changed("spool") && c.spool != "" {
 				c.spool = filepath.Join(c.spool, "replay") // a gateway that runs has the other
 			}
 			if err := c.complete(cmd); err != nil {

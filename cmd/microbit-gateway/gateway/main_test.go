@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/telemesh/telemesh/internal/microbit/bluetest"
 )
 
 // parsed gives the configuration that a command makes of its flags and the
@@ -67,6 +70,34 @@ func TestFlagsRefuse(t *testing.T) {
 	t.Setenv("TELEMESH_MICROBIT_LINGER", "soon")
 	if _, err := parsed(t); err == nil || !strings.Contains(err.Error(), "TELEMESH_MICROBIT_LINGER: ") {
 		t.Errorf("a wrong variable = %v, want an error with its name", err)
+	}
+}
+
+// Without a home there is no folder for a replay, either.
+func TestReplayWithoutHome(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("HOME", "")
+	t.Setenv("XDG_STATE_HOME", "")
+	cmd := root(SystemClock)
+	cmd.SetArgs([]string{"replay", write(t, "")})
+	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "there is no folder") {
+		t.Errorf("replay = %v, want an error that there is no folder", err)
+	}
+}
+
+// A micro:bit shows six digits, of which the first ones may be 0.
+func TestPairAsksForDigits(t *testing.T) {
+	for typed, want := range map[string]bool{"012345\n": true, " 012345 \r\n": true, "12345": true, "012346\n": false, "none\n": false, "": false} {
+		z := bluetest.Start(t)
+		t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", z.Address)
+		z.Add(bluetest.MicroBit{Address: "C8:2E:11:22:33:44", Passkey: 12345})
+		cmd := root(SystemClock)
+		cmd.SetArgs([]string{"pair", "C8:2E:11:22:33:44"})
+		cmd.SetIn(strings.NewReader(typed))
+		cmd.SetOut(io.Discard)
+		if err := cmd.ExecuteContext(t.Context()); (err == nil) != want {
+			t.Errorf("pair with %q typed = %v, want it paired: %v", typed, err, want)
+		}
 	}
 }
 
