@@ -412,6 +412,37 @@ func TestLinesThatAreNoFramesAreTold(t *testing.T) {
 	}
 }
 
+// A recording that took the name of one whose replay was interrupted is sent from
+// its beginning.
+func TestReplayOfAnotherRecordingOfTheName(t *testing.T) {
+	file := recording(t, 30)
+	cfg := configOf(t, "http://127.0.0.1:1/")
+	ctx, cancel := context.WithCancel(t.Context())
+	told := writer(func(b []byte) {
+		if strings.Contains(string(b), "readings are not sent") {
+			cancel()
+		}
+	})
+	if _, err := replay(ctx, cfg, SystemClock, slog.New(slog.NewTextHandler(told, nil)), file); !errors.Is(err, context.Canceled) {
+		t.Fatalf("replay without a server = %v, want that it was canceled", err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, bytes.ReplaceAll(text, []byte("zuvig"), []byte("gupot")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := serve(t, ingest.Config{})
+	cfg.ingest = e.URL
+	if _, err := replay(t.Context(), cfg, SystemClock, slog.New(slog.DiscardHandler), file); err != nil {
+		t.Fatal(err)
+	}
+	if got, n := e.taken(); len(got) != 60 || n != 60 {
+		t.Errorf("ingest took %d messages, %d times, want the 30 that waited and the 30 of the other recording", len(got), n)
+	}
+}
+
 // What has no room is counted and told, and which readings stay is chosen.
 func TestAFullSpoolKeepsWhatItIsTold(t *testing.T) {
 	for keep, first := range map[string]byte{"newest": 100, "oldest": 0} {
@@ -453,7 +484,7 @@ func TestAFullSpoolKeepsWhatItIsTold(t *testing.T) {
 func TestReplayWaitsForRoom(t *testing.T) {
 	e := serve(t, ingest.Config{})
 	cfg := configOf(t, e.URL)
-	cfg.maxBytes, cfg.batch = 1<<17, 500
+	cfg.maxBytes, cfg.batch = 1<<16, 100
 	if n, err := replay(t.Context(), cfg, SystemClock, slog.New(slog.DiscardHandler), recording(t, 5000)); err != nil || n != 5000 {
 		t.Fatalf("replay = %d, %v, want 5000", n, err)
 	}

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/telemesh/telemesh/internal/mesh"
 	"github.com/telemesh/telemesh/internal/microbit"
 	"github.com/telemesh/telemesh/internal/spool"
 )
@@ -19,6 +22,26 @@ import (
 type position struct {
 	File   string `json:"file"`
 	Frames int    `json:"frames"`
+	Hash   string `json:"hash"` // of the frames
+}
+
+func (p *position) add(record []byte) {
+	p.Frames++
+	p.Hash = mesh.Hash(p.Hash, string(record))
+}
+
+// leads tells whether the file still begins with the frames.
+func (p position) leads(g *gateway, file io.Reader) bool {
+	var now position
+	for f, err := range microbit.Recorded(file) {
+		if now.Frames == p.Frames {
+			break
+		}
+		if err == nil {
+			now.add(g.reading(f).record())
+		}
+	}
+	return now.Frames == p.Frames && now.Hash == p.Hash
 }
 
 // positionNote is the note of the spool that has the position.
@@ -48,7 +71,8 @@ func replay(ctx context.Context, cfg config, clock Clock, log *slog.Logger, name
 			return 0, fmt.Errorf("note of the replay: %w", err)
 		}
 	}
-	if at.File != name {
+	// It may be another recording under the name of the one before, or a pipe.
+	if at.File != name || !at.leads(g, io.NewSectionReader(file, 0, math.MaxInt64)) {
 		at = position{File: name}
 	}
 	if at.Frames > 0 {
@@ -88,6 +112,7 @@ func replay(ctx context.Context, cfg config, clock Clock, log *slog.Logger, name
 // readFile keeps the frames behind a position, at the speed of the configuration.
 func (g *gateway) readFile(ctx context.Context, file *os.File, at *position) (read, bad int, err error) {
 	var records [][]byte
+	var size int64
 	flush := func() error {
 		if len(records) == 0 {
 			return nil
@@ -99,7 +124,7 @@ func (g *gateway) readFile(ctx context.Context, file *os.File, at *position) (re
 		if err := g.append(records, spool.Note{Name: positionNote, Value: string(text)}); err != nil {
 			return err
 		}
-		records = nil
+		records, size = nil, 0
 		// What is not paced does not run ahead of what is sent.
 		for g.cfg.speed == 0 && g.spool.Stats().Bytes > g.cfg.maxBytes/2 {
 			select {
@@ -136,8 +161,10 @@ func (g *gateway) readFile(ctx context.Context, file *os.File, at *position) (re
 				}
 			}
 		}
-		at.Frames = read
-		if records = append(records, g.reading(f).record()); len(records) == maxTogether {
+		record := g.reading(f).record()
+		at.add(record)
+		size += int64(len(record)) + spool.Overhead
+		if records = append(records, record); len(records) == maxTogether || size > g.cfg.maxBytes/4 {
 			if err := flush(); err != nil {
 				return read, bad, err
 			}
