@@ -324,6 +324,26 @@ type refused struct {
 // before, too.
 const maxRefused = 1 << 20
 
+// addTo opens a file to which lines are added. A line that a kill or a full disk
+// tore off is ended, so that it does not take the next one with it.
+func addTo(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode().IsRegular() && info.Size() > 0 {
+		last := make([]byte, 1)
+		if _, err = f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {
+			_, err = f.WriteString("\n")
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // putAside writes readings to refused.ndjson, which `replay` reads, and deletes
 // them from the spool.
 func (g *gateway) putAside(bad []refused) (err error) {
@@ -336,7 +356,7 @@ func (g *gateway) putAside(bad []refused) (err error) {
 			return err
 		}
 	}
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := addTo(name)
 	if err != nil {
 		return fmt.Errorf("put refused readings aside: %w", err)
 	}

@@ -333,6 +333,24 @@ func TestRefusedReadingsArePutAside(t *testing.T) {
 	}
 }
 
+// A line that was torn off takes none of those behind it with it.
+func TestLinesAreAddedBehindATornOne(t *testing.T) {
+	for before, want := range map[string]string{"": "new\n", "whole\n": "whole\nnew\n", `{"device":"zu`: `{"device":"zu` + "\nnew\n"} {
+		file := write(t, before)
+		f, err := addTo(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString("new\n"); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if got, err := os.ReadFile(file); err != nil || string(got) != want {
+			t.Errorf("behind %q: %q, %v, want %q", before, got, err, want)
+		}
+	}
+}
+
 // A server that refuses everything is the wrong server: nothing is put aside for
 // it.
 func TestAServerThatRefusesAllTakesNothingAway(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/telemesh/telemesh/internal/microbit"
@@ -18,7 +17,7 @@ func run(ctx context.Context, cfg config, clock Clock, log *slog.Logger) (err er
 	}
 	record := func(microbit.Frame) {}
 	if cfg.record != "" {
-		f, err := os.OpenFile(cfg.record, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		f, err := addTo(cfg.record)
 		if err != nil {
 			return fmt.Errorf("record: %w", err)
 		}
