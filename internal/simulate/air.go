@@ -127,19 +127,16 @@ type hour struct {
 // crowdedAt is the hour of the day in which rooms are crowded.
 const crowdedAt = 10
 
-// crowded says whether the nth hour after the origin is the one in which a room is.
-func (f *Fleet) crowded(room, nth int) bool {
-	if room >= f.Crowded {
-		return false
-	}
-	day := midnight(f.Start)
+// crowd gives the hour in which the rooms are crowded that are.
+func (f *Fleet) crowd() time.Time {
+	day := f.origin
 	if f.Start.Hour() >= crowdedAt {
 		day = day.AddDate(0, 0, 1)
 	}
 	for day.Weekday() == time.Saturday || day.Weekday() == time.Sunday {
 		day = day.AddDate(0, 0, 1)
 	}
-	return f.origin.Add(time.Duration(nth) * time.Hour).Equal(day.Add(crowdedAt * time.Hour))
+	return day.Add(crowdedAt * time.Hour)
 }
 
 // hour gives the nth hour after the origin in a room. It depends on nothing
@@ -158,7 +155,7 @@ func (f *Fleet) hour(room, nth int) hour {
 	if share == 0 {
 		return out
 	}
-	if f.crowded(room, nth) {
+	if room < f.Crowded && t.Equal(f.crowd()) {
 		out.persons, out.still = 2*float64(r.persons), true
 		return out
 	}

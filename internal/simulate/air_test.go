@@ -142,6 +142,31 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
+// Who asks for a crowd gets one.
+func TestCrowdAfterTheEnd(t *testing.T) {
+	for name, want := range map[string]struct {
+		start    time.Time
+		duration time.Duration
+		ok       bool
+	}{
+		"to the end of it":    {Sample().Start, 11 * time.Hour, true},
+		"to its middle":       {Sample().Start, 10*time.Hour + 30*time.Minute, false},
+		"a Saturday":          {Sample().Start.AddDate(0, 0, -2), 24 * time.Hour, false},
+		"a day from its hour": {Sample().Start.Add(10 * time.Hour), 24 * time.Hour, false},
+	} {
+		o := Sample()
+		o.Start, o.Duration = want.start, want.duration
+		o.Relocations, o.Timeless = 0, 0
+		if _, err := New(o); err != nil {
+			t.Errorf("%s, nobody crowded: %v", name, err)
+		}
+		o.Crowded = 1
+		if _, err := New(o); (err == nil) != want.ok {
+			t.Errorf("%s: New = %v, want a crowd: %v", name, err, want.ok)
+		}
+	}
+}
+
 func TestSaturation(t *testing.T) {
 	// CRC Handbook, density of saturated water vapour.
 	for celsius, want := range map[float64]float64{0: 4.85, 20: 17.3, 30: 30.4} {

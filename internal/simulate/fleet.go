@@ -140,6 +140,9 @@ func New(o Options) (*Fleet, error) {
 	}
 	o.Start = o.Start.Truncate(time.Second)
 	f := &Fleet{Options: o, origin: midnight(o.Start)}
+	if end := f.crowd().Add(time.Hour); o.Crowded > 0 && end.After(f.End()) {
+		return nil, fmt.Errorf("duration %s: the rooms are crowded until %s, which is later", o.Duration, end.Format(time.RFC3339))
+	}
 	for i := range o.Tenants {
 		f.tenants = append(f.tenants, newTenant(i))
 	}
