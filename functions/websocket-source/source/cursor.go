@@ -1,6 +1,7 @@
 package source
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,7 +19,7 @@ type cursor struct {
 	log  *slog.Logger
 
 	mu      sync.Mutex
-	pending []*step // in the order in which frames came
+	pending list.List // of *step, in the order in which frames came; no two that are done follow each other
 	value   string
 	known   bool
 	dirty   chan struct{} // the value has changed
@@ -26,7 +27,7 @@ type cursor struct {
 	stopped chan error // what the last write gave
 }
 
-// step is a frame on its way.
+// step is a frame on its way, or several that are done.
 type step struct {
 	cursor string
 	has    bool
@@ -78,28 +79,38 @@ func (c *cursor) take(f *frame) (done func()) {
 	if c == nil {
 		return func() {}
 	}
-	s := &step{cursor: f.cursor, has: f.hasCursor}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pending = append(c.pending, s)
-	return func() { c.done(s) }
+	e := c.pending.PushBack(&step{cursor: f.cursor, has: f.hasCursor})
+	return func() { c.done(e) }
 }
 
-func (c *cursor) done(s *step) {
+func (c *cursor) done(e *list.Element) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s := e.Value.(*step)
 	s.done = true
-	n, moved := 0, false
-	for n < len(c.pending) && c.pending[n].done {
-		if p := c.pending[n]; p.has {
-			c.value, c.known, moved = p.cursor, true, true
-		}
-		c.pending[n] = nil
-		n++
+	if behind := e.Next(); behind != nil && behind.Value.(*step).done {
+		c.join(e, behind)
 	}
-	c.pending = c.pending[n:]
-	if moved && c.dirty != nil {
-		c.moved()
+	switch before := e.Prev(); {
+	case before == nil:
+		c.pending.Remove(e)
+		if s.has {
+			c.value, c.known = s.cursor, true
+			c.moved()
+		}
+	case before.Value.(*step).done:
+		c.join(before, e)
+	}
+}
+
+// join makes one of two that are done: of what is accepted behind a frame that is not, the
+// last cursor is all that counts.
+func (c *cursor) join(e, behind *list.Element) {
+	into, from := e.Value.(*step), c.pending.Remove(behind).(*step)
+	if from.has {
+		into.cursor, into.has = from.cursor, true
 	}
 }
 
@@ -125,6 +136,7 @@ func (c *cursor) keep() {
 	}
 }
 
+// moved has the file written, if there is one.
 func (c *cursor) moved() {
 	select {
 	case c.dirty <- struct{}{}:
