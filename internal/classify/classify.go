@@ -173,7 +173,7 @@ func (r *Rule) measure(s *scope, at mesh.Instant) (*measured, error) {
 			return nil, err
 		}
 	}
-	m := &measured{record: record, at: at}
+	m := &measured{record: record, at: at, tenant: cmp.Or(record.string(tenant), s.event[mesh.ExtTenant])}
 	var err error
 	if m.value, err = r.value.number(s); err != nil {
 		return nil, err
@@ -260,7 +260,7 @@ func (c *Classifier) each(in event.Event, all []*measured) []event.Event {
 	var groups []group
 	of := map[group][]mesh.Classified{}
 	for _, m := range all {
-		g := group{m.lo, m.record.string(tenant)}
+		g := group{m.lo, m.tenant}
 		if of[g] == nil {
 			groups = append(groups, g)
 		}
@@ -269,7 +269,7 @@ func (c *Classifier) each(in event.Event, all []*measured) []event.Event {
 	var out []event.Event
 	for _, g := range groups {
 		e := mesh.Derive(in, function, c.rule.Emits, mesh.Hash(c.rule.Name, c.rule.Levels[g.level].Label, g.tenant), c.data(of[g]))
-		c.describe(&e, in, g.level, g.tenant)
+		c.describe(&e, g.level, g.tenant)
 		out = append(out, e)
 	}
 	return out
@@ -290,15 +290,13 @@ func (c *Classifier) classified(m *measured, level int) mesh.Classified {
 		Value: m.value, Unit: c.rule.Unit, At: m.at, Record: jsontext.Value(m.record.text)}
 }
 
-func (c *Classifier) describe(e *event.Event, in event.Event, level int, tenant string) {
+func (c *Classifier) describe(e *event.Event, level int, tenant string) {
 	l := c.rule.Levels[level]
 	e.SetExtension(mesh.ExtLabel, l.Label)
 	e.SetExtension(mesh.ExtSeverityText, l.Severity)
 	e.SetExtension(mesh.ExtSeverityNumber, l.Number)
 	if tenant != "" {
 		e.SetExtension(mesh.ExtTenant, tenant)
-	} else if of, ok := in.Extensions()[mesh.ExtTenant]; ok {
-		e.SetExtension(mesh.ExtTenant, of)
 	}
 }
 
@@ -372,7 +370,7 @@ func (c *Classifier) changed(in event.Event, key string, tell told) event.Event 
 	if trace, ok := in.Extensions()[mesh.ExtTraceParent]; ok {
 		e.SetExtension(mesh.ExtTraceParent, trace)
 	}
-	c.describe(&e, in, tell.to, tell.record.record.string(tenant))
+	c.describe(&e, tell.to, tell.record.tenant)
 	if before != nil {
 		e.SetExtension(mesh.ExtPreviousSeverity, before.Number)
 	}

@@ -24,6 +24,7 @@ const (
 // measured is what a rule reads of a record.
 type measured struct {
 	record *object
+	tenant string // whose it is, by itself or by its event; empty: nobody says
 	value  float64
 	at     mesh.Instant
 	lo, hi int // the level by the value alone, and the highest that hysteresis may keep

@@ -311,6 +311,9 @@ func (r *reader) rule(f *ruleFile) *Rule {
 	if !eventType.MatchString(f.Emits) || !emitsType.MatchString(f.Emits) {
 		r.fault(r.at("emits"), "emits: %q does not end as types of what a rule says do, in .classified.v1", f.Emits)
 	}
+	if f.Emits == f.Reads {
+		r.fault(r.at("emits"), "emits: %s is what the rule reads: its events would come to it again without end", f.Emits)
+	}
 	if f.Value.IsZero() {
 		r.fault(r.at("value"), "value: is missing: it says which number of a record has a level")
 	}

@@ -39,6 +39,7 @@ func TestRuleFaults(t *testing.T) {
 		{"misspelt in a level", "severity: WARN", "severty: WARN", "rules.yaml:13: field severty not found in a level"},
 		{"name", "name: air", "name: Air", `rules.yaml:1: rule Air: name: "Air" is none`},
 		{"emits", "air.classified.v1", "air.told.v1", "emits: \"org.example.air.told.v1\" does not end"},
+		{"endless", "reads: org.example.air.seen.v1", "reads: org.example.air.classified.v1", "rules.yaml:3: rule air: emits: org.example.air.classified.v1 is what the rule reads"},
 		{"no value", "value: record.value", "unit: ppm", "rule air: value: is missing"},
 		{"no CEL", "value: record.value", "value: record.", "rules.yaml:9: rule air: value: Syntax error"},
 		{"no variable", "value: record.value", "value: it.value", "rules.yaml:9: rule air: value: undeclared reference to 'it'"},

@@ -9,8 +9,8 @@
 // A record that has no level, because it lacks what a rule reads, is a permanent error
 // that names it, the rule and the part of it: the others of its event are told before. So
 // is an event of a type that no rule reads, and one whose data are not JSON. A warehouse
-// that is away, where a rule reads what was before, is a passing one. The same records
-// make the same events again.
+// that is away, where a rule reads what was before, is a passing one. An event that
+// comes again makes the same events again.
 package label
 
 import (

@@ -117,6 +117,32 @@ func TestCarrier(t *testing.T) {
 	}
 }
 
+// Events that a carrier brings of several tenants do not share one.
+func TestTenantsOfCarrier(t *testing.T) {
+	of := func(id, tenant string) event.Event {
+		e := paid(id, "5")
+		if tenant != "" {
+			e.SetExtension(mesh.ExtTenant, tenant)
+		}
+		return e
+	}
+	carrier, err := mesh.Carry(mesh.TransactionsReceived, "/source", []event.Event{of("a", "linden-school"), of("b", "oak-school"), of("c", ""), of("d", "linden-school")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := handler(t, nil, "transaction-size")(t.Context(), carrier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[any]string{}
+	for _, e := range out {
+		got[e.Extensions()[mesh.ExtTenant]] = labels(t, []event.Event{e})["S"]
+	}
+	if diff := cmp.Diff(map[any]string{"linden-school": "a d", "oak-school": "b", nil: "c"}, got); diff != "" {
+		t.Errorf("payments by tenant (-want +got):\n%s", diff)
+	}
+}
+
 // What has no value is a permanent error that says what it lacks; what stands beside it is
 // told before.
 func TestNoValue(t *testing.T) {
