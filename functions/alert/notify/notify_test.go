@@ -902,7 +902,7 @@ func TestReadRoutes(t *testing.T) {
 		{"- {email: {to: [A <a@example.com>]}}", "is no e-mail address"},
 		{"- {email: {to: [\"a@example.com\\r\\nBcc: b\"]}}", "is no e-mail address"},
 		{"- {severity: BAD, email: {to: [a@example.com]}}", `severity "BAD" is none of`},
-		{"- {severity: INFO4, email: {to: [a@example.com]}}", "severity INFO4: from WARN on"},
+		{"- {severity: INFO4, email: {to: [a@example.com]}}", "severity INFO4: an alert is of WARN at least"},
 		{"- {tenants: [], email: {to: [a@example.com]}}", "leave tenants out"},
 		{"- {zone: Local, email: {to: [a@example.com]}}", "no time zone"},
 		{"- {webhook: {url: 'http://example.com', format: slack}}", "use https"},

@@ -101,7 +101,7 @@ func (r *Route) check(private bool) (err error) {
 		return err
 	}
 	if r.severity < mesh.SeverityWarnNumber {
-		return fmt.Errorf("severity %s: from WARN on there are alerts; triggers/alert.yaml lets neither beginning nor end of less in", r.Severity)
+		return fmt.Errorf("severity %s: an alert is of WARN at least; triggers/alert.yaml lets nothing less in", r.Severity)
 	}
 	r.zone = time.UTC
 	if r.Zone != "" {
