@@ -58,7 +58,7 @@ type Found struct {
 // Config says what is read of which devices.
 type Config struct {
 	Adapter string   // "" is hci0
-	Devices []string // addresses, or names: all of one, or the five letters in its brackets. None: all that are paired.
+	Devices []string // addresses, or names: all of one, or the five letters in its brackets. None: all that are paired when it begins.
 
 	// Periods of measuring. 0 leaves the service out. That of the temperature is up
 	// to 65.535 s; that of the accelerometer is 1, 2, 5, 10, 20, 80, 160 or 640 ms.

@@ -98,17 +98,49 @@ func Open(dir string, cfg Config) (s *Spool, damaged string, err error) {
 	if s.lock, err = lock(filepath.Join(dir, "lock")); err != nil {
 		return nil, "", fmt.Errorf("open spool %s: %w", dir, err)
 	}
-	err = s.open()
-	if isDamage(err) {
-		damaged = fmt.Sprintf("%s.damaged-%s", s.file, time.Now().UTC().Format("20060102T150405.000000"))
-		if err = s.putAside(damaged); err == nil {
-			err = s.open()
-		}
+	if err = s.open(); isDamage(err) {
+		damaged, err = s.anew()
 	}
 	if err != nil {
 		return nil, "", errors.Join(fmt.Errorf("open spool %s: %w", dir, err), s.lock.Close())
 	}
 	return s, damaged, nil
+}
+
+// anew puts the file aside, which is closed, and opens a new one.
+func (s *Spool) anew() (damaged string, err error) {
+	damaged = fmt.Sprintf("%s.damaged-%s", s.file, time.Now().UTC().Format("20060102T150405.000000"))
+	if err := s.putAside(damaged); err != nil {
+		return "", err
+	}
+	return damaged, s.open()
+}
+
+// DamagedError is that of a spool whose file was found to be none any more while it
+// was open. It is put aside and a new one begun: what was to be done can be done again.
+type DamagedError struct {
+	File string // where it is now
+	err  error
+}
+
+func (e DamagedError) Error() string { return e.err.Error() + ": put aside as " + e.File }
+
+func (e DamagedError) Unwrap() error { return e.err }
+
+// heal begins a new file where err says that this one is damaged, and gives what is
+// to be said of it.
+func (s *Spool) heal(err error) error {
+	if !isDamage(err) {
+		return err
+	}
+	lost := s.stats
+	s.db.Close() // what it says is known
+	damaged, bad := s.anew()
+	if bad != nil {
+		return errors.Join(err, bad)
+	}
+	s.stats.Dropped, s.stats.Refused = lost.Dropped, lost.Refused
+	return DamagedError{damaged, err}
 }
 
 // lock holds a file for this process. The system lets it go when the process
@@ -223,7 +255,7 @@ func (s *Spool) Append(records [][]byte, notes ...Note) (taken int, err error) {
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("append to spool %s: %w", s.file, err)
+		return 0, s.heal(fmt.Errorf("append to spool %s: %w", s.file, err))
 	}
 	s.stats, s.next, s.dirty = stats, next, true
 	return taken, nil
@@ -260,26 +292,30 @@ func (s *Spool) tx(f func(*sql.Tx) error) error {
 func (s *Spool) Peek(most int, bytes int) ([]Record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	out, err := s.peek(most, bytes)
+	if err != nil {
+		return nil, s.heal(fmt.Errorf("read spool %s: %w", s.file, err))
+	}
+	return out, nil
+}
+
+func (s *Spool) peek(most int, bytes int) (out []Record, err error) {
 	rows, err := s.db.Query("SELECT seq, data FROM records ORDER BY seq LIMIT ?", most)
 	if err != nil {
-		return nil, fmt.Errorf("read spool %s: %w", s.file, err)
+		return nil, err
 	}
 	defer rows.Close()
-	var out []Record
 	for rows.Next() {
 		var r Record
 		if err := rows.Scan(&r.Seq, &r.Data); err != nil {
-			return nil, fmt.Errorf("read spool %s: %w", s.file, err)
+			return nil, err
 		}
 		if bytes -= len(r.Data); bytes < 0 && len(out) > 0 {
 			break
 		}
 		out = append(out, r)
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return nil, fmt.Errorf("read spool %s: %w", s.file, err)
-	}
-	return out, nil
+	return out, errors.Join(rows.Err(), rows.Close())
 }
 
 // Delete deletes records that are sent. Those that were dropped meanwhile are no
@@ -309,7 +345,7 @@ func (s *Spool) Delete(records []Record) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("delete from spool %s: %w", s.file, err)
+		return s.heal(fmt.Errorf("delete from spool %s: %w", s.file, err))
 	}
 	s.stats, s.dirty = stats, true
 	return nil

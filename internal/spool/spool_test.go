@@ -365,6 +365,55 @@ func TestDamagedSpoolIsPutAside(t *testing.T) {
 	}
 }
 
+// A card that fails while the spool is open takes what is on it, and nothing of later.
+func TestSpoolDamagedWhileOpen(t *testing.T) {
+	first := []byte("first")
+	for name, does := range map[string]func(*spool.Spool) error{
+		"Append": func(s *spool.Spool) error { _, err := s.Append([][]byte{[]byte("more")}); return err },
+		"Peek":   func(s *spool.Spool) error { _, err := s.Peek(10, 1<<20); return err },
+		"Delete": func(s *spool.Spool) error { return s.Delete([]spool.Record{{Seq: 1, Data: first}}) },
+	} {
+		dir := t.TempDir()
+		s := open(t, dir, spool.KeepOldest, 1<<24)
+		add(t, s, string(first))
+		for range 50 {
+			add(t, s, slices.Repeat([]string{strings.Repeat("x", 900)}, 100)...) // more than SQLite has in memory
+		}
+		closed(t, s)
+		s = open(t, dir, spool.KeepNewest, 1<<20) // what is added has to delete
+		file := filepath.Join(dir, "spool.db")
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := bytes.Repeat([]byte{0xff}, int(info.Size()))
+		f, err := os.OpenFile(file, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(broken, 0); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		var damaged spool.DamagedError
+		if err := does(s); !errors.As(err, &damaged) {
+			t.Errorf("%s = %v, want that it is damaged", name, err)
+			continue
+		}
+		if kept, err := os.ReadFile(damaged.File); err != nil || int64(len(kept)) < info.Size() {
+			t.Errorf("%s: %d bytes are put aside, %v; want the %d of the file", name, len(kept), err, info.Size())
+		}
+		add(t, s, "new")
+		if got := texts(t, s); !slices.Equal(got, []string{"new"}) {
+			t.Errorf("%s: then it has %q, want what is new", name, got)
+		}
+		closed(t, s)
+		if got := texts(t, open(t, dir, spool.KeepOldest, 1<<24)); !slices.Equal(got, []string{"new"}) {
+			t.Errorf("%s: opened again it has %q, want what is new", name, got)
+		}
+	}
+}
+
 func TestOneProcessHasASpool(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, spool.KeepOldest, room)

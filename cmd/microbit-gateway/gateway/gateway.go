@@ -108,6 +108,10 @@ const maxTogether = 500
 // append keeps records; what has no room is told.
 func (g *gateway) append(records [][]byte, notes ...spool.Note) error {
 	_, err := g.spool.Append(records, notes...)
+	if errors.As(err, new(spool.DamagedError)) {
+		g.log.Error("the spool is damaged; a new one begins", "error", err)
+		_, err = g.spool.Append(records, notes...)
+	}
 	if err != nil {
 		g.lost.failed += int64(len(records))
 		g.lost.cause = err

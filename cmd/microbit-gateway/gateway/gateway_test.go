@@ -498,6 +498,52 @@ func TestAFullSpoolKeepsWhatItIsTold(t *testing.T) {
 	}
 }
 
+// A card that fails while the gateway runs takes what was on it, and nothing of later.
+func TestASpoolDamagedMeanwhile(t *testing.T) {
+	cfg := configOf(t, "http://127.0.0.1:1/")
+	cfg.maxBytes = 1 << 23
+	var log logs
+	g, err := open(cfg, SystemClock, log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := bytes.Repeat([]byte{1}, 900)
+	for range 8 { // more than SQLite has in memory
+		var records [][]byte
+		for range 500 {
+			records = append(records, g.reading(microbit.Frame{Device: "zuvig", At: nine, Value: value}).record())
+		}
+		if err := g.append(records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.stop(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.maxBytes = 1 << 20 // what is added has to delete
+	if g, err = open(cfg, SystemClock, log.logger()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(cfg.spool, "spool.db"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(bytes.Repeat([]byte{0xff}, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	readings := make(chan reading, 1)
+	readings <- g.reading(microbit.Frame{Device: "zuvig", At: nine, Value: []byte{7}})
+	close(readings)
+	g.keep(readings)
+	if stats := g.spool.Stats(); stats.Records != 1 || g.lost.failed != 0 || !strings.Contains(log.String(), "the spool is damaged; a new one begins") {
+		t.Errorf("%+v, %d not written; want the reading in a new spool, and that told:\n%s", stats, g.lost.failed, &log)
+	}
+	if err := g.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A replay that is not paced loses nothing to the bound: it waits.
 func TestReplayWaitsForRoom(t *testing.T) {
 	e := serve(t, ingest.Config{})
