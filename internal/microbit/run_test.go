@@ -173,8 +173,8 @@ func TestRunGivesWhatServicesNotify(t *testing.T) {
 	}
 }
 
-// Texts of the UART span notifications: were these not in their order, texts
-// would be of pieces of several.
+// Texts of the UART span notifications: out of their order, these make texts of
+// pieces of several.
 func TestRunKeepsTheOrderOfNotifications(t *testing.T) {
 	z := bluez(t)
 	d := z.Add(bluetest.MicroBit{Address: zuvig})
