@@ -253,8 +253,8 @@ func yamlFaults(file string, err error) (faults []error) {
 			line, _ = strconv.Atoi(found[1])
 			text = text[len(found[0]):]
 		}
-		text = strings.NewReplacer(" in type classify.ruleFile", " in a rule", " in type classify.levelFile", " in a level",
-			" in type classify.overrideFile", " in an override", " in type classify.historyFile", " in history").Replace(text)
+		text = strings.NewReplacer("in type ", "in ", "classify.ruleFile", "a rule", "classify.levelFile", "a level",
+			"classify.overrideFile", "an override", "classify.historyFile", "history").Replace(text)
 		faults = append(faults, &Fault{file, line, "", errors.New(strings.TrimPrefix(text, "yaml: "))})
 	}
 	return faults

@@ -36,6 +36,7 @@ func TestRuleFaults(t *testing.T) {
 		{"sound", "", "", ""},
 		{"no YAML", "key: [", "key: ]", "rules.yaml:5: "},
 		{"misspelt", "hysteresis: 50", "hysterese: 50", "rules.yaml:15: field hysterese not found in a rule"},
+		{"no level", "{label: poor, severity: WARN, from: 1200}", "1200", "rules.yaml:13: cannot unmarshal !!int `1200` into a level"},
 		{"misspelt in a level", "severity: WARN", "severty: WARN", "rules.yaml:13: field severty not found in a level"},
 		{"name", "name: air", "name: Air", `rules.yaml:1: rule Air: name: "Air" is none`},
 		{"emits", "air.classified.v1", "air.told.v1", "emits: \"org.example.air.told.v1\" does not end"},
