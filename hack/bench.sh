@@ -21,7 +21,7 @@ step "the index of assignments"
 go test ./internal/tenancy -run '^$' -bench . -count "$count"
 
 step "functions and codecs"
-go test ./functions/*/... ./internal/mesh -run '^$' -bench . -count "$count" | grep -v '^?'
+go test ./functions/*/... ./internal/mesh -run '^$' -bench . -skip Feed -count "$count" | grep -v '^?'
 
 step "a WebSocket feed of 5,000 frames a second for a minute, beside reading alone"
 go test ./functions/websocket-source/source -run '^$' -bench Feed -benchtime 300000x -timeout 30m
