@@ -234,8 +234,12 @@ func (s *Source) ping(ctx context.Context, conn *websocket.Conn, end func(error)
 		answering, cancel := context.WithTimeout(ctx, s.cfg.PingTimeout)
 		err := conn.Ping(answering)
 		cancel()
-		if err != nil && !s.pressed.now.Load() && s.pressed.times.Load() == times {
+		switch {
+		case err == nil || s.pressed.now.Load() || s.pressed.times.Load() != times:
+		case errors.Is(err, context.DeadlineExceeded):
 			end(errUnanswered)
+			return
+		default: // the connection has ended: who reads it says why
 			return
 		}
 	}

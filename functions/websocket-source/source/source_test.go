@@ -368,6 +368,17 @@ func TestConnectionIsMadeAnew(t *testing.T) {
 	}
 }
 
+// A ping that meets the end of a connection does not hide why it ended.
+func TestPingAtTheEnd(t *testing.T) {
+	conn, _, err := websocket.Dial(t.Context(), feedtest.Serve(t).URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.CloseNow()
+	s := &Source{cfg: Config{Ping: time.Millisecond, PingTimeout: feedtest.Patience}}
+	s.ping(t.Context(), conn, func(err error) { t.Errorf("the connection is ended: %v", err) })
+}
+
 // A feed that refuses is asked again, not before it wants it.
 func TestRefused(t *testing.T) {
 	feed, in := feedtest.Serve(t, numbered(1)), newIngress(t)
