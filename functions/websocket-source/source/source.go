@@ -38,7 +38,8 @@
 // not before what a Retry-After says. It ends when no frame has come for
 // WEBSOCKET_SILENCE, when a ping, sent every WEBSOCKET_PING, is not answered within
 // WEBSOCKET_PING_TIMEOUT, and with 1009 when a frame has more than
-// WEBSOCKET_MAX_FRAME bytes, which is lost; 0 as one of these times is never.
+// WEBSOCKET_MAX_FRAME bytes, which is lost, or with a cursor comes again until that
+// is raised; 0 as one of these times is never.
 //
 // An orderly end hands over what was read, again and again for 20 s. A kill loses
 // what is in flight, but for what a cursor in a file brings again. /metrics tells
