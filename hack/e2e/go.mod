@@ -147,7 +147,6 @@ require (
 	github.com/spaolacci/murmur3 v1.1.0 // indirect
 	github.com/spf13/pflag v1.0.10 // indirect
 	github.com/spiffe/go-spiffe/v2 v2.6.0 // indirect
-	github.com/standard-webhooks/standard-webhooks/libraries v0.0.1 // indirect
 	github.com/twpayne/go-geom v1.6.1 // indirect
 	github.com/wneessen/go-mail v0.8.1 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
@@ -206,6 +205,7 @@ require (
 	github.com/goccy/bigquery-emulator v0.8.1
 	github.com/goccy/go-googlesql v0.4.0
 	github.com/pquerna/otp v1.5.0
+	github.com/standard-webhooks/standard-webhooks/libraries v0.0.1
 	github.com/telemesh/telemesh v0.0.0
 	golang.org/x/sys v0.47.0
 	google.golang.org/api v0.279.0
