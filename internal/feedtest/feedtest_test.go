@@ -89,8 +89,8 @@ func TestFeedFails(t *testing.T) {
 	stalled.CloseRead(t.Context())
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
+		defer cancel()
 		s.Await(t, "the ping", func(s feedtest.State) bool { return s.Pings == 2 })
-		cancel()
 	}()
 	if err := stalled.Ping(ctx); err == nil {
 		t.Error("who stalls has answered a ping")
