@@ -311,21 +311,13 @@ func received(source string) func(key string, messages []mesh.Message) (event.Ev
 		}
 		e := mesh.NewEvent(mesh.TelemetryReceived, source, mesh.EncodeMessages(messages), id...)
 		if key != "" {
-			e.SetExtension(mesh.ExtPartitionKey, partitionKey(key))
+			if !mesh.Verbatim(key) {
+				key = mesh.Hash(key)
+			}
+			e.SetExtension(mesh.ExtPartitionKey, key)
 		}
 		return e, nil
 	}
-}
-
-// partitionKey is key, or its hash where no header could carry it or none
-// would unchanged.
-func partitionKey(key string) string {
-	for i := range len(key) {
-		if c := key[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
-			return mesh.Hash(key)
-		}
-	}
-	return key
 }
 
 // Close hands over what still waits and returns when the broker has it. When

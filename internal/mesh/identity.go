@@ -52,6 +52,18 @@ func Hash(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil)[:idBytes])
 }
 
+// Verbatim says whether an HTTP header carries text unchanged as an attribute: the
+// characters that it escapes are not in it, and it is not empty.
+// https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values
+func Verbatim(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
+			return false
+		}
+	}
+	return text != ""
+}
+
 // NewEvent makes an event with JSON data and an id of the given parts, so
 // that making it again gives the same event.
 func NewEvent(eventType, source string, data []byte, id ...string) event.Event {

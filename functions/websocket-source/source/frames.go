@@ -162,18 +162,8 @@ func scalar(value jsontext.Value) (text string, ok bool) {
 	return pointer.Text(value), true
 }
 
-// isAttribute says whether text can be an attribute that a header carries unchanged.
-func isAttribute(text string) bool {
-	if text == "" || len(text) > mesh.MaxIdentity {
-		return false
-	}
-	for i := range len(text) {
-		if c := text[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
-			return false
-		}
-	}
-	return true
-}
+// isAttribute says whether text can be an attribute.
+func isAttribute(text string) bool { return len(text) <= mesh.MaxIdentity && mesh.Verbatim(text) }
 
 func isSource(text string) bool {
 	_, err := url.Parse(text)
