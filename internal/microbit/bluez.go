@@ -422,16 +422,7 @@ func Scan(ctx context.Context, adapter string, found func(Found)) error {
 	}
 }
 
-// Paired gives the micro:bits that are paired, by address.
-func Paired(ctx context.Context, adapter string) ([]Found, error) {
-	b, err := open(ctx, adapter)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
-	return b.paired(ctx)
-}
-
+// paired gives the micro:bits that are paired, by address.
 func (b *bus) paired(ctx context.Context) ([]Found, error) {
 	all, err := b.devices(ctx)
 	if err != nil {

@@ -55,3 +55,13 @@ func AgentRefuses(device, other dbus.ObjectPath) bool {
 	_, pin := a.RequestPinCode(other)
 	return passkey != nil && pin != nil && a.RequestConfirmation(other, 0) != nil && a.RequestAuthorization(other) != nil && a.AuthorizeService(other, "") != nil
 }
+
+// Paired gives the micro:bits that are paired, by address.
+func Paired(ctx context.Context, adapter string) ([]Found, error) {
+	b, err := open(ctx, adapter)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	return b.paired(ctx)
+}

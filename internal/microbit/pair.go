@@ -59,7 +59,7 @@ func Pair(ctx context.Context, adapter, device string, passkey func(context.Cont
 }
 
 // Remove has BlueZ forget a device, by its address or name. One that it does not
-// know is an error.
+// know is forgotten already.
 func Remove(ctx context.Context, adapter, device string) error {
 	b, err := open(ctx, adapter)
 	if err != nil {
@@ -75,7 +75,7 @@ func Remove(ctx context.Context, adapter, device string) error {
 			return b.ask(ctx, b.adapter, adapter1+".RemoveDevice", path)
 		}
 	}
-	return fmt.Errorf("remove %s: BlueZ does not know it", device)
+	return nil
 }
 
 // agent answers what BlueZ asks while a device is paired:

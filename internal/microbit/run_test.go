@@ -677,8 +677,8 @@ func TestPair(t *testing.T) {
 			if got, err := microbit.Paired(t.Context(), ""); err != nil || len(got) != 0 {
 				t.Errorf("after Remove, Paired = %+v, %v", got, err)
 			}
-			if err := microbit.Remove(t.Context(), "", "zuvig"); err == nil {
-				t.Error("Remove of what is not known is no error")
+			if err := microbit.Remove(t.Context(), "", "zuvig"); err != nil {
+				t.Errorf("Remove of what is forgotten = %v", err)
 			}
 			z.Await("nobody who looks for devices", func() bool { return !z.Discovering() })
 		})
