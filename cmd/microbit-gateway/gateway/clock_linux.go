@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/rand"
 	"os"
 	"strings"
 	"sync"
@@ -28,8 +29,8 @@ const unsynchronized = 0x40
 
 var bootID = sync.OnceValue(func() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "unknown"
+	if err != nil { // then it is known of this process alone
+		return rand.Text()
 	}
 	return strings.TrimSpace(string(id))
 })

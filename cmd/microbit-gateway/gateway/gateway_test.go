@@ -385,6 +385,24 @@ func TestCausesOfIngestArePutAside(t *testing.T) {
 	}
 }
 
+// Of many that it refuses ingest names the first ones: fewer are sent again, until each
+// is known.
+func TestCausesThatAreNotAllTold(t *testing.T) {
+	e := serve(t, ingest.Config{}, answers(400, `{"accepted":5,"refused":2,"causes":[{"event":3,"cause":"it is none"}]}`),
+		answers(400, `{"accepted":2,"refused":1,"causes":[{"event":2,"cause":"it is none"}]}`))
+	cfg := configOf(t, e.URL)
+	if _, err := replay(t.Context(), cfg, SystemClock, slog.New(slog.DiscardHandler), recording(t, 7)); err == nil || !strings.Contains(err.Error(), "1 frames were not taken") {
+		t.Fatalf("replay = %v, want an error of a frame that was not taken", err)
+	}
+	if got, n := e.taken(); n != 4 || len(got) != 4 {
+		t.Errorf("ingest took %d messages, %d times, want the second half", len(got), n)
+	}
+	text, err := os.ReadFile(filepath.Join(cfg.spool, "refused.ndjson"))
+	if err != nil || strings.Count(string(text), "\n") != 1 || !strings.Contains(string(text), `"value":"02","cause":"it is none"`) {
+		t.Errorf("put aside is %s, %v, want the reading 2", text, err)
+	}
+}
+
 // The token is read anew for each request.
 func TestTokenIsReadAnew(t *testing.T) {
 	token := write(t, "old\n")

@@ -143,6 +143,9 @@ func judge(resp *http.Response, said []byte, n int, url string) (refused map[int
 		for _, c := range answer.Causes {
 			refused[c.Event] = c.Cause
 		}
+		if len(refused) < answer.Refused { // of many it names the first: fewer are asked for
+			return nil, contentError{says.Error()}
+		}
 		return refused, nil
 	case status/100 == 2: // such as the page where one logs in to a network
 		return nil, fmt.Errorf("%w: it does not say that it took %d readings; is it an ingest endpoint?", says, n)
