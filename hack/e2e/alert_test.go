@@ -54,9 +54,6 @@ func TestAlert(t *testing.T) {
 	const tenant = "alert-school"
 	routes := fmt.Sprintf("- tenants: [%s]\n  webhook: {url: 'http://%s/', format: json, secret: %s}\n",
 		tenant, net.JoinHostPort(os.Getenv("E2E_HOST"), fmt.Sprint(sink)), secret)
-	// What has been told is in one pod, which therefore stays.
-	create(t, kubectl(t, "", "create", "secret", "generic", "alert", "-n", "analytics", "--dry-run=client", "-o", "yaml",
-		"--from-literal=routes="+routes, "--from-literal=database-url=sqlite:/dev/shm/alerts.db"))
 	was := kubectl(t, "", "get", "ksvc", "alert", "-n", "analytics", "-o", "jsonpath={.spec.template}")
 	patch := func(operations string) {
 		t.Helper()
@@ -64,6 +61,10 @@ func TestAlert(t *testing.T) {
 		kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=180s", "-n", "analytics", "ksvc/alert")
 	}
 	t.Cleanup(func() { patch(`[{"op": "replace", "path": "/spec/template", "value": ` + was + `}]`) })
+	// What has been told is in one pod, which therefore stays. The Secret goes before the
+	// pod does: without the patch its routes are refused.
+	create(t, kubectl(t, "", "create", "secret", "generic", "alert", "-n", "analytics", "--dry-run=client", "-o", "yaml",
+		"--from-literal=routes="+routes, "--from-literal=database-url=sqlite:/dev/shm/alerts.db"))
 	patch(`[{"op": "add", "path": "/spec/template/metadata/annotations/autoscaling.knative.dev~1min-scale", "value": "1"},
 		{"op": "add", "path": "/spec/template/spec/containers/0/env/-", "value": {"name": "ALERT_ALLOW_PRIVATE", "value": "true"}}]`)
 
