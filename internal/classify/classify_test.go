@@ -203,6 +203,23 @@ func TestLate(t *testing.T) {
 	}
 }
 
+// What was silent while others measured, and does not count, is what its late readings
+// follow.
+func TestLateOfWhoWasSilent(t *testing.T) {
+	c := classify.New(unstored(t), nil)
+	var got []string
+	for _, r := range []mesh.JoinedReading{
+		reading("late", "1.01", began, 1300), reading("other", "1.01", began+31*minute, 500),
+		reading("late", "1.01", began+20*minute, 1170), // still poor, and heard half an hour ago
+	} {
+		got = append(got, lines(t, run(t, c, joined(r)))...)
+	}
+	want := []string{"00:00:00 A/1.01 →poor 1300", "00:31:00 A/1.01 poor→good 500", "00:31:00.000001 A/1.01 good→poor 1170"}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+}
+
 // Of a device the last readings are kept, and of those before them what they came to.
 func TestLongAgo(t *testing.T) {
 	c := classify.New(unstored(t), nil)

@@ -17,6 +17,9 @@ const (
 	// maxReadings of a member are kept. One that comes so late that so many newer ones
 	// are known changes nothing.
 	maxReadings = 64
+	// maxSilence is how long a member is remembered that does not count any more: what
+	// it measured and comes late follows what was before.
+	maxSilence = 24 * time.Hour
 	// maxChanges of a key are kept, to be told again when what made them comes again.
 	maxChanges = 128
 )
@@ -151,13 +154,16 @@ type told struct {
 	record *measured
 }
 
-// worst is the most severe level of the members that were heard lately. It forgets the
-// others: what they measure next does not hang on what they measured before.
+// worst is the most severe level of the members that were heard lately. It forgets those
+// that were silent for very long.
 func (k *key) worst(rule *Rule) int {
 	level := none
 	for name, m := range k.members {
-		if rule.Stale > 0 && m.readings[len(m.readings)-1].at < k.now-micros(rule.Stale) {
-			delete(k.members, name)
+		silent := k.now - m.readings[len(m.readings)-1].at
+		if rule.Stale > 0 && silent > micros(rule.Stale) {
+			if silent > micros(rule.Stale+maxSilence) {
+				delete(k.members, name)
+			}
 			continue
 		}
 		if level == none || rule.severer(m.level, level) {
