@@ -671,6 +671,33 @@ func TestTimesArePutRight(t *testing.T) {
 	}
 }
 
+// The clock and the time since the start are not read at one instant: readings that were
+// apart stay so, or one of them is lost to who stores them by their time.
+func TestTimesStayApart(t *testing.T) {
+	b := &board{boot: "first", up: time.Minute, now: nine}
+	g, err := open(configOf(t, "http://127.0.0.1:1/"), b, new(logs).logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.stop()
+	var came []int64
+	for _, late := range []time.Duration{0, -time.Microsecond, -50 * time.Microsecond, 0} {
+		b.pass(time.Microsecond)
+		r := g.reading(microbit.Frame{Device: "zuvig", At: b.now})
+		b.up += late
+		if err := g.times.stamp(&r); err != nil {
+			t.Fatal(err)
+		}
+		b.up -= late
+		came = append(came, r.Uptime)
+	}
+	for i := range came {
+		if came[i] != came[0]+int64(i) {
+			t.Fatalf("readings 1 µs apart came at %d", came)
+		}
+	}
+}
+
 // Readings whose time is not known wait, and those whose time never will be are
 // put aside.
 func TestReadingsWaitForTheClock(t *testing.T) {

@@ -33,6 +33,8 @@ type times struct {
 	mu    sync.Mutex
 	boots []boot // of which the clock was set, the last ones
 	told  bool
+
+	between int64 // in µs, the time of the clock less that since the start of the machine
 }
 
 // boot is when a start of the machine was.
@@ -45,6 +47,8 @@ const (
 	// clockNote is the note of the spool that has the boots. A time that was put
 	// right once is the same when it is sent again.
 	clockNote = "boots"
+	// maxApart is how much later, in µs, one clock may be read than the other.
+	maxApart = 1e6
 	// maxBoots is more than have readings that wait, or their times are lost.
 	maxBoots = 64
 )
@@ -106,11 +110,16 @@ func (t *times) stamp(r *reading) error {
 	if ok {
 		return nil
 	}
-	waited := t.clock.Now().UnixMicro() - r.At
-	if waited < 0 || waited > time.Minute.Microseconds() { // the clock was set in between
-		waited = 0
+	now, up := t.clock.Now().UnixMicro(), ago.Microseconds()
+	// The two clocks are read one after the other. As long as none was set it is the same
+	// that lies between them, so that readings keep their order and their distances.
+	if d := now - up - t.between; d < -maxApart || d > maxApart {
+		t.between = now - up
 	}
-	r.Boot, r.Uptime = id, ago.Microseconds()-waited
+	r.Boot, r.Uptime = id, r.At-t.between
+	if waited := now - r.At; waited < 0 || waited > time.Minute.Microseconds() { // the clock was set in between
+		r.Uptime = up
+	}
 	return err
 }
 
