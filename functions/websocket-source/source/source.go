@@ -54,12 +54,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/telemesh/telemesh/internal/batch"
 	"github.com/telemesh/telemesh/internal/function"
@@ -153,10 +153,10 @@ func New(cfg Config, ports function.Ports) (*Source, error) {
 	s := &Source{cfg: cfg, place: u.String(), header: http.Header{}, log: ports.Log.With("feed", u.String())}
 	for line := range lines(cfg.Header) {
 		name, value, ok := strings.Cut(line, ":")
-		if !ok {
+		if name, value = strings.TrimSpace(name), strings.TrimSpace(value); !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
 			return nil, errors.New("WEBSOCKET_HEADER: a line is no \"Name: value\"")
 		}
-		s.header.Add(textproto.TrimString(name), textproto.TrimString(value))
+		s.header.Add(name, value)
 	}
 	if s.frames, err = newFrames(cfg.FrameConfig, cfg.Cursor, s.place); err != nil {
 		return nil, err

@@ -641,6 +641,8 @@ func TestStart(t *testing.T) {
 		{"WEBSOCKET_ONLY", "op=utx", `WEBSOCKET_ONLY "op": want a JSON Pointer`},
 		{"WEBSOCKET_TIME_UNIT", "h", `WEBSOCKET_TIME_UNIT "h": want one of s, ms, us, ns`},
 		{"WEBSOCKET_HEADER", "secret", "WEBSOCKET_HEADER: a line is no"},
+		{"WEBSOCKET_HEADER", "X-Client: telemesh\nX Token: secret", "WEBSOCKET_HEADER: a line is no"},
+		{"WEBSOCKET_HEADER", "X-Token: sec\x01ret", "WEBSOCKET_HEADER: a line is no"},
 		{"WEBSOCKET_RESUME", "x", "WEBSOCKET_CURSOR is empty"},
 		{"WEBSOCKET_CURSOR_FILE", "x", "WEBSOCKET_CURSOR is empty"},
 		{"WEBSOCKET_BUFFER", "0", "WEBSOCKET_BUFFER is 0"},
