@@ -145,12 +145,18 @@ func (c *config) complete(cmd *cobra.Command) error {
 		return err
 	}
 	c.ids, c.ble.Devices = map[string]string{}, nil
+	of := map[string]string{} // by ID
 	for _, d := range devices {
-		called, id, _ := strings.Cut(strings.TrimSpace(d), "=")
+		called, id, _ := strings.Cut(d, "=")
+		called, id = strings.TrimSpace(called), strings.TrimSpace(id)
 		c.ble.Devices = append(c.ble.Devices, called)
-		if id != "" {
-			c.ids[strings.ToUpper(called)] = id
+		if id == "" {
+			continue
 		}
+		if other, ok := of[id]; ok {
+			return fmt.Errorf("--device: %s and %s are both %s: nobody could tell their readings apart", other, called, id)
+		}
+		of[id], c.ids[strings.ToUpper(called)] = called, id
 	}
 	switch {
 	case c.batch < 1:

@@ -34,7 +34,7 @@ func parsed(t *testing.T, args ...string) (cfg config, err error) {
 }
 
 func TestFlagsAndEnvironment(t *testing.T) {
-	t.Setenv("TELEMESH_MICROBIT_DEVICE", "zuvig=desk-1, C8:2e:11:22:33:44=desk-2,gupot")
+	t.Setenv("TELEMESH_MICROBIT_DEVICE", "zuvig = desk-1, C8:2e:11:22:33:44=desk-2,gupot")
 	t.Setenv("TELEMESH_MICROBIT_MAX_BYTES", "1000000")
 	t.Setenv("TELEMESH_MICROBIT_BATCH", "20")
 	t.Setenv("TELEMESH_MICROBIT_TOKEN_FILE", "") // as systemd has what is not set
@@ -61,6 +61,7 @@ func TestFlagsRefuse(t *testing.T) {
 		"--batch is 0":           {"--batch", "0"},
 		"--linger is -1s":        {"--linger", "-1s"},
 		"there is no folder":     {"--spool", ""},
+		"are both desk-1":        {"--device", "zuvig=desk-1", "--device", "gupot=desk-1"},
 		`invalid argument "many`: {"--batch", "many"},
 	} {
 		if _, err := parsed(t, args...); err == nil || !strings.Contains(err.Error(), want) {
