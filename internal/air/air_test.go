@@ -372,12 +372,17 @@ func TestNow(t *testing.T) {
 	f := airtest.Open(t)
 	late := air.Room{Building: "North", Floor: "2", Name: "late"}
 	never := air.Room{Building: "North", Floor: "2", Name: "never"}
+	burst := air.Room{Building: "North", Floor: "2", Name: "burst"}
 	f.Place("school", "d1", classA, noon.AddDate(0, -1, 0), time.Time{})
 	f.Place("school", "d2", classA, noon.AddDate(0, -1, 0), time.Time{})
 	f.Place("school", "d3", classB, noon.AddDate(0, -1, 0), time.Time{})
 	f.Place("school", "d4", late, noon.AddDate(0, -1, 0), time.Time{})
 	f.Place("school", "d5", never, noon.AddDate(0, -1, 0), time.Time{})
 	f.Place("school", "d6", nowhere, noon.AddDate(0, -1, 0), time.Time{})
+	f.Place("school", "d7", burst, noon.AddDate(0, -1, 0), time.Time{})
+	for ms := range 3 {
+		f.Read("co2", "ppm", measured("school", "d7", burst, noon.Add(time.Duration(ms-3)*time.Millisecond), float64(600+ms)))
+	}
 	for m := -60; m <= 0; m += 5 {
 		at := noon.Add(time.Duration(m)*time.Minute - time.Second)
 		f.Read("co2", "ppm",
@@ -404,6 +409,7 @@ func TestNow(t *testing.T) {
 		{Device: "d6", Devices: 1, Unit: "ppm", Persons: 24, At: noon.Add(-time.Second), Value: 500, Exact: true, Slope: &level, Outside: &outside},
 		{Room: classA, Devices: 2, Unit: "ppm", Persons: 24, At: noon.Add(-time.Second), Value: 1050, Exact: true, Slope: &slope, Outside: &outside},
 		{Room: classB, Devices: 1, Unit: "ppm", Persons: 24, At: noon.Add(-40*time.Minute - time.Second), Value: 800, Exact: true, Stale: true, Slope: &level, Outside: &outside},
+		{Room: burst, Devices: 1, Unit: "ppm", Persons: 24, At: noon.Add(-time.Millisecond), Value: 602, Exact: true, Outside: &outside},
 		{Room: late, Devices: 1, Unit: "ppm", Persons: 24, At: noon.Add(-49 * time.Hour), Stale: true},
 		{Room: never, Devices: 1, Persons: 24, Stale: true},
 	}
@@ -414,7 +420,7 @@ func TestNow(t *testing.T) {
 	for i := range got {
 		words = append(words, got[i].Trend())
 	}
-	if diff := cmp.Diff([]string{"steady", "rising", "", "", ""}, words); diff != "" {
+	if diff := cmp.Diff([]string{"steady", "rising", "", "", "", ""}, words); diff != "" {
 		t.Errorf("trends (-want +got):\n%s", diff)
 	}
 }

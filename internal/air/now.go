@@ -23,7 +23,7 @@ type Now struct {
 	Stale bool      // the next reading should have come long ago
 	Left  time.Time // since when no device is there; zero: one is
 	// Slope is how fast the value changes, per hour, over the last SlopeOver. nil:
-	// too few readings.
+	// too few readings, or all of them within minSpan.
 	Slope   *float64
 	Outside *float64 // CO2 of the air outside, in ppm
 }
@@ -168,7 +168,13 @@ func (n *Now) judge(samples []sample, now time.Time) {
 	}
 	n.Stale = now.Sub(n.At) > max(3*series.Interval(), patience)
 	latest := slices.DeleteFunc(samples, func(s sample) bool { return !s.at.After(n.At.Add(-SlopeOver)) })
-	if slope, ok := slopeOf(latest); ok {
+	if slope, ok := slopeOf(latest); ok && span(latest) >= minSpan {
 		n.Slope = &slope
 	}
+}
+
+// span is the time from the first of the readings, in any order, to the last.
+func span(samples []sample) time.Duration {
+	byTime := func(a, b sample) int { return a.at.Compare(b.at) }
+	return slices.MaxFunc(samples, byTime).at.Sub(slices.MinFunc(samples, byTime).at)
 }

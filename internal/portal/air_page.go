@@ -729,6 +729,9 @@ func heatOf(w air.Week, s *airState) *airHeat {
 			}
 		}
 	} else {
+		if most == least {
+			most++ // or all steps were of one value
+		}
 		for i := range edges {
 			edges[i] = least + (most-least)*float64(i+1)/heatSteps
 		}
