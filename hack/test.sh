@@ -84,14 +84,14 @@ if [ -n "$emulator" ]; then
 fi
 
 step "go test -race"
-go test -race -short -timeout 20m ./...
+go test -race -short -timeout 30m ./...
 
 step "go test of what takes long"
-# Killed processes, random histories one step after the other, weeks of a fleet, and
-# other programs' work: there the race detector would see nothing, and take four
+# Killed processes, random histories one step after the other, weeks of a fleet, what
+# the pages say to type, and other programs' work: there the race detector would see nothing, and take four
 # times as long.
 go test -timeout 20m ./internal/disorder ./internal/scaffold ./functions/telemetry-judge/...
-go test -timeout 20m -run 'Killed|Demo' ./cmd/telemesh
+go test -timeout 20m -run 'Killed|Demo|Readme|Tutorials' ./cmd/telemesh
 
 step "go test against the BigQuery emulator"
 if [ -n "$emulator" ]; then

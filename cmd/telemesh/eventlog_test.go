@@ -113,6 +113,7 @@ func TestLogOfEveryBroker(t *testing.T) {
 		bool_and(received_at <= recorded_at) FROM event_log.events WHERE source <> '/elsewhere' GROUP BY ALL ORDER BY ALL`)
 	want = []string{
 		"analytics/analytics|analytics.joined|false|1|true|true",
+		"analytics/analytics|co2.classified|false|1|true|true",
 		"analytics/analytics|customers.recorded|true|1|true|true",
 		"analytics/analytics|placements.recorded|true|1|true|true",
 		"analytics/analytics|telemetry.enriched|false|1|true|true",

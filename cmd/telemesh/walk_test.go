@@ -310,6 +310,9 @@ func freeAddress(t testing.TB) string {
 
 // What the README tells a reader to type works, in an empty folder.
 func TestReadme(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many commands, one after the other")
+	}
 	out := walk(t, filepath.Join(dataset.Root(t), "README.md"), strings.NewReplacer(), func() {})
 	for _, want := range []string{"dead-lettered          0", "linden-school", "ok: ", "from linden-school to harbour-offices", "holds: every row", "2800000000  XL", "name: audit\n"} {
 		if !strings.Contains(out, want) {
@@ -337,6 +340,9 @@ var tutorials = map[string]tutorial{
 // What a tutorial tells a reader to type works, and prints what the page shows. It is a
 // page, and nothing on it is left out here.
 func TestTutorials(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many commands, one after the other")
+	}
 	pages, err := filepath.Glob(filepath.Join(dataset.Root(t), "docs", "tutorials", "[0-9]*.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -41,6 +41,10 @@ var outcomes = map[string][]string{
 	analytics: {mesh.AnalyticsJoined, mesh.AnalyticsWithdrawn},
 }
 
+// others are the types of events that are made of those with the reading, and whose data,
+// which the log need not have, are of others: a level is that of the room's last reading.
+var others = []string{mesh.TelemetryRejected, mesh.CO2Classified}
+
 // walk is the events that the reading went through.
 type walk struct {
 	story  *Story
@@ -121,7 +125,7 @@ func (w *walk) follow(ctx context.Context, events []*Event) error {
 			causes = append(causes, fmt.Sprintf("(%s AND %s)", eventlog.ExtensionIs(mesh.ExtCauseID, e.ID), eventlog.ExtensionIs(mesh.ExtCauseSource, e.Source)))
 		}
 		in.from -= skew
-		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type <> %s AND (%s)", literal.Text(mesh.TelemetryRejected), strings.Join(causes, " OR ")))
+		made, err := w.log.find(ctx, in, false, fmt.Sprintf("type NOT IN (%s) AND (%s)", list(others), strings.Join(causes, " OR ")))
 		if err != nil {
 			return err
 		}
