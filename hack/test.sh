@@ -10,6 +10,7 @@ need_node
 need_postgres
 need_chromium
 need_dbus
+need curl curl "the tutorials send events with it"
 export CGO_ENABLED=1
 
 step() { printf '\n== %s\n' "$1"; }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -173,15 +174,7 @@ func TestDisplayTellsPrograms(t *testing.T) {
 	broker := strings.Replace(at["brokers"], "NAMESPACE/BROKER", "transactions/transactions", 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at["display"]+"events", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
+	stream := eventsOf(ctx, t, at["display"])
 	want := map[string]bool{}
 	for i := range 50 {
 		id := fmt.Sprint("e", i)
@@ -190,7 +183,7 @@ func TestDisplayTellsPrograms(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lines := bufio.NewScanner(resp.Body)
+	lines := bufio.NewScanner(stream)
 	for len(want) > 0 && lines.Scan() {
 		_, id, ok := strings.Cut(lines.Text(), `["id","`)
 		if id, _, _ = strings.Cut(id, `"`); ok && !want[id] {
@@ -209,17 +202,9 @@ func shownSizes(t *testing.T, display string, many int) map[string]string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, display+"events", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
+	stream := eventsOf(ctx, t, display)
 	sizes := map[string]string{}
-	lines := bufio.NewReader(resp.Body)
+	lines := bufio.NewReader(stream)
 	for len(sizes) < many {
 		line, err := lines.ReadString('\n')
 		if err != nil {
@@ -297,4 +282,19 @@ func TestTransactions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// eventsOf is the stream of a display's page, which ends with the test.
+func eventsOf(ctx context.Context, t *testing.T, display string) io.Reader {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, display+"events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp.Body
 }
